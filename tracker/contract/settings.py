@@ -1,0 +1,166 @@
+"""Every setting, declared once: type, unit, default, text. `docs/reference/settings.md` is generated from here.
+
+A value comes from, in order: the environment (`TRACKER_` + the name in capitals), `tracker.toml` (in the working
+directory, or where `TRACKER_CONFIG` points), the default. Sites stand in `tracker.toml` only:
+
+    [sites.shop]
+    write_key = "..."            # in the snippet; may only send events
+    secret_key = "..."           # on servers; reads, and imports with past timestamps
+    origins = ["https://shop.example"]
+    time_zone = "Asia/Ho_Chi_Minh"
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta, Struct
+
+DEMO_SITE: Final = "demo"
+DEMO_WRITE_KEY: Final = "demo-write-key"
+DEMO_SECRET_KEY: Final = "demo-secret-key"
+DEMO_KEYS: Final = frozenset((DEMO_WRITE_KEY, DEMO_SECRET_KEY))
+"""Public knowledge: refused for every site but `demo`, and there unless `demo` is set."""
+
+_SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
+
+
+class SettingsError(ValueError):
+    """A setting that can't be used. The message is one line that names it and says what would do."""
+
+
+class Site(Struct, frozen=True, forbid_unknown_fields=True):
+    """One site of `tracker.toml`."""
+
+    write_key: str
+    secret_key: str
+    origins: tuple[str, ...] = ()
+    time_zone: str = "Asia/Ho_Chi_Minh"
+
+
+def _s(unit: str, text: str, **bounds: Any) -> Meta:
+    return Meta(description=text, extra={"unit": unit}, **bounds)
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    # -- servers
+    kafka: Annotated[str, _s("host:port, comma separated", "Kafka's bootstrap servers.")] = "127.0.0.1:9092"
+    redis: Annotated[str, _s("URL", "Redis: redis://, rediss:// or, for a cluster, redis+cluster://.")] = "redis://127.0.0.1:6379/0"
+    partitions: Annotated[
+        int,
+        _s("count", "Partitions of the two event topics. Fixed once the topics exist: state lives by partition.", ge=1, le=1024),
+    ] = 64
+    replication: Annotated[int, _s("count", "Replication factor of the topics that `tracker topics create` makes.", ge=1, le=9)] = 1
+
+    # -- endpoint
+    http_host: Annotated[str, _s("address", "Address the endpoint listens on.")] = "127.0.0.1"
+    http_port: Annotated[int, _s("port", "Port the endpoint listens on.", ge=0, le=65535)] = 8080
+    max_event_bytes: Annotated[int, _s("bytes", "Largest single event.", ge=1024)] = 32 * 1024
+    max_request_bytes: Annotated[int, _s("bytes", "Largest request body, after decompression.", ge=1024)] = 4 * 1024 * 1024
+    max_batch_events: Annotated[int, _s("events", "Most events in one batch.", ge=1)] = 2500
+    linger_ms: Annotated[float, _s("ms", "How long the endpoint collects events before a Kafka batch leaves.", ge=0, le=1000)] = 5.0
+    produce_timeout_s: Annotated[float, _s("s", "An event that Kafka has not acked by then is answered with 503.", gt=0)] = 10.0
+    max_pending_bytes: Annotated[int, _s("bytes", "Events waiting for Kafka's ack; over it requests get 503.", ge=1 << 20)] = 64 << 20
+    drain_s: Annotated[float, _s("s", "Deadline of a graceful stop.", gt=0)] = 10.0
+    snippet_path: Annotated[str, _s("path", "Where the snippet is served.")] = "/t.js"
+    demo: Annotated[bool, _s("bool", "Serve the demo shop at /demo/ and accept the demo site's public keys.")] = False
+
+    # -- worker
+    worker_id: Annotated[
+        str, _s("name", "Stable name of a worker: restarted under the same name it gets its partitions back at once.")
+    ] = "worker-0"
+    worker_host: Annotated[str, _s("address", "Address of the worker's /metrics, /livez and /readyz.")] = "127.0.0.1"
+    worker_port: Annotated[int, _s("port", "Port of the worker's /metrics, /livez and /readyz.", ge=0, le=65535)] = 8081
+    group: Annotated[str, _s("name", "Kafka consumer group of the workers.")] = "tracker-stream"
+    session_timeout_s: Annotated[float, _s("s", "A worker not heard of for so long loses its partitions.", ge=1)] = 10.0
+    fetch_max_wait_ms: Annotated[int, _s("ms", "Longest wait of a fetch for new records.", ge=1)] = 100
+    max_chunk_records: Annotated[int, _s("records", "Most records that one fetch hands over.", ge=1)] = 2000
+    dedupe_window_h: Annotated[int, _s("h", "A messageId seen within this time is a repeat.", ge=1, le=168)] = 24
+    profile_cache_entries: Annotated[int, _s("profiles", "Profiles a worker keeps in memory.", ge=0)] = 50_000
+    profile_ttl_d: Annotated[int, _s("days", "A profile without events for so long is forgotten.", ge=1)] = 400
+
+    # -- signals
+    cart_idle_s: Annotated[float, _s("s", "A cart without an event for so long is abandoned.", gt=0)] = 3600.0
+    checkout_idle_s: Annotated[float, _s("s", "The same after the checkout was started.", gt=0)] = 1800.0
+    payment_idle_s: Annotated[float, _s("s", "The same after payment details were entered.", gt=0)] = 900.0
+    cart_lost_s: Annotated[float, _s("s", "An abandoned cart that nobody came back to for so long is lost.", gt=0)] = 7 * 86400.0
+    cart_repeat_s: Annotated[float, _s("s", "A second abandonment within this time is suppressed.", ge=0)] = 86400.0
+    cart_click_s: Annotated[float, _s("s", "A message click counts for an order this long after it.", ge=0)] = 5 * 86400.0
+    churn_horizon_d: Annotated[float, _s("days", "Churn risk = 1 - P(at least one order within this time).", gt=0)] = 91.0
+    churn_enter: Annotated[float, _s("probability", "Risk at which the churn signal goes on.", gt=0, lt=1)] = 0.90
+    churn_leave: Annotated[float, _s("probability", "Risk at which the churn signal goes off.", gt=0, lt=1)] = 0.80
+    churn_gap_d: Annotated[float, _s("days", "Least time between two churn signals of one customer.", ge=0)] = 14.0
+    stale_s: Annotated[float, _s("s", "A timer due longer ago than this changes state, but its trigger is suppressed.", ge=0)] = 86400.0
+
+    # -- embedded servers of `tracker up`
+    data_dir: Annotated[str, _s("path", "Where `tracker up` keeps Kafka's and Redis's data.")] = "data"
+    kafka_heap_mb: Annotated[int, _s("MB", "Heap of the embedded Kafka.", ge=256)] = 512
+
+    sites: Annotated[dict[str, Site], _s("table", "The sites, by name: see above.")] = {}
+
+
+def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from `env` (default: the process's), tracker.toml and `overrides` (the command line's; None = not given).
+
+    Raises SettingsError with one line on what is wrong and where.
+    """
+    env = os.environ if env is None else env
+    path = toml or Path(env.get("TRACKER_CONFIG", "tracker.toml"))
+    values: dict[str, Any] = {}
+    if path.exists():
+        try:
+            values = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+            raise SettingsError(f"{path}: can't be read: {e}") from None
+    elif "TRACKER_CONFIG" in env:
+        raise SettingsError(f"TRACKER_CONFIG: there is no file {path}")
+    known = {f.name: f for f in msgspec.structs.fields(Settings)}
+    for name in values:
+        if name not in known:
+            raise SettingsError(f"{path}: unknown setting '{name}'; docs/reference/settings.md lists them")
+    origin = dict.fromkeys(values, str(path))
+    for name in known:
+        variable = f"TRACKER_{name.upper()}"
+        if name != "sites" and (text := env.get(variable)) is not None:
+            values[name], origin[name] = text, variable
+    for name, value in overrides.items():
+        if value is not None:
+            values[name], origin[name] = value, f"--{name.replace('_', '-')}"
+    for name, value in values.items():
+        try:
+            values[name] = msgspec.convert(value, known[name].type, strict=False)
+        except msgspec.ValidationError as e:
+            raise SettingsError(f"{origin[name]}: {e}") from None
+    settings = Settings(**values)
+    if settings.demo and DEMO_SITE not in settings.sites:
+        demo = Site(write_key=DEMO_WRITE_KEY, secret_key=DEMO_SECRET_KEY)
+        settings = msgspec.structs.replace(settings, sites={**settings.sites, DEMO_SITE: demo})
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    owner: dict[str, str] = {}
+    for name, site in settings.sites.items():
+        if not _SITE_NAME(name):
+            raise SettingsError(f"site '{name}': a site's name is lower-case letters, digits, - and _, 40 at most")
+        try:
+            ZoneInfo(site.time_zone)
+        except (ValueError, OSError):
+            raise SettingsError(f"site '{name}': unknown time zone '{site.time_zone}'") from None
+        for key in (site.write_key, site.secret_key):
+            if key in DEMO_KEYS and not (name == DEMO_SITE and settings.demo):
+                raise SettingsError(f"site '{name}': '{key}' is a public demo key; choose your own")
+            if len(key) < 8:
+                raise SettingsError(f"site '{name}': keys have at least 8 characters")
+            if owner.setdefault(key, name) != name or site.write_key == site.secret_key:
+                raise SettingsError(f"site '{name}': each key is used once; '{owner[key]}' has the same")
+    if settings.churn_leave >= settings.churn_enter:
+        raise SettingsError("churn_leave must be below churn_enter")

@@ -1,0 +1,144 @@
+"""Triggers: what automation systems subscribe to. CloudEvents 1.0, structured JSON, one topic a kind.
+
+The record's key is the profile id, its header `content-type: application/cloudevents+json`. `id` is deterministic: the
+same trigger has the same id however often it is delivered, so subscribers dedupe by it (delivery is at least once).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+CONTENT_TYPE: Final = b"application/cloudevents+json; charset=UTF-8"
+HEADERS: Final[list[tuple[str, bytes]]] = [("content-type", CONTENT_TYPE)]
+
+
+class CartLine(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=True):
+    product_id: str
+    quantity: float = 1
+    price: float | None = None
+    name: str | None = None
+    url: str | None = None
+    image_url: str | None = None
+
+
+class CartAbandoned(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """A cart that was left: no cart event for the idle time of its stage."""
+
+    profile_id: str
+    stage: Annotated[str, Meta(description="How far it came: cart, checkout or payment.")]
+    value: Annotated[float, Meta(description="Sum of price x quantity of its lines, in `currency`.")]
+    items: list[CartLine]
+    episode: Annotated[int, Meta(description="Counts this profile's carts; a cart after an order is a new episode.")]
+    seq: Annotated[int, Meta(description="Counts the times this cart was abandoned.")]
+    opened_at_ms: int
+    last_activity_ms: int
+    abandoned_at_ms: int
+    currency: str | None = None
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    traits: dict[str, Any] | None = None
+
+
+class CartAbandonmentRetracted(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """A late event showed that an abandonment told before was none. Same topic and key as what it retracts."""
+
+    profile_id: str
+    retracts: Annotated[str, Meta(description="The `id` of the trigger that is taken back.")]
+
+
+class ChurnRisk(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """A customer's probability not to buy again within the horizon rose over the threshold."""
+
+    profile_id: str
+    signal: Annotated[str, Meta(description="What is awaited: 'purchase'.")]
+    risk: Annotated[float, Meta(description="1 - P(at least one in the horizon), 0..1.")]
+    p_alive: float
+    band: Annotated[str, Meta(description="low (< .33), medium, high (> .66).")]
+    x: Annotated[int, Meta(description="Repeat purchase days so far.")]
+    t_x_days: Annotated[float, Meta(description="Age at the last purchase, days.")]
+    t_days: Annotated[float, Meta(description="Age at the crossing, days.")]
+    horizon_days: float
+    value_total: Annotated[float, Meta(description="Sum of the orders' values so far.")]
+    model: Annotated[str, Meta(description="Model and version of its parameters.")]
+    confidence: Annotated[str, Meta(description="cold: parameters are the prior alone.")]
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    traits: dict[str, Any] | None = None
+
+
+class TriggerKind(Struct, frozen=True, kw_only=True):
+    name: str
+    data: type[Struct]
+    what: str
+    retraction: type[Struct] | None = None
+
+    @property
+    def topic(self) -> str:
+        return f"tracker.triggers.{self.name}.v1"
+
+    @property
+    def ce_type(self) -> str:
+        return f"tracker.{self.name}.v1"
+
+
+CART_ABANDONED: Final = TriggerKind(
+    name="cart_abandoned",
+    data=CartAbandoned,
+    what="a visitor left a cart, a checkout or a payment",
+    retraction=CartAbandonmentRetracted,
+)
+CHURN_RISK: Final = TriggerKind(name="churn_risk", data=ChurnRisk, what="a customer is about to be lost")
+
+TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (CART_ABANDONED, CHURN_RISK)
+
+
+class CloudEvent(Struct, kw_only=True, omit_defaults=True):
+    """CloudEvents 1.0 context attributes and the extension `site`; `data` is the struct of its kind."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    data: msgspec.Raw
+    site: str
+    specversion: str = "1.0"
+    datacontenttype: str = "application/json"
+
+    def __post_init__(self) -> None:
+        if self.specversion != "1.0":
+            raise ValueError("specversion must be 1.0")
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(CloudEvent)
+
+
+def rfc3339(ms: int) -> str:
+    """Milliseconds since the epoch -> '2026-01-02T03:04:05.678Z'."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encode_trigger(kind: TriggerKind, *, id: str, site: str, profile_id: str, at_ms: int, data: Struct) -> bytes:
+    """A trigger as the bytes of its record. `at_ms`: when it became true (the timer's due time), not when it was published."""
+    suffix = "_retracted" if kind.retraction is not None and isinstance(data, kind.retraction) else ""
+    return b'{"specversion":"1.0","datacontenttype":"application/json",' + _encoder.encode(
+        {
+            "id": id,
+            "source": f"/sites/{site}",
+            "type": kind.ce_type.replace(".v1", f"{suffix}.v1"),
+            "subject": profile_id,
+            "time": rfc3339(at_ms),
+            "site": site,
+            "data": data,
+        }
+    )[1:]
+
+
+def decode_trigger(value: bytes) -> CloudEvent:
+    """Raises msgspec.DecodeError."""
+    return _decoder.decode(value)
