@@ -1,0 +1,76 @@
+"""What a signal is: a pure fold over one profile's events. The shell (stream/fold.py) calls it, keeps its state and timers.
+
+A signal takes values and returns values: no clock, no I/O, no randomness. Its state is a msgspec Struct, stored as JSON
+in the profile's hash under the signal's name. Adding one = one file here and one line in stream/signals/__init__.py.
+
+Order is guaranteed by the shell: before an event is folded, the profile's timers due <= the event's timestamp have
+fired; clock records fire the rest. Events may come late (timestamp below that of an earlier one): a signal for which
+order matters keeps what it needs to fold again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
+
+from tracker.contract.events import ProfileEvent
+from tracker.contract.settings import Settings
+from tracker.contract.triggers import TriggerKind
+
+
+class Context(Struct, frozen=True):
+    """What a fold may know besides the event."""
+
+    site: str
+    profile_id: str
+    user_id: str | None
+    anonymous_id: str | None
+    traits: dict[str, Any] | None
+    utc_offset_ms: int
+    """The site's time zone at the event's or timer's time: local day = (ts + utc_offset_ms) // 86_400_000."""
+    settings: Settings
+
+
+class Trigger(Struct, frozen=True, kw_only=True):
+    """A trigger to publish, or, with `suppressed`, one to count only."""
+
+    kind: TriggerKind
+    id: str
+    at_ms: int
+    """When it became true: the timer's due time, or the event's."""
+    data: Struct
+    suppressed: str | None = None
+    """Why it is not published: a reason of the closed set in stream/metrics.py."""
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What a fold or a timer gives: the new state and everything that follows from it."""
+
+    state: Any
+    triggers: tuple[Trigger, ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    """(field, n): added to the site's counters at the event's time (tracker/contract/keys.py makes fields)."""
+    gauges: tuple[tuple[str, int], ...] = ()
+    """(field, difference): for example ('carts_open', +1). Summed by site and partition in Redis."""
+    metrics: tuple[tuple[str, tuple[str, ...], float], ...] = ()
+    """(name, label values, n): counters of stream/metrics.py, for Prometheus."""
+
+
+S = TypeVar("S")
+
+
+class Signal(Protocol[S]):
+    name: str
+    """Field in the profile's hash."""
+    state_type: type[S]
+    events: frozenset[str] | None
+    """Names of the track events it reads; None = every event of every type."""
+
+    def fold(self, state: S | None, event: ProfileEvent, ctx: Context) -> Result: ...
+
+    def due_ms(self, state: S) -> int | None:
+        """Due time of the state's earliest timer, ms; None = no timer."""
+
+    def fire(self, state: S, now_ms: int, ctx: Context) -> Result:
+        """Fire every timer due <= now_ms, in order of their due times. The new state's due_ms is then > now_ms."""
