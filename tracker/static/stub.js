@@ -1,0 +1,1 @@
+"use strict";(function(n){const a=window[n]=window[n]||[];a.track||"page track identify group alias reset flush ready".split(" ").forEach(t=>{a[t]=function(){const c=[t].concat([].slice.call(arguments));c.t=Date.now(),a.push(c)}})})("tracker");
