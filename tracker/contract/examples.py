@@ -1,0 +1,226 @@
+"""Golden examples: one for every known event and every trigger. Tests, docs and SDKs use the same ones.
+
+`MESSAGES` are what a client sends; `event` and `profile_event` make of one the records that stand in Kafka.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from tracker.contract import events
+from tracker.contract.codec import emission_id, new_profile_id
+from tracker.contract.topics import DeadLetter
+from tracker.contract.triggers import (
+    CART_ABANDONED,
+    CHURN_RISK,
+    CartAbandoned,
+    CartAbandonmentRetracted,
+    CartLine,
+    ChurnRisk,
+    TriggerKind,
+    encode_trigger,
+    rfc3339,
+)
+
+SITE: Final = "demo"
+AT_MS: Final = 1_793_588_645_678
+"""2026-11-02T03:04:05.678Z: when the first example happened. Each further one a second later."""
+
+_ANONYMOUS_ID: Final = "0a7f3f9e-2f9e-4b5e-9d52-6f1d2c3b4a59"
+_USER_ID: Final = "customer-1042"
+_LINE: Final = {
+    "product_id": "ca-phe-robusta-500",
+    "name": "Cà phê Robusta 500 g",
+    "price": 145000,
+    "quantity": 2,
+    "currency": "VND",
+    "url": "https://shop.example/p/ca-phe-robusta-500",
+    "image_url": "https://shop.example/i/ca-phe-robusta-500.webp",
+    "category": "coffee",
+}
+_CART: Final = {"cart_id": "cart-77", "currency": "VND"}
+_CHECKOUT: Final = {**_CART, "checkout_id": "checkout-31"}
+_ORDER: Final = {
+    **_CHECKOUT,
+    "order_id": "order-5501",
+    "revenue": 290000,
+    "value": 290000,
+    "products": [_LINE],
+}
+_POPUP: Final = {"popup_id": "welcome-10", "provider": "shop", "trigger": "exit-intent"}
+_CAMPAIGN: Final = {"campaign_id": "cart-reminder", "campaign_name": "Cart reminder", "template_id": "cart-1"}
+
+_TRACKS: Final[dict[str, dict[str, Any]]] = {
+    events.PRODUCT_VIEWED: _LINE,
+    events.PRODUCT_ADDED: {**_CART, **_LINE},
+    events.PRODUCT_REMOVED: {**_CART, **_LINE, "quantity": 1},
+    events.CART_VIEWED: {**_CART, "products": [_LINE]},
+    events.CHECKOUT_STARTED: {**_CHECKOUT, "value": 290000, "products": [_LINE]},
+    events.CHECKOUT_STEP_VIEWED: {**_CHECKOUT, "step": 1, "shipping_method": "GHN"},
+    events.CHECKOUT_STEP_COMPLETED: {**_CHECKOUT, "step": 1, "shipping_method": "GHN"},
+    events.PAYMENT_INFO_ENTERED: {**_CHECKOUT, "step": 2, "payment_method": "cod"},
+    events.ORDER_COMPLETED: _ORDER,
+    events.ORDER_CANCELLED: _ORDER,
+    events.ORDER_REFUNDED: {**_ORDER, "total": 290000},
+    **dict.fromkeys(events.POPUP_ACTIONS, _POPUP),
+    "Popup Submitted": {**_POPUP, "fields": ["phone"]},
+    **{
+        name: {**_CAMPAIGN, "channel": channel or "zalo"}
+        for name, (channel, _) in events.MESSAGE_ACTIONS.items()
+    },
+}  # fmt: skip
+
+
+def _messages() -> dict[str, dict[str, Any]]:
+    calls: dict[str, dict[str, Any]] = {
+        "page": {
+            "type": "page",
+            "name": "Home",
+            "properties": {
+                "url": "https://shop.example/",
+                "path": "/",
+                "title": "Cà phê Việt",
+                "referrer": "",
+            },
+            "context": {
+                "locale": "vi-VN",
+                "page": {"url": "https://shop.example/?utm_source=zalo&utm_campaign=tet", "path": "/"},
+                "campaign": {"source": "zalo", "name": "tet"},
+            },
+        },
+        "screen": {"type": "screen", "name": "Cart", "properties": {"app": "shop-android"}},
+        "identify": {
+            "type": "identify",
+            "userId": _USER_ID,
+            "traits": {"name": "Nguyễn Thị Lan", "plan": "gold"},
+        },
+        "group": {
+            "type": "group",
+            "userId": _USER_ID,
+            "groupId": "b2b-7",
+            "traits": {"name": "Quán Cà Phê Số 7"},
+        },
+        "alias": {"type": "alias", "userId": _USER_ID, "previousId": _ANONYMOUS_ID},
+        **{name: {"type": "track", "event": name, "properties": dict(p)} for name, p in _TRACKS.items()},
+    }
+    for n, (name, call) in enumerate(calls.items()):
+        call.setdefault("anonymousId", _ANONYMOUS_ID)
+        call["messageId"] = f"example-{n:02d}-{name.lower().replace(' ', '-')}"
+        call["timestamp"] = rfc3339(AT_MS + 1000 * n)
+    return calls
+
+
+MESSAGES: Final[dict[str, dict[str, Any]]] = _messages()
+"""Name of a track call, or the type of another call -> a Message as a client sends it."""
+
+PROFILE_ID: Final = new_profile_id(SITE, "anonymous_id", _ANONYMOUS_ID)
+
+
+def event(name: str) -> bytes:
+    """The record of tracker.events.v1 that becomes of MESSAGES[name], received 250 ms after it happened."""
+    message = MESSAGES[name]
+    at_ms = AT_MS + 1000 * list(MESSAGES).index(name)
+    return msgspec.json.encode(
+        {
+            "site": SITE,
+            "type": message["type"],
+            "messageId": message["messageId"],
+            "timestampMs": at_ms,
+            "receivedAtMs": at_ms + 250,
+            "channel": message.get("properties", {}).get("channel")
+            or ("popup" if name in events.POPUP_ACTIONS else "site"),
+            "source": "client",
+            **{k: v for k, v in message.items() if k not in ("type", "messageId", "timestamp")},
+        }
+    )
+
+
+def profile_event(name: str) -> bytes:
+    """The record of tracker.profile-events.v1 that becomes of it."""
+    return events.with_profile(event(name), PROFILE_ID, 7, 1000 + list(MESSAGES).index(name), 0)
+
+
+CLOCK: Final = events.encode_clock(AT_MS)
+
+DEAD_LETTER: Final = DeadLetter(
+    reason="bad_json",
+    detail="unexpected end of the text (byte 22)",
+    stage="signals",
+    at_ms=AT_MS,
+    original=b'{"site":"demo","type":',
+    site=SITE,
+    topic="tracker.profile-events.v1",
+    partition=7,
+    offset=1234,
+)
+
+_OPENED: Final = str(MESSAGES[events.PRODUCT_ADDED]["messageId"])
+_ABANDONED_ID: Final = emission_id(SITE, _OPENED, CART_ABANDONED.name, 1)
+_ABANDONED_MS: Final = AT_MS + 3_600_000
+
+TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
+    (
+        CART_ABANDONED,
+        _ABANDONED_ID,
+        _ABANDONED_MS,
+        CartAbandoned(
+            profile_id=PROFILE_ID,
+            stage="cart",
+            value=290000,
+            items=[
+                CartLine(
+                    product_id="ca-phe-robusta-500",
+                    quantity=2,
+                    price=145000,
+                    name="Cà phê Robusta 500 g",
+                    url="https://shop.example/p/ca-phe-robusta-500",
+                )
+            ],
+            episode=1,
+            seq=1,
+            opened_at_ms=AT_MS,
+            last_activity_ms=AT_MS,
+            abandoned_at_ms=_ABANDONED_MS,
+            currency="VND",
+            user_id=_USER_ID,
+            anonymous_id=_ANONYMOUS_ID,
+            traits={"name": "Nguyễn Thị Lan"},
+        ),
+    ),
+    (
+        CART_ABANDONED,
+        emission_id(SITE, _OPENED, "cart_abandonment_retracted", 1),
+        _ABANDONED_MS,
+        CartAbandonmentRetracted(profile_id=PROFILE_ID, retracts=_ABANDONED_ID),
+    ),
+    (
+        CHURN_RISK,
+        emission_id(SITE, str(MESSAGES[events.ORDER_COMPLETED]["messageId"]), CHURN_RISK.name, 1),
+        AT_MS + 16_994_918_000,
+        # MBG/NBD with the cold prior; tests/unit/test_generated.py computes the same figures.
+        ChurnRisk(
+            profile_id=PROFILE_ID,
+            signal="purchase",
+            risk=0.9,
+            p_alive=0.1868,
+            band="high",
+            x=2,
+            t_x_days=60.0,
+            t_days=256.69,
+            horizon_days=91.0,
+            value_total=870000,
+            model="mbg-prior-1",
+            confidence="cold",
+            user_id=_USER_ID,
+        ),
+    ),
+)
+"""(kind, id, time in ms, data) of a trigger; `trigger` encodes one."""
+
+
+def trigger(kind: TriggerKind, id: str, at_ms: int, data: Struct) -> bytes:
+    """The value of its record in the kind's topic: a CloudEvent in structured JSON."""
+    return encode_trigger(kind, id=id, site=SITE, profile_id=PROFILE_ID, at_ms=at_ms, data=data)
