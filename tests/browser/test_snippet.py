@@ -1,0 +1,258 @@
+"""The snippet in a real browser against a small endpoint that records what arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from playwright.async_api import BrowserContext, Page
+
+from .conftest import Sink
+
+pytestmark = pytest.mark.browser
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 8.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        await asyncio.sleep(0.02)
+
+
+async def ready(page: Page, url: str) -> None:
+    await page.goto(url)
+    await page.wait_for_function("window.tracker && tracker.loaded")
+
+
+async def test_events_arrive_in_one_batch_as_plain_text_with_the_key_in_the_body(
+    page: Page, sink: Sink
+) -> None:
+    await ready(page, f"{sink.url}/ca-phe?utm_source=zalo&utm_medium=chat&utm_campaign=tet&q=1")
+    await page.evaluate(
+        """() => {
+            tracker.page();
+            tracker.track("Product Added", {product_id: "p1", price: 185000, name: "Cà phê"});
+        }"""
+    )
+    await until(lambda: len(sink.events()) == 2)
+    [request] = sink.requests
+    assert request["path"] == "/v1/batch"
+    assert request["headers"]["content-type"].startswith("text/plain")
+    assert "cookie" not in request["headers"]
+    body = request["body"]
+    assert body["writeKey"] == "k-123456"
+    viewed, added = body["batch"]
+    assert viewed["type"] == "page"
+    assert viewed["properties"]["path"] == "/ca-phe"
+    assert (added["type"], added["event"]) == ("track", "Product Added")
+    assert added["properties"] == {"product_id": "p1", "price": 185000, "name": "Cà phê"}
+    assert UUID(added["anonymousId"]).version == 4
+    assert UUID(added["messageId"]).version == 4
+    assert added["anonymousId"] == viewed["anonymousId"]
+    assert added["messageId"] != viewed["messageId"]
+    context = added["context"]
+    assert context["page"]["search"].startswith("?utm_source=zalo")
+    assert context["page"]["title"] == "Tiệm"
+    assert context["campaign"] == {"source": "zalo", "medium": "chat", "name": "tet"}
+    assert context["locale"] == "vi-VN"
+    assert context["timezone"] in ("Asia/Ho_Chi_Minh", "Asia/Saigon")  # ICU keeps the old name
+    assert "userAgent" not in context
+    sent, made = (datetime.fromisoformat(t) for t in (body["sentAt"], added["timestamp"]))
+    assert 0 <= (sent - made).total_seconds() < 5
+
+
+async def test_calls_made_before_the_script_has_loaded_keep_their_order_and_time(
+    page: Page, sink: Sink
+) -> None:
+    sink.script = (
+        "<script>setTimeout(() => { const s = document.createElement('script'); s.src = '/t.js';"
+        "s.dataset.writeKey = 'k-123456'; document.body.append(s) }, 700)</script>"
+    )
+    sink.head = (
+        "<script>window.held = tracker; tracker.identify('u1', {plan: 'a'}); tracker.track('Early')</script>"
+    )
+    await ready(page, sink.url)
+    await page.evaluate("held.track('Late')")  # through the stub's object, which a page may have kept
+    await until(lambda: len(sink.events()) == 3)
+    identify, early, late = sink.events()
+    assert (identify["userId"], identify["traits"]) == ("u1", {"plan": "a"})
+    assert (early["event"], late["event"]) == ("Early", "Late")
+    assert early["userId"] == late["userId"] == "u1"
+    waited = datetime.fromisoformat(late["timestamp"]) - datetime.fromisoformat(early["timestamp"])
+    assert waited.total_seconds() >= 0.6
+
+
+async def test_a_blocked_script_leaves_the_page_alone(page: Page, sink: Sink) -> None:
+    sink.script_status = 404
+    await page.goto(sink.url)
+    assert await page.evaluate("tracker.track('x'), tracker.page(), tracker.length") == 2
+
+
+async def test_what_waits_leaves_by_beacon_when_the_page_is_left(page: Page, sink: Sink) -> None:
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Last Words', {n: 1}); location.href = 'about:blank'")
+    await until(lambda: sink.events())
+    await asyncio.sleep(0.5)
+    assert [e["event"] for e in sink.events()] == ["Last Words"]
+    assert sink.requests[0]["headers"]["content-type"].startswith("text/plain")
+
+
+async def test_a_burst_leaves_whole_in_chunks_below_the_cap_of_beacons(page: Page, sink: Sink) -> None:
+    await ready(page, sink.url)
+    await page.evaluate(
+        "for (let i = 0; i < 1000; i++) tracker.track('Burst', {i, text: 'tiệm '.repeat(40)})"
+    )
+    await until(lambda: len(sink.events()) >= 1000, 20)
+    assert [e["properties"]["i"] for e in sink.events()] == list(range(1000))
+    assert max(r["bytes"] for r in sink.requests) <= 60_000
+    assert len(sink.requests) < 20
+
+
+async def test_a_503_is_tried_again_with_the_same_ids_and_not_before_retry_after(
+    page: Page, sink: Sink
+) -> None:
+    answers = [(503, {"Retry-After": "2"}), (200, {})]
+    sink.answer = lambda: answers.pop(0) if len(answers) > 1 else answers[0]
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Again')")
+    await until(lambda: sink.events(503))
+    refused_at = time.monotonic()
+    await until(lambda: sink.events())
+    assert time.monotonic() - refused_at >= 1.9
+    [first], [second] = sink.events(503), sink.events()
+    assert first == second
+
+
+async def test_a_refusal_that_means_never_again_is_not_repeated(page: Page, sink: Sink) -> None:
+    sink.answer = lambda: (401, {})
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Refused')")
+    await until(lambda: sink.requests)
+    await asyncio.sleep(1.6)
+    assert len(sink.requests) == 1
+
+
+async def test_what_failed_before_the_page_was_left_is_delivered_once_by_the_next_page(
+    page: Page, sink: Sink
+) -> None:
+    sink.answer = lambda: (503, {"Retry-After": "60"})
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Kept')")
+    await until(lambda: sink.events(503))
+    await page.goto("about:blank")
+    sink.answer = lambda: (200, {})
+    await ready(page, f"{sink.url}/next")
+    await until(lambda: sink.events())
+    await ready(page, f"{sink.url}/after")
+    await asyncio.sleep(0.6)
+    assert [e["messageId"] for e in sink.events()] == [sink.events(503)[0]["messageId"]]
+    assert sink.events()[0]["context"]["page"]["path"] == "/"
+    assert await page.evaluate("Object.keys(localStorage).filter(k => k.startsWith('trk_q.'))") == []
+
+
+async def test_offline_events_are_kept_and_leave_when_the_network_is_back(
+    page: Page, context: BrowserContext, sink: Sink
+) -> None:
+    await ready(page, sink.url)
+    await context.set_offline(True)
+    await page.evaluate("tracker.track('On The Train')")
+    await page.wait_for_function("Object.keys(localStorage).some(k => k.startsWith('trk_q.'))")
+    await context.set_offline(False)
+    await until(lambda: sink.events())
+    assert [e["event"] for e in sink.events()] == ["On The Train"]
+
+
+async def test_the_visitor_is_known_over_pages_and_tabs_until_reset(
+    page: Page, context: BrowserContext, sink: Sink
+) -> None:
+    await ready(page, sink.url)
+    await page.evaluate("tracker.identify('u@example.com', {email: 'u@example.com'})")
+    other = await context.new_page()
+    await ready(other, f"{sink.url}/b")
+    await other.evaluate("tracker.track('Second Tab')")
+    await until(lambda: len(sink.events()) == 2)
+    await page.evaluate("tracker.reset(); tracker.track('Stranger')")
+    await other.evaluate("tracker.track('Also Stranger')")
+    await until(lambda: len(sink.events()) == 4)
+    known, second, stranger, also = sorted(sink.events(), key=lambda e: e["timestamp"])
+    assert known["anonymousId"] == second["anonymousId"]
+    assert known["userId"] == second["userId"] == "u@example.com"
+    assert stranger["anonymousId"] == also["anonymousId"] != known["anonymousId"]
+    assert "userId" not in stranger
+    assert "userId" not in also
+
+
+async def test_nothing_throws_into_the_page_when_storage_cookies_fetch_and_beacon_are_blocked(
+    page: Page, sink: Sink
+) -> None:
+    sink.head = """<script>
+        const refuse = () => { throw new Error("blocked") };
+        Object.defineProperty(window, "localStorage", {get: refuse});
+        Object.defineProperty(document, "cookie", {get: refuse, set: refuse});
+        window.fetch = refuse; navigator.sendBeacon = refuse;
+        Object.defineProperty(window, "crypto", {value: undefined});
+        tracker.page();
+    </script>"""
+    await ready(page, sink.url)
+    circular = "const a = {}; a.a = a; tracker.track('Circular', a); tracker.track('Big', {n: 1n}); tracker.identify(); "
+    await page.evaluate(
+        f"() => {{ {circular} tracker.track(); tracker.track('Fine', {{}}, {{timestamp: 'never'}}) }}"
+    )
+    assert UUID(await page.evaluate("tracker.user().anonymousId()")).version == 4
+    first = await page.evaluate("tracker.user().anonymousId()")
+    assert await page.evaluate("tracker.user().anonymousId()") == first
+    await page.goto("about:blank")
+
+
+async def test_a_page_written_for_segment_goes_on_unchanged(page: Page, sink: Sink) -> None:
+    sink.script = '<script async src="/t.js" data-write-key="k-123456" data-global="analytics"></script>'
+    sink.head = """<script>
+        var analytics = window.analytics = [];  // what Segment's snippet leaves behind
+        analytics.push(["page", {__t: "bpc", u: "x"}]);
+        analytics.push(["track", "Signed Up", {plan: "pro"}, {context: {app: {name: "shop"}}}, function () { window.called = true }]);
+        analytics.push(["group", "g1", {name: "Tiệm"}]);
+        analytics.push(["page", "Docs", "Start", {a: 1}]);
+        analytics.push(["alias", "new-id"]);
+        analytics.push(["__proto__", "x"]);
+    </script>"""
+    await page.goto(sink.url)
+    await until(lambda: len(sink.events()) == 5)
+    viewed, signed_up, group, docs, alias = sink.events()
+    assert "__t" not in viewed["properties"]
+    assert (signed_up["event"], signed_up["properties"]) == ("Signed Up", {"plan": "pro"})
+    assert signed_up["context"]["app"] == {"name": "shop"}
+    assert signed_up["context"]["page"]["path"] == "/"
+    assert (group["groupId"], group["traits"]) == ("g1", {"name": "Tiệm"})
+    assert (docs["category"], docs["name"], docs["properties"]["a"]) == ("Docs", "Start", 1)
+    assert (alias["userId"], alias["previousId"]) == ("new-id", viewed["anonymousId"])
+    assert await page.evaluate("window.called") is True
+
+
+async def test_loading_the_script_twice_counts_nothing_twice(page: Page, sink: Sink) -> None:
+    sink.script += sink.script
+    sink.head = "<script>tracker.track('Once')</script>"
+    await ready(page, sink.url)
+    await until(lambda: sink.events())
+    await asyncio.sleep(0.5)
+    assert [e["event"] for e in sink.events()] == ["Once"]
+
+
+async def test_inside_a_single_page_application_the_referrer_is_the_page_before(
+    page: Page, sink: Sink
+) -> None:
+    await page.goto(f"{sink.url}/from")
+    await page.evaluate(f"location.href = '{sink.url}/a'")
+    await page.wait_for_url("**/a")
+    await page.wait_for_function("window.tracker && tracker.loaded")
+    await page.evaluate(
+        "tracker.page(); history.pushState({}, '', '/b'); tracker.page(); tracker.track('There')"
+    )
+    await until(lambda: len(sink.events()) == 3)
+    a, b, there = sink.events()
+    assert a["properties"]["referrer"] == f"{sink.url}/from"
+    assert b["properties"]["referrer"] == there["context"]["page"]["referrer"] == f"{sink.url}/a"
