@@ -39,7 +39,9 @@ class Message(Struct, rename="camel", kw_only=True, omit_defaults=True):
     name: Annotated[str | None, Meta(description="Name of a page or screen.")] = None
     category: Annotated[str | None, Meta(description="Category of a page or screen.")] = None
     user_id: Annotated[str | None, Meta(description="Your own id of a known person.")] = None
-    anonymous_id: Annotated[str | None, Meta(description="Id of a browser or device before its person is known.")] = None
+    anonymous_id: Annotated[str | None, Meta(description="Id of a browser or device before its person is known.")] = (
+        None
+    )
     group_id: Annotated[str | None, Meta(description="The group of a group call.")] = None
     previous_id: Annotated[str | None, Meta(description="The former id of an alias call.")] = None
     message_id: Annotated[
@@ -47,7 +49,9 @@ class Message(Struct, rename="camel", kw_only=True, omit_defaults=True):
     ] = None
     timestamp: Annotated[str | None, Meta(description="When it happened, ISO 8601.")] = None
     original_timestamp: Annotated[str | None, Meta(description="When it happened by the client's clock.")] = None
-    sent_at: Annotated[str | None, Meta(description="When it was sent by the client's clock; corrects its skew.")] = None
+    sent_at: Annotated[str | None, Meta(description="When it was sent by the client's clock; corrects its skew.")] = (
+        None
+    )
     properties: dict[str, Any] | None = None
     traits: dict[str, Any] | None = None
     context: dict[str, Any] | None = None
@@ -62,8 +66,12 @@ class Event(Struct, rename="camel", kw_only=True, omit_defaults=True):
     message_id: str
     timestamp_ms: Annotated[int, Meta(description="When it happened, corrected for the client's skew, ms.")]
     received_at_ms: Annotated[int, Meta(description="When the endpoint received it, ms.")]
-    channel: Annotated[str, Meta(description="site, popup, webpush, email, sms, zalo, viber, social, ads, store, call or form.")]
-    source: Annotated[str, Meta(description="'client' (write key) or 'import' (secret key: keeps any past timestamp).")] = "client"
+    channel: Annotated[
+        str, Meta(description="site, popup, webpush, email, sms, zalo, viber, social, ads, store, call or form.")
+    ]
+    source: Annotated[
+        str, Meta(description="'client' (write key) or 'import' (secret key: keeps any past timestamp).")
+    ] = "client"
     event: str | None = None
     name: str | None = None
     category: str | None = None

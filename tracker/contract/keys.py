@@ -27,8 +27,15 @@ import re
 from hashlib import blake2b
 from typing import Final
 
-TIERS: Final[dict[str, tuple[int, int]]] = {"m": (60, 48 * 3600), "h": (3600, 90 * 86400), "d": (86400, 2 * 366 * 86400)}
+TIERS: Final[dict[str, tuple[int, int]]] = {
+    "m": (60, 48 * 3600),
+    "h": (3600, 90 * 86400),
+    "d": (86400, 2 * 366 * 86400),
+}
 """Tier of counters -> (bucket length, how long it is kept), seconds."""
+
+MAX_COUNTER_FIELDS: Final = 2000
+"""Fields of one bucket; names beyond are counted as `event|other`, so that made-up names stay inside a budget."""
 
 _plain = re.compile(r"[A-Za-z0-9._@+\-]{1,64}").fullmatch
 

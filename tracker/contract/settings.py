@@ -52,22 +52,37 @@ def _s(unit: str, text: str, **bounds: Any) -> Meta:
 class Settings(Struct, frozen=True, kw_only=True):
     # -- servers
     kafka: Annotated[str, _s("host:port, comma separated", "Kafka's bootstrap servers.")] = "127.0.0.1:9092"
-    redis: Annotated[str, _s("URL", "Redis: redis://, rediss:// or, for a cluster, redis+cluster://.")] = "redis://127.0.0.1:6379/0"
+    redis: Annotated[str, _s("URL", "Redis: redis:// or, with TLS, rediss://.")] = "redis://127.0.0.1:6379/0"
     partitions: Annotated[
         int,
-        _s("count", "Partitions of the two event topics. Fixed once the topics exist: state lives by partition.", ge=1, le=1024),
+        _s(
+            "count",
+            "Partitions of the two event topics. Fixed once the topics exist: state lives by partition.",
+            ge=1,
+            le=1024,
+        ),
     ] = 64
-    replication: Annotated[int, _s("count", "Replication factor of the topics that `tracker topics create` makes.", ge=1, le=9)] = 1
+    replication: Annotated[
+        int, _s("count", "Replication factor of the topics that `tracker topics create` makes.", ge=1, le=9)
+    ] = 1
 
     # -- endpoint
     http_host: Annotated[str, _s("address", "Address the endpoint listens on.")] = "127.0.0.1"
     http_port: Annotated[int, _s("port", "Port the endpoint listens on.", ge=0, le=65535)] = 8080
     max_event_bytes: Annotated[int, _s("bytes", "Largest single event.", ge=1024)] = 32 * 1024
-    max_request_bytes: Annotated[int, _s("bytes", "Largest request body, after decompression.", ge=1024)] = 4 * 1024 * 1024
+    max_request_bytes: Annotated[int, _s("bytes", "Largest request body, after decompression.", ge=1024)] = (
+        4 * 1024 * 1024
+    )
     max_batch_events: Annotated[int, _s("events", "Most events in one batch.", ge=1)] = 2500
-    linger_ms: Annotated[float, _s("ms", "How long the endpoint collects events before a Kafka batch leaves.", ge=0, le=1000)] = 5.0
-    produce_timeout_s: Annotated[float, _s("s", "An event that Kafka has not acked by then is answered with 503.", gt=0)] = 10.0
-    max_pending_bytes: Annotated[int, _s("bytes", "Events waiting for Kafka's ack; over it requests get 503.", ge=1 << 20)] = 64 << 20
+    linger_ms: Annotated[
+        float, _s("ms", "How long the endpoint collects events before a Kafka batch leaves.", ge=0, le=1000)
+    ] = 5.0
+    produce_timeout_s: Annotated[
+        float, _s("s", "An event that Kafka has not acked by then is answered with 503.", gt=0)
+    ] = 10.0
+    max_pending_bytes: Annotated[
+        int, _s("bytes", "Events waiting for Kafka's ack; over it requests get 503.", ge=1 << 20)
+    ] = 64 << 20
     drain_s: Annotated[float, _s("s", "Deadline of a graceful stop.", gt=0)] = 10.0
     snippet_path: Annotated[str, _s("path", "Where the snippet is served.")] = "/t.js"
     demo: Annotated[bool, _s("bool", "Serve the demo shop at /demo/ and accept the demo site's public keys.")] = False
@@ -90,14 +105,22 @@ class Settings(Struct, frozen=True, kw_only=True):
     cart_idle_s: Annotated[float, _s("s", "A cart without an event for so long is abandoned.", gt=0)] = 3600.0
     checkout_idle_s: Annotated[float, _s("s", "The same after the checkout was started.", gt=0)] = 1800.0
     payment_idle_s: Annotated[float, _s("s", "The same after payment details were entered.", gt=0)] = 900.0
-    cart_lost_s: Annotated[float, _s("s", "An abandoned cart that nobody came back to for so long is lost.", gt=0)] = 7 * 86400.0
+    cart_lost_s: Annotated[float, _s("s", "An abandoned cart that nobody came back to for so long is lost.", gt=0)] = (
+        7 * 86400.0
+    )
     cart_repeat_s: Annotated[float, _s("s", "A second abandonment within this time is suppressed.", ge=0)] = 86400.0
-    cart_click_s: Annotated[float, _s("s", "A message click counts for an order this long after it.", ge=0)] = 5 * 86400.0
-    churn_horizon_d: Annotated[float, _s("days", "Churn risk = 1 - P(at least one order within this time).", gt=0)] = 91.0
+    cart_click_s: Annotated[float, _s("s", "A message click counts for an order this long after it.", ge=0)] = (
+        5 * 86400.0
+    )
+    churn_horizon_d: Annotated[float, _s("days", "Churn risk = 1 - P(at least one order within this time).", gt=0)] = (
+        91.0
+    )
     churn_enter: Annotated[float, _s("probability", "Risk at which the churn signal goes on.", gt=0, lt=1)] = 0.90
     churn_leave: Annotated[float, _s("probability", "Risk at which the churn signal goes off.", gt=0, lt=1)] = 0.80
     churn_gap_d: Annotated[float, _s("days", "Least time between two churn signals of one customer.", ge=0)] = 14.0
-    stale_s: Annotated[float, _s("s", "A timer due longer ago than this changes state, but its trigger is suppressed.", ge=0)] = 86400.0
+    stale_s: Annotated[
+        float, _s("s", "A timer due longer ago than this changes state, but its trigger is suppressed.", ge=0)
+    ] = 86400.0
 
     # -- embedded servers of `tracker up`
     data_dir: Annotated[str, _s("path", "Where `tracker up` keeps Kafka's and Redis's data.")] = "data"

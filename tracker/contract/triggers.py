@@ -126,17 +126,20 @@ def rfc3339(ms: int) -> str:
 def encode_trigger(kind: TriggerKind, *, id: str, site: str, profile_id: str, at_ms: int, data: Struct) -> bytes:
     """A trigger as the bytes of its record. `at_ms`: when it became true (the timer's due time), not when it was published."""
     suffix = "_retracted" if kind.retraction is not None and isinstance(data, kind.retraction) else ""
-    return b'{"specversion":"1.0","datacontenttype":"application/json",' + _encoder.encode(
-        {
-            "id": id,
-            "source": f"/sites/{site}",
-            "type": kind.ce_type.replace(".v1", f"{suffix}.v1"),
-            "subject": profile_id,
-            "time": rfc3339(at_ms),
-            "site": site,
-            "data": data,
-        }
-    )[1:]
+    return (
+        b'{"specversion":"1.0","datacontenttype":"application/json",'
+        + _encoder.encode(
+            {
+                "id": id,
+                "source": f"/sites/{site}",
+                "type": kind.ce_type.replace(".v1", f"{suffix}.v1"),
+                "subject": profile_id,
+                "time": rfc3339(at_ms),
+                "site": site,
+                "data": data,
+            }
+        )[1:]
+    )
 
 
 def decode_trigger(value: bytes) -> CloudEvent:

@@ -1,0 +1,322 @@
+"""The signals hop's core: records of profile-events in, effects out. No I/O, no clock: time is in the log.
+
+A chunk is folded in two steps: `decode` tells which profiles it touches, so that the shell can load them; `fold` gives
+the effects, ready for apply.lua. Folding is the same wherever a chunk begins or ends: timers due <= an event's
+timestamp fire before it for its own profile, and clock records fire all others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Struct
+
+from stream import metrics
+from stream.profile import Profile, ProfileCodec
+from stream.signals.base import Context, Result, Signal, Trigger
+from tracker.contract import keys
+from tracker.contract.events import (
+    CHANNELS,
+    CLOCK_PREFIX,
+    ProfileEvent,
+    decode_clock,
+    decode_profile_event,
+    event_label,
+)
+from tracker.contract.settings import Settings
+from tracker.contract.triggers import encode_trigger
+
+log = logging.getLogger(__name__)
+TRY_AGAIN_MS: Final = 3_600_000
+_CHANNELS: Final = frozenset(CHANNELS)
+
+
+class Poison(Struct, frozen=True):
+    """A record that could not be used: its index in the chunk, why, and in what words."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+class Outgoing(Struct, frozen=True):
+    """A trigger on its way to Kafka."""
+
+    kind: str
+    topic: str
+    key: bytes
+    value: bytes
+    at_ms: int
+
+
+class Decoded(Struct):
+    """A chunk's records, decoded. `items`: (index, event or clock_ms)."""
+
+    items: list[tuple[int, ProfileEvent | int]]
+    profiles: set[tuple[str, str]]
+    """(site, profile id) of every event."""
+    clock_ms: int | None
+    """The latest clock record of the chunk."""
+    poison: list[Poison]
+
+
+class Effects(Struct):
+    """What a chunk does."""
+
+    counts: dict[tuple[str, int], dict[str, int]]
+    """(site, start of the minute in seconds) -> field -> n."""
+    gauges: dict[str, int]
+    touched: dict[tuple[str, str], Profile]
+    src: dict[int, tuple[int, int]]
+    triggers: list[Outgoing]
+    suppressed: list[tuple[str, str]]
+    """(kind, reason)."""
+    metrics: dict[tuple[str, tuple[str, ...]], float]
+    poison: list[Poison]
+    received: list[int]
+    """received_at_ms of the events applied."""
+    repeats: int
+    clock_ms: int
+
+
+def decode(values: Sequence[bytes | None]) -> Decoded:
+    """Decode a chunk's values; what is neither event nor clock becomes poison."""
+    items: list[tuple[int, ProfileEvent | int]] = []
+    profiles: set[tuple[str, str]] = set()
+    poison: list[Poison] = []
+    clock: int | None = None
+    for index, value in enumerate(values):
+        try:
+            if value is None:
+                raise msgspec.DecodeError("the record has no value")
+            if value.startswith(CLOCK_PREFIX):
+                t = decode_clock(value)
+                clock = t if clock is None else max(clock, t)
+                items.append((index, t))
+            else:
+                event = decode_profile_event(value)
+                profiles.add((event.site, event.profile_id))
+                items.append((index, event))
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            poison.append(Poison(index, "not_an_event", str(e)))
+    return Decoded(items, profiles, clock, poison)
+
+
+class Folder:
+    """Folds chunks of any partition with the registered signals."""
+
+    def __init__(self, signals: Sequence[Signal[Any]], settings: Settings) -> None:
+        self.settings = settings
+        self.codec = ProfileCodec(signals)
+        self._by_name = {s.name: s for s in signals}
+        self._timed = [s for s in signals if s.state_type is not type(None)]
+        self._for_all = tuple(s for s in signals if s.events is None)
+        readers: dict[str, list[Signal[Any]]] = {}
+        for s in signals:
+            for name in s.events or ():
+                readers.setdefault(name, list(self._for_all)).append(s)
+        self._readers = {name: tuple(each) for name, each in readers.items()}
+        self._zones = {name: ZoneInfo(site.time_zone) for name, site in settings.sites.items()}
+        self._zone = ZoneInfo("Asia/Ho_Chi_Minh")
+        self._offsets: dict[tuple[str, int], int] = {}
+        self._stale_ms = int(settings.stale_s * 1000)
+
+    def utc_offset_s(self, site: str, second: int) -> int:
+        """Offset of the site's time zone at that time, s. Looked up once an hour and site."""
+        key = (site, second // 3600)
+        offset = self._offsets.get(key)
+        if offset is None:
+            if len(self._offsets) > 10_000:
+                self._offsets.clear()
+            delta = datetime.fromtimestamp(second, UTC).astimezone(self._zones.get(site, self._zone)).utcoffset()
+            offset = self._offsets[key] = int(delta.total_seconds()) if delta else 0
+        return offset
+
+    def fold(
+        self,
+        decoded: Decoded,
+        profiles: dict[tuple[str, str], Profile],
+        due: Sequence[tuple[str, str]],
+        src: dict[int, tuple[int, int]],
+        clock_ms: int,
+    ) -> Effects:
+        """The effects of a chunk.
+
+        profiles: every profile of `decoded.profiles` and `due`, as before the chunk; changed in place.
+        due: profiles that had a timer due <= decoded.clock_ms before the chunk.
+        src: partition of events -> (offset, index) last applied from there, as before the chunk; not changed.
+        clock_ms: the last clock record applied before the chunk.
+        """
+        fx = Effects({}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
+        for index, item in decoded.items:
+            if isinstance(item, int):
+                if item > fx.clock_ms:
+                    fx.clock_ms = item
+                    self._fire_all(item, profiles, due, fx)
+                continue
+            partition, offset, sub = item.src
+            place = (offset, sub)
+            last = fx.src.get(partition) or src.get(partition)
+            if last is not None and place <= last:
+                fx.repeats += 1
+                continue
+            fx.src[partition] = place
+            key = (item.site, item.profile_id)
+            profile = profiles[key]
+            if profile.due_ms is not None and profile.due_ms <= item.timestamp_ms:
+                self._fire(profile, item.timestamp_ms, max(fx.clock_ms, item.received_at_ms), fx)
+            self._apply(index, profile, item, fx)
+            fx.touched[key] = profile
+            fx.received.append(item.received_at_ms)
+        return fx
+
+    def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
+        profile.see(event)
+        minute = event.timestamp_ms // 60_000 * 60
+        counts = fx.counts.get((event.site, minute))
+        if counts is None:
+            counts = fx.counts[event.site, minute] = {}
+        channel = event.channel if event.channel in _CHANNELS else metrics.OTHER
+        for field in (keys.TOTAL_FIELD, "channel|" + channel, "event|" + event_label(event)):
+            counts[field] = counts.get(field, 0) + 1
+        readers = self._readers.get(event.event, self._for_all) if event.event is not None else self._for_all
+        if not readers:
+            return
+        ctx = self._context(profile, event.timestamp_ms)
+        try:  # All of them first: an event that one signal fails on is counted, but changes no signal's state.
+            results = [(s, s.fold(profile.states.get(s.name), event, ctx)) for s in readers]
+        except Exception as e:
+            log.exception("A signal failed on an event of site %s", event.site)
+            fx.poison.append(Poison(index, "fold_failed", f"{type(e).__name__}: {e}"))
+            return
+        now_ms = max(fx.clock_ms, event.received_at_ms)
+        for signal, result in results:
+            for field, n in result.counts:
+                counts[field] = counts.get(field, 0) + n
+            self._keep(profile, signal, result, now_ms, fx)
+        profile.due_ms = self.codec.due_ms(profile)
+
+    def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
+        if result.state is not None and result.state is not profile.states.get(signal.name):
+            profile.states[signal.name] = result.state
+            profile.changed.add(signal.name)
+        for field, difference in result.gauges:
+            name = f"{field}|{profile.site}"
+            fx.gauges[name] = fx.gauges.get(name, 0) + difference
+        for name, labels, n in result.metrics:
+            fx.metrics[name, labels] = fx.metrics.get((name, labels), 0) + n
+        for trigger in result.triggers:
+            self._emit(profile, trigger, now_ms, fx)
+
+    def _emit(self, profile: Profile, trigger: Trigger, now_ms: int, fx: Effects) -> None:
+        kind = trigger.kind
+        reason = trigger.suppressed
+        if reason is None and trigger.at_ms < now_ms - self._stale_ms:
+            reason = "stale"
+        if reason is not None:
+            fx.suppressed.append((kind.name, reason))
+            return
+        value = encode_trigger(
+            kind,
+            id=trigger.id,
+            site=profile.site,
+            profile_id=profile.id,
+            at_ms=trigger.at_ms,
+            data=trigger.data,
+        )
+        fx.triggers.append(Outgoing(kind.name, kind.topic, profile.id.encode(), value, trigger.at_ms))
+
+    def _fire_all(
+        self,
+        clock_ms: int,
+        profiles: dict[tuple[str, str], Profile],
+        due: Sequence[tuple[str, str]],
+        fx: Effects,
+    ) -> None:
+        """Every timer due <= clock_ms, of profiles due before the chunk and of those the chunk touched, earliest first."""
+        candidates = {key: profiles[key] for key in due}
+        candidates.update(fx.touched)
+        ready = sorted(
+            (p.due_ms, p.site, p.id, key)
+            for key, p in candidates.items()
+            if p.due_ms is not None and p.due_ms <= clock_ms
+        )
+        for _, _, _, key in ready:
+            profile = candidates[key]
+            self._fire(profile, clock_ms, clock_ms, fx)
+            fx.touched[key] = profile
+
+    def _fire(self, profile: Profile, until_ms: int, now_ms: int, fx: Effects) -> None:
+        """Fire the profile's timers due <= until_ms. `now_ms`: the log's time, for what is stale."""
+        for signal in self._timed:
+            state = profile.states.get(signal.name)
+            if state is None:
+                continue
+            due = signal.due_ms(state)
+            if due is None or due > until_ms or profile.broken.get(signal.name, 0) > until_ms:
+                continue
+            try:
+                result = signal.fire(state, until_ms, self._context(profile, due))
+            except Exception:
+                # Its state stays as it is, to be fired when the signal is mended; the others go on.
+                log.exception("Signal %s failed at its timer for a profile of site %s", signal.name, profile.site)
+                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
+                continue
+            self._keep(profile, signal, result, now_ms, fx)
+        profile.due_ms = self.codec.due_ms(profile)
+
+    def _context(self, profile: Profile, ts_ms: int) -> Context:
+        about = profile.about
+        anonymous = about.anonymous_ids if about else []
+        return Context(
+            site=profile.site,
+            profile_id=profile.id,
+            user_id=about.user_id if about else None,
+            anonymous_id=anonymous[-1] if anonymous else None,
+            traits=(about.traits or None) if about else None,
+            utc_offset_ms=self.utc_offset_s(profile.site, ts_ms // 1000) * 1000,
+            settings=self.settings,
+        )
+
+    def blob(self, fx: Effects, *, epoch: int, seq: int, base: int, next: int) -> dict[str, Any]:
+        """The argument of apply.lua. Clears the profiles' marks: what is in the blob counts as written."""
+        writes, dues = [], []
+        for profile in fx.touched.values():
+            if profile.changed:
+                writes.append(self.codec.write(profile))
+                profile.changed.clear()
+            if profile.due_ms != profile.stored_due_ms:
+                dues.append([f"{profile.site}|{profile.id}", profile.due_ms if profile.due_ms is not None else False])
+                profile.stored_due_ms = profile.due_ms
+        return {
+            "epoch": epoch,
+            "seq": seq,
+            "base": base,
+            "next": next,
+            "clock": fx.clock_ms,
+            "src": [[p, f"{offset}:{sub}"] for p, (offset, sub) in fx.src.items()],
+            "writes": writes,
+            "ttl": self.settings.profile_ttl_d * 86_400,
+            "counts": [
+                [site, minute, self.utc_offset_s(site, minute), [x for pair in fields.items() for x in pair]]
+                for (site, minute), fields in fx.counts.items()
+            ],
+            "tiers": [[tier, length, ttl] for tier, (length, ttl) in keys.TIERS.items()],
+            "max_fields": keys.MAX_COUNTER_FIELDS,
+            "gauges": [x for pair in fx.gauges.items() for x in pair if pair[1]],
+            "due": dues,
+            "out": [pack_outgoing(t) for t in fx.triggers],
+        }
+
+
+_outgoing = msgspec.msgpack.Decoder(Outgoing)
+pack_outgoing = msgspec.msgpack.Encoder().encode
+
+
+def unpack_outgoing(value: bytes) -> Outgoing:
+    return _outgoing.decode(value)

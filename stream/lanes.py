@@ -1,0 +1,202 @@
+"""The chunk driver: one lane a partition that this worker owns; chunks go through it one after the other.
+
+Redis is the truth about where to go on, the lane's memory a copy of it. Whatever goes wrong with a chunk (the head is
+another's, Redis or Kafka did not answer, so that an outcome is unknown) has one remedy: the lane is dropped with all its
+memory, and the partition claimed again, from what Redis says. So a redelivered chunk, a worker that was frozen and a
+Redis that lost its last second all end in the same state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from time import monotonic, perf_counter
+from typing import Any, Final, Protocol
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from stream import metrics
+from stream.redis_store import Lost, RedisError, Store, Unavailable
+from stream.transport import Chunk, ChunkConsumerThread
+
+log = logging.getLogger(__name__)
+
+QUEUE: Final = 4
+"""Chunks that wait in a lane; beyond, the agent waits, then Faust's buffer fills, then fetching stops."""
+CLAIM_TIMEOUT_S: Final = 8.0
+CHECK_EVERY_S: Final = 2.0
+
+
+class Hop(Protocol):
+    """What a lane drives: stream/resolve.py, stream/signals_hop.py."""
+
+    head_key: str
+    next: int
+
+    async def claim(self, first: int | None) -> int | None: ...
+
+    async def process(self, chunk: Chunk) -> int: ...
+
+
+class Lane:
+    """A partition while it is ours."""
+
+    def __init__(self, tp: TP, hop: Hop, generation: int, name: str) -> None:
+        self.tp = tp
+        self.hop = hop
+        self.generation = generation
+        self.name = name
+        self.queue: asyncio.Queue[Any] = asyncio.Queue(QUEUE)
+        self.busy = False
+        self.steps = 0
+        self.task: asyncio.Task[None] | None = None
+
+
+class Lanes:
+    """All lanes of a worker."""
+
+    def __init__(
+        self,
+        store: Store,
+        offsets: AIOKafkaConsumer,
+        hops: dict[str, tuple[str, Callable[[int], Hop]]],
+        fatal: Callable[[str], None],
+    ) -> None:
+        """`hops`: topic -> (label, hop of a partition). `fatal` ends the worker with a reason."""
+        self.lanes: dict[TP, Lane] = {}
+        self.thread: Callable[[], ChunkConsumerThread | None] = lambda: None  # set by stream/worker.py
+        self._store = store
+        self._offsets = offsets
+        self._hops = hops
+        self._fatal = fatal
+        self._claiming = asyncio.Lock()
+        self._complained = 0.0
+
+    # -- chunks
+
+    async def put(self, event: Any) -> None:
+        """Give a chunk to its lane. Chunks of a generation that is over are dropped: they will be fetched again."""
+        chunk: Chunk = event.value
+        lane = self.lanes.get(chunk.tp)
+        if lane is not None and lane.generation == chunk.generation:
+            await lane.queue.put(event)
+
+    async def _run(self, lane: Lane) -> None:
+        label = lane.name
+        while True:
+            event = await lane.queue.get()
+            chunk: Chunk = event.value
+            if chunk.generation != lane.generation:
+                continue
+            started = perf_counter()
+            lane.busy = True
+            try:
+                if chunk.base != lane.hop.next:
+                    raise Lost(f"the chunk begins at {chunk.base}, the head is at {lane.hop.next}")
+                events = await lane.hop.process(chunk)
+            except (Lost, KafkaError, RedisError, *Unavailable) as e:
+                self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: {type(e).__name__}: {e}; claiming it again")
+                self.drop([lane.tp])
+                return
+            except Exception as e:
+                log.critical("%s[%d]: offset %d", lane.tp.topic, lane.tp.partition, chunk.base, exc_info=True)
+                self._fatal(f"a chunk of {lane.tp.topic}[{lane.tp.partition}] failed: {type(e).__name__}: {e}")
+                return
+            finally:
+                lane.busy = False
+                lane.steps += 1
+            event.ack()
+            metrics.EVENTS_TOTAL.labels(label).inc(events)
+            metrics.CHUNKS_TOTAL.labels(label).inc()
+            metrics.CHUNK_EVENTS.labels(label).observe(len(chunk.records))
+            metrics.CHUNK_SECONDS.labels(label).observe(perf_counter() - started)
+
+    # -- ownership
+
+    async def on_assigned(self) -> None:
+        """After a rebalance: claim everything anew. Never raises and never takes long; `keep` tries again."""
+        self.drop(list(self.lanes))
+        await self._try_claim()
+
+    def drop(self, tps: Iterable[TP]) -> None:
+        """Forget partitions: their chunks under way go out of date, what is in Redis stays."""
+        for tp in tps:
+            lane = self.lanes.pop(tp, None)
+            if lane is not None:
+                lane.generation = -1
+                while not lane.queue.empty():  # An agent that waits for room would wait for ever.
+                    lane.queue.get_nowait()
+                if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
+                    lane.task.cancel()
+
+    async def keep(self) -> None:
+        """For ever: claim what is assigned but not ours yet; find out when Redis went back in time."""
+        checked = monotonic()
+        while True:
+            await asyncio.sleep(0.25 if self._missing() else 1.0)
+            await self._try_claim()
+            if monotonic() - checked >= CHECK_EVERY_S:
+                checked = monotonic()
+                try:
+                    await self._check_heads()
+                except (RedisError, *Unavailable) as e:
+                    self._complain(f"Redis: {type(e).__name__}: {e}")
+
+    def _missing(self) -> list[TP]:
+        thread = self.thread()
+        if thread is None or thread._consumer is None:
+            return []
+        return [tp for tp in thread.assignment() if tp not in self.lanes and tp.topic in self._hops]
+
+    async def _try_claim(self) -> None:
+        try:
+            async with asyncio.timeout(CLAIM_TIMEOUT_S):
+                await self._claim()
+        except (KafkaError, RedisError, *Unavailable) as e:
+            self._complain(f"Claiming partitions: {type(e).__name__}: {e}; trying again")
+
+    async def _claim(self) -> None:
+        async with self._claiming:
+            missing = self._missing()
+            thread = self.thread()
+            if not missing or thread is None:
+                return
+            hops = {tp: self._hops[tp.topic][1](tp.partition) for tp in missing}
+            nexts = dict(zip(missing, await asyncio.gather(*(h.claim(None) for h in hops.values())), strict=True))
+            new = [tp for tp, next in nexts.items() if next is None]
+            if new:  # A new install: from the beginning of the log.
+                first = await self._offsets.beginning_offsets(new)
+                for tp in new:
+                    nexts[tp] = await hops[tp].claim(first[tp])
+            generations = await thread.claim({tp: next for tp, next in nexts.items() if next is not None})
+            for tp, generation in generations.items():
+                lane = self.lanes[tp] = Lane(tp, hops[tp], generation, self._hops[tp.topic][0])
+                lane.task = asyncio.create_task(self._run(lane))
+            log.info("Claimed %d partitions", len(generations))
+
+    async def _check_heads(self) -> None:
+        """A partition without traffic would not notice that its head went back."""
+        idle = [(lane, lane.steps, lane.hop.next) for lane in self.lanes.values() if not lane.busy]
+        if not idle:
+            return
+        pipe = self._store.redis.pipeline(transaction=False)
+        for lane, _, _ in idle:
+            pipe.hget(lane.hop.head_key, "next")
+        for (lane, steps, next), head in zip(idle, await pipe.execute(), strict=True):
+            if int(head or -1) != next and lane.steps == steps and not lane.busy and self.lanes.get(lane.tp) is lane:
+                self._complain(
+                    f"{lane.tp.topic}[{lane.tp.partition}]: Redis is at {head!r}, not {next}; claiming it again"
+                )
+                self.drop([lane.tp])
+
+    def _complain(self, text: str) -> None:
+        """One warning a second at most: an outage makes every lane say the same."""
+        now = monotonic()
+        if now - self._complained >= 1.0:
+            self._complained = now
+            log.warning("%s", text)
+        else:
+            log.debug("%s", text)

@@ -1,0 +1,115 @@
+"""Everything that touches Redis: the scripts, and calls batched into pipelines.
+
+Keys are mapped in tracker/contract/keys.py. Every write to a partition's keys is one script call that compares epoch
+and seq of its head, does all or nothing and increments seq:
+
+    claim.lua     take a partition over: a higher epoch, so that whoever had it is refused from now on
+    decide.lua    resolve hop: store the decisions of a chunk before it is published
+    advance.lua   resolve hop: the chunk is in Kafka; next moves, dedupe hashes are kept, decisions go
+    apply.lua     signals hop: all effects of a chunk and next, in one step
+    trim.lua      signals hop: triggers that are in Kafka leave the outbox
+    load.lua      signals hop: read profiles and due timers
+    identify.lua  identifiers -> profile ids of one site
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import msgspec
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from stream import metrics
+
+SCRIPTS: Final = ("claim", "decide", "advance", "apply", "trim", "load", "identify")
+APPLIED: Final = b"applied"
+
+packb = msgspec.msgpack.Encoder().encode
+unpackb = msgspec.msgpack.Decoder().decode
+
+Unavailable: Final = (RedisConnectionError, RedisTimeoutError, OSError)
+"""Errors after which the outcome of a write is unknown: whoever wrote asks Redis where it stands (a new claim)."""
+
+
+class Lost(Exception):
+    """The partition's head is not where this process left it: another worker has it, or Redis went back in time."""
+
+
+class Store:
+    """One connection pool; calls made in one turn of the event loop leave as one pipeline."""
+
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+        # No retries inside redis-py: a write that came through unseen and is sent again would be refused.
+        self.redis: aioredis.Redis = aioredis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+        )
+        here = Path(__file__).parent
+        self._sources = {name: (here / f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
+        self._sha: dict[str, str] = {}
+        self._queue: list[tuple[str, str, Any, asyncio.Future[Any]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
+        for name, source in self._sources.items():
+            self._sha[name] = await self.redis.script_load(source)
+
+    async def stop(self) -> None:
+        await self.redis.aclose()
+
+    async def call(self, script: str, key: str, argument: Any) -> Any:
+        """Run a script with one key and one msgpack argument. Raises Unavailable or ResponseError."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((script, key, packb(argument), future))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        return await future
+
+    async def write(self, script: str, key: str, argument: Any) -> None:
+        """Run a script that writes to a partition. Raises Lost when its head is not ours."""
+        answer: bytes = await self.call(script, key, argument)
+        if answer != APPLIED:
+            raise Lost(answer.decode("utf-8", "replace"))
+
+    async def _flush(self) -> None:
+        try:
+            while self._queue:
+                calls, self._queue = self._queue, []
+                await self._send(calls)
+        finally:
+            self._flusher = None
+
+    async def _send(self, calls: Sequence[tuple[str, str, Any, asyncio.Future[Any]]]) -> None:
+        started = perf_counter()
+        try:
+            pipe = self.redis.pipeline(transaction=False)
+            for script, key, argument, _ in calls:
+                pipe.evalsha(self._sha[script], 1, key, argument)
+            answers = await pipe.execute(raise_on_error=False)
+            if any(isinstance(a, NoScriptError) for a in answers):
+                await self.start()  # Redis was restarted.
+        except Exception as e:
+            metrics.REDIS_ERRORS.inc()
+            answers = [e] * len(calls)
+        metrics.REDIS_SECONDS.observe(perf_counter() - started)
+        for (*_, future), answer in zip(calls, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, NoScriptError):
+                future.set_exception(RedisConnectionError("scripts were reloaded; call again"))
+            elif isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+__all__ = ["Lost", "RedisError", "ResponseError", "Store", "Unavailable", "packb", "unpackb"]

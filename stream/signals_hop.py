@@ -1,0 +1,196 @@
+"""Hop 2: fold a chunk of tracker.profile-events.v1 into Redis, then publish the triggers that it gave.
+
+All effects of a chunk and the offset after it are one script call (apply.lua). Triggers go into the outbox with it, to
+Kafka right after it, and out of the outbox when Kafka has acked: after a crash in between they are published again with
+the same ids.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from time import time
+from typing import Any, Final
+
+from stream import metrics
+from stream.fold import Decoded, Effects, Folder, Outgoing, decode, unpack_outgoing
+from stream.kafka_out import KafkaOut, Record
+from stream.profile import Profile
+from stream.redis_store import Store, unpackb
+from stream.resolve import dead_letter
+from stream.transport import Chunk
+from tracker.contract import keys
+from tracker.contract.settings import Settings
+from tracker.contract.topics import PROFILE_EVENTS
+from tracker.contract.triggers import HEADERS
+
+DUE_LIMIT: Final = 512
+"""Most timers that one apply fires besides those of the chunk's own profiles; more are fired in several applies."""
+MARGIN_MS: Final = 2_000
+"""A timer can fire this long after its due time at the earliest: the clock in the log runs so far behind (deadlines.py)."""
+MIN_CACHE: Final = 64
+
+
+class SignalsHop:
+    """The signals hop of one partition of profile-events, while this worker owns it."""
+
+    def __init__(self, partition: int, store: Store, out: KafkaOut, folder: Folder, settings: Settings) -> None:
+        self.partition = partition
+        self.tag = keys.profiles_tag(partition)
+        self.head_key = self.tag + ":head"
+        self._store = store
+        self._out = out
+        self._folder = folder
+        self._settings = settings
+        self._epoch = 0
+        self._seq = 0
+        self.next = 0
+        self.clock_ms = 0
+        self.gauges: dict[str, int] = {}
+        self._src: dict[int, tuple[int, int]] = {}
+        self._outbox: list[Outgoing] = []
+        self._cache: OrderedDict[tuple[str, str], Profile] = OrderedDict()
+        self._cache_entries = max(MIN_CACHE, settings.profile_cache_entries // settings.partitions)
+
+    async def claim(self, first: int | None) -> int | None:
+        """Take the partition over and load its memory: the offset to go on at; None = the head has none, say `first`."""
+        store = self._store
+        epoch, seq, next = unpackb(await store.call("claim", self.head_key, [False if first is None else first]))
+        if next < 0:
+            return None
+        self._epoch, self._seq, self.next = epoch, seq, next
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.hget(self.head_key, "clock_ms")
+        pipe.hgetall(f"{self.tag}:src")
+        pipe.hgetall(f"{self.tag}:g")
+        pipe.lrange(f"{self.tag}:out", 0, -1)
+        clock, src, gauges, out = await pipe.execute()
+        self.clock_ms = int(clock or 0)
+        for partition, place in src.items():
+            offset, sub = place.split(b":")
+            self._src[int(partition)] = (int(offset), int(sub))
+        self.gauges = {field.decode(): int(n) for field, n in gauges.items()}
+        self._outbox = [unpack_outgoing(o) for o in out]
+        return self.next
+
+    async def process(self, chunk: Chunk) -> int:
+        """Fold and apply a chunk; how many events it had. Raises Lost, Unavailable, KafkaError: then drop
+        this (folding has changed its memory) and claim again."""
+        await self._publish()
+        records = chunk.records
+        decoded = decode([r.value for r in records])
+        due = await self._load(decoded.profiles, decoded.clock_ms)
+        if len(due) >= DUE_LIMIT:
+            return await self._process_in_parts(records, decoded)
+        return await self._apply(records, decoded, due, records[-1].offset + 1)
+
+    async def _process_in_parts(self, records: Sequence[Any], decoded: Decoded) -> int:
+        """Very many timers are due: everything before the first clock record, then its timers in several applies, then
+        the rest. The same effects, in the same order, as if one apply could be as large as it liked."""
+        first = next(index for index, item in decoded.items if isinstance(item, int))
+        applied = 0
+        if first:
+            part = decode([r.value for r in records[:first]])
+            await self._load(part.profiles, None)
+            applied = await self._apply(records[:first], part, (), records[first].offset)
+        clock = decode([records[first].value])
+        while len(due := await self._load(set(), clock.clock_ms)) >= DUE_LIMIT:
+            # The head stays before the clock record until its last timers have fired.
+            await self._apply([], clock, due, self.next, clock_ms=self.clock_ms)
+        await self._apply([records[first]], clock, due, records[first].offset + 1)
+        rest = records[first + 1 :]
+        if rest:
+            part = decode([r.value for r in rest])
+            due = await self._load(part.profiles, part.clock_ms)
+            if len(due) >= DUE_LIMIT:
+                return applied + await self._process_in_parts(rest, part)
+            applied += await self._apply(rest, part, due, rest[-1].offset + 1)
+        return applied
+
+    async def _load(self, profiles: Iterable[tuple[str, str]], clock_ms: int | None) -> list[tuple[str, str]]:
+        """Bring profiles into the cache; which ones have a timer due <= clock_ms (these too), at most DUE_LIMIT."""
+        cache = self._cache
+        missing = []
+        for key in profiles:
+            if key in cache:
+                cache.move_to_end(key)
+            else:
+                missing.append(key)
+        due: list[tuple[str, str]] = []
+        if missing or clock_ms is not None:
+            for site, id in await self._fetch(missing, clock_ms):
+                due.append((site, id))
+            await self._fetch([key for key in due if key not in cache], None)
+        return due
+
+    async def _fetch(self, wanted: Sequence[tuple[str, str]], clock_ms: int | None) -> list[tuple[str, str]]:
+        if not wanted and clock_ms is None:
+            return []
+        argument = [
+            [f"{site}:{id}" for site, id in wanted],
+            False if clock_ms is None else clock_ms,
+            DUE_LIMIT,
+        ]
+        found, due = unpackb(await self._store.call("load", self.head_key, argument))
+        for (site, id), fields in zip(wanted, found, strict=True):
+            self._cache[site, id] = self._folder.codec.decode(site, id, fields)
+        return [tuple(member.split("|", 1)) for member in due]
+
+    async def _apply(
+        self,
+        records: Sequence[Any],
+        decoded: Decoded,
+        due: Sequence[tuple[str, str]],
+        next: int,
+        clock_ms: int | None = None,
+    ) -> int:
+        """Fold, apply, publish. `clock_ms` given: the head's clock stays there."""
+        fx = self._folder.fold(decoded, self._cache, due, self._src, self.clock_ms)
+        if clock_ms is not None:
+            fx.clock_ms = clock_ms
+        letters = [
+            dead_letter("signals", PROFILE_EVENTS, self.partition, records[p.index], p.reason, p.detail)
+            for p in (*decoded.poison, *fx.poison)
+        ]
+        if letters:
+            await self._out.publish(letters)
+        blob = self._folder.blob(fx, epoch=self._epoch, seq=self._seq, base=self.next, next=next)
+        await self._store.write("apply", self.head_key, blob)
+        self._seq += 1
+        self.next = next
+        self.clock_ms = fx.clock_ms
+        self._src.update(fx.src)
+        for field, difference in fx.gauges.items():
+            self.gauges[field] = self.gauges.get(field, 0) + difference
+        self._outbox.extend(fx.triggers)
+        self._measure(decoded, fx)
+        while len(self._cache) > self._cache_entries:
+            self._cache.popitem(last=False)
+        await self._publish()
+        return len(fx.received)
+
+    async def _publish(self) -> None:
+        """Outbox -> Kafka, then out of the outbox."""
+        if not self._outbox:
+            return
+        await self._out.publish(Record(t.topic, 0, t.key, t.value, HEADERS) for t in self._outbox)
+        await self._store.write("trim", self.head_key, [self._epoch, self._seq, len(self._outbox)])
+        self._seq += 1
+        now_ms = time() * 1000
+        for t in self._outbox:
+            metrics.FIRED.labels(t.kind).inc()
+            metrics.TRIGGER_DELAY.labels(t.kind).observe(max(0.0, (now_ms - t.at_ms - MARGIN_MS) / 1000))
+        self._outbox = []
+
+    def _measure(self, decoded: Decoded, fx: Effects) -> None:
+        now_ms = time() * 1000
+        for received_at_ms in fx.received[:: max(1, len(fx.received) // 20)]:
+            metrics.E2E_SECONDS.observe(max(0.0, (now_ms - received_at_ms) / 1000))
+        for name_labels, n in fx.metrics.items():
+            metrics.count(*name_labels, n)
+        for kind, reason in fx.suppressed:
+            metrics.SUPPRESSIONS.labels(kind, reason).inc()
+        for poison in (*decoded.poison, *fx.poison):
+            metrics.DEAD_LETTERS.labels(poison.reason).inc()
+        if fx.repeats:
+            metrics.REPEATS.inc(fx.repeats)

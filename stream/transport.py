@@ -1,0 +1,251 @@
+"""Faust's transport for chunks: one Faust message = the records of one partition that one fetch brought, in order.
+
+Stock Faust pays 65 us an event in its conductor before any work; a chunk pays that once for up to 2,000 events. Agents,
+assignment and commits stay Faust's. `Chunk` is stamped in the consumer thread with the generation of the last seek of
+its partition and the position before it, so that whoever receives it can tell what lies between (see stream/lanes.py).
+
+Private methods of faust-streaming 0.15.3 and aiokafka 0.14.0 are overridden; both are pinned exactly, and each override
+says why. tests/integration/test_transport.py runs them against the real broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import aiokafka
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+from faust.serializers.schemas import Schema
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+SCHEME = "chunks"
+PULSE_LIMIT_S = 15.0
+"""The consumer thread keeps the group membership alive only while the main loop pulsed within this time."""
+
+
+class Chunk:
+    """Records of one partition, in order, as one fetch brought them."""
+
+    __slots__ = ("base", "generation", "next", "records", "tp")
+
+    def __init__(self, tp: TP, generation: int, base: int, records: list[Any]) -> None:
+        self.tp = tp
+        self.generation = generation
+        """Counts the seeks of the partition in this process: chunks of older ones are out of date."""
+        self.base = base
+        """Position before the first record: equal to `next` of the chunk before, or to the offset sought."""
+        self.records = records
+        self.next: int = records[-1].offset + 1
+
+
+class ChunkSchema(Schema):
+    """Passes the chunk through: decoding is done per chunk, and poison must reach us instead of being acked unseen."""
+
+    def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:
+        return None
+
+    def loads_value(self, app: Any, message: Any, **kwargs: Any) -> Any:
+        return message.value
+
+
+class _NeverFilters(dict[TP, Any]):
+    """Stands for Consumer._read_offset, which would drop redelivered records: here the stamps decide instead."""
+
+    def __getitem__(self, tp: TP) -> None:
+        return None
+
+    def __setitem__(self, tp: TP, offset: Any) -> None:
+        pass
+
+
+class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
+    """Owns the aiokafka consumer. Everything here but `__init__` state reads runs in the consumer's own thread."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.generations: dict[TP, int] = {}
+        self.positions: dict[TP, int] = {}
+        self.claimed: set[TP] = set()
+        self.pulse = time.monotonic()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        self._keeper = self.thread_loop.create_task(self._keep_polling())
+
+    async def on_thread_stop(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+        await super().on_thread_stop()
+
+    async def _keep_polling(self) -> None:
+        """aiokafka refuses to rejoin while the last fetch is older than max_poll_interval, and Faust stops fetching
+        while partitions are revoked: blocked longer than that (Redis away) they wait for each other for ever."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self._consumer is not None and time.monotonic() - self.pulse < PULSE_LIMIT_S:
+                self._consumer._subscription._last_fetch_ended = time.monotonic()
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        """As Faust's, but: no offset reset (Redis says where to go on), our fetch wait, no changelog assignor."""
+        conf = self.app.conf
+        self._assignor = RoundRobinPartitionAssignor
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=transport.fetch_max_wait_ms,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            check_crcs=conf.broker_check_crcs,
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+        )
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> dict[TP, list[Any]]:
+        """One fetch as {partition: [one Chunk]}. Partitions not claimed yet are not read: their position means nothing."""
+        wanted = self.claimed & set(active_partitions)
+        if not wanted:
+            await asyncio.sleep(0.05)
+            return {}
+        try:
+            fetched = await super()._fetch_records(consumer, wanted, timeout, max_records)
+        except NoOffsetForPartitionError:
+            return {}  # A partition between its assignment and our seek.
+        except OffsetOutOfRangeError as e:
+            self.consumer.transport.on_out_of_range(e)
+            return {}
+        chunks: dict[TP, list[Any]] = {}
+        for tp, records in fetched.items():
+            generation = self.generations.get(tp)
+            if generation is None or not records:
+                continue
+            chunk = Chunk(tp, generation, self.positions[tp], records)
+            self.positions[tp] = chunk.next
+            chunks[tp] = [chunk]
+        return chunks
+
+    async def claim(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
+        """Seek and start reading: {partition: its new generation}. Partitions no longer assigned are left out."""
+        return await self.call_thread(self._claim, offsets)
+
+    async def _claim(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
+        consumer = self._ensure_consumer()
+        claimed = {}
+        for tp, offset in offsets.items():
+            try:
+                consumer.seek(tp, offset)
+            except IllegalStateError:
+                continue  # Revoked meanwhile.
+            self.positions[tp] = offset
+            claimed[tp] = self.generations[tp] = self.generations.get(tp, 0) + 1
+            self.claimed.add(tp)
+        return claimed
+
+    async def disclaim(self, tps: Iterable[TP]) -> None:
+        """Stop reading partitions until they are claimed again; chunks of them under way go out of date."""
+        await self.call_thread(self._disclaim, list(tps))
+
+    async def _disclaim(self, tps: list[TP]) -> None:
+        for tp in tps:
+            self.claimed.discard(tp)
+            self.generations[tp] = self.generations.get(tp, 0) + 1
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """A commit only serves lag tools here: when it fails nothing is lost and nothing must crash. (Faust's own looks
+        for "already rebalanced" in a text that has a newline there.)"""
+        consumer = self._ensure_consumer()
+        wanted = {driver.ensure_aiokafka_TP(tp): o for tp, o in offsets.items() if tp in consumer.assignment()}
+        try:
+            if wanted:
+                await consumer.commit(wanted)
+        except (CommitFailedError, IllegalStateError, KafkaError) as e:
+            self.log.info("Commit skipped: %s", type(e).__name__)
+            return False
+        return True
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer over chunks."""
+
+    _thread: ChunkConsumerThread
+
+    def on_init(self) -> None:
+        super().on_init()
+        self._read_offset = _NeverFilters()
+
+    def _new_consumer_thread(self) -> ChunkConsumerThread:
+        return ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _to_message(self, tp: TP, record: Chunk) -> ConsumerMessage:
+        """The chunk as one message; its offset is the chunk's last, so that an ack commits the whole chunk."""
+        last = record.records[-1]
+        return ConsumerMessage(
+            tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, (), None, record,
+            None, None, None, tp, generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        """Faust's, but None while the flow is off: getmany would call perform_seek in the middle of a rebalance."""
+        records, active = await super()._wait_next_records(timeout)
+        return (records if self.flow_active else None), active
+
+    async def perform_seek(self) -> None:
+        """Called on every assignment: claim what is ours, from Redis. Never raises: a failure here would be taken for
+        success, so the claimer tries again each second (stream/lanes.py)."""
+        await self.transport.on_assigned()
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """Chunks of a partition are acked in order: the last acked + 1 (Faust's looks for gaps between offsets)."""
+        acked = self._acked.get(tp)
+        if not acked:
+            return None
+        last: int = max(acked)
+        acked.clear()
+        self._acked_index[tp].clear()
+        return last + 1
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Between the offsets of two chunks there is no gap to fill."""
+
+    async def verify_all_partitions_active(self) -> None:
+        """Faust's looks at stream times per message and raises false alarms; liveness is our watchdog's."""
+
+
+class Transport(driver.Transport):
+    """Transport of the scheme chunks://; the worker sets the attributes below after it made the app."""
+
+    Consumer = Consumer
+    fetch_max_wait_ms: int = 100
+
+    async def on_assigned(self) -> None:  # set by stream/worker.py
+        raise NotImplementedError
+
+    def on_out_of_range(self, error: OffsetOutOfRangeError) -> None:  # set by stream/worker.py
+        raise error

@@ -1,0 +1,317 @@
+"""The worker process: a Faust app with one agent a hop, and what must run beside it.
+
+`run(settings)` is `tracker worker`. Scale by starting more, each with its own TRACKER_WORKER_ID and port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator
+from time import monotonic, time
+from typing import Any, Final
+
+import faust
+import uvloop
+from aiohttp import web
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from faust.transport.drivers import TRANSPORTS
+from faust.types import TP
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from stream import metrics
+from stream.deadlines import keep_time
+from stream.fold import Folder
+from stream.kafka_out import KafkaOut
+from stream.lanes import Lanes
+from stream.redis_store import RedisError, Store, Unavailable
+from stream.resolve import Resolve
+from stream.signals import SIGNALS
+from stream.signals_hop import SignalsHop
+from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema
+from tracker.contract.settings import Settings
+from tracker.contract.topics import EVENTS, PROFILE_EVENTS, TOPICS
+
+log = logging.getLogger(__name__)
+
+HANG_S: Final = 45.0
+"""A main loop that did not turn for so long is given up: heartbeats run in their own thread and would hide it."""
+EX_FATAL: Final = 70
+
+
+class NotReady(Exception):
+    """The worker can't start: one line on what is missing and the command that helps."""
+
+
+def make_app(settings: Settings) -> faust.App:
+    """The Faust app, without agents. Settings are those that held in measurements (docs/stream.md)."""
+    TRANSPORTS.aliases[SCHEME] = "stream.transport:Transport"
+    brokers = ";".join(f"{SCHEME}://{server.strip()}" for server in settings.kafka.split(","))
+    session = settings.session_timeout_s
+    app = faust.App(
+        settings.group,
+        broker=brokers,
+        consumer_group_instance_id=settings.worker_id,
+        broker_client_id=settings.worker_id,
+        broker_session_timeout=session,
+        broker_heartbeat_interval=session / 5,
+        broker_max_poll_interval=90.0,
+        broker_rebalance_timeout=20.0,
+        broker_request_timeout=30.0,
+        broker_max_poll_records=settings.max_chunk_records,
+        broker_commit_interval=2.8,
+        broker_check_crcs=True,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=16,
+        stream_recovery_delay=0.0,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        store="memory://",
+        worker_redirect_stdouts=False,
+    )
+    app.transport.fetch_max_wait_ms = settings.fetch_max_wait_ms
+    return app
+
+
+class Worker:
+    """Everything of one worker process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.app = make_app(settings)
+        self.store = Store(settings.redis)
+        self.out = KafkaOut(settings.kafka, f"{settings.worker_id}-out")
+        self.offsets = AIOKafkaConsumer(
+            bootstrap_servers=settings.kafka,
+            client_id=f"{settings.worker_id}-offsets",
+            request_timeout_ms=10_000,
+        )
+        folder = Folder(SIGNALS, settings)
+        self.lanes = Lanes(
+            self.store,
+            self.offsets,
+            {
+                EVENTS: ("resolve", lambda p: Resolve(p, self.store, self.out, settings)),
+                PROFILE_EVENTS: ("signals", lambda p: SignalsHop(p, self.store, self.out, folder, settings)),
+            },
+            self.fatal,
+        )
+        self.reason: str | None = None
+        self.stopping = asyncio.Event()
+        self._pulse = monotonic()
+        self._stopped = threading.Event()
+        for topic in (EVENTS, PROFILE_EVENTS):
+            self.app.agent(self.app.topic(topic, schema=ChunkSchema(), allow_empty=True), name=topic, concurrency=1)(
+                self._agent
+            )
+        self.lanes.thread = self.thread
+        transport: Any = self.app.transport
+        transport.on_assigned = self.lanes.on_assigned
+        transport.on_out_of_range = lambda e: self.app.loop.call_soon_threadsafe(
+            self.fatal,
+            f"Kafka no longer has the records to go on from ({e}): a topic was recreated, or retention passed",
+        )
+
+    async def _agent(self, stream: Any) -> None:
+        """Gives chunks to their lanes. It never raises: Faust would ack the chunk and go on."""
+        async for event in stream.noack().events():
+            await self.lanes.put(event)
+
+    def thread(self) -> ChunkConsumerThread | None:
+        consumer: Any = self.app.consumer if self.app.started else None
+        return consumer._thread if consumer is not None else None
+
+    def fatal(self, reason: str) -> None:
+        """End the process with a reason: a supervisor starts it again, from what Redis says."""
+        if self.reason is None:
+            self.reason = reason
+            log.critical("%s", reason)
+        self.stopping.set()
+
+    # -- beside the app
+
+    async def pulse(self) -> None:
+        """Show that the main loop turns, to the consumer thread and the watchdog."""
+        while True:
+            self._pulse = monotonic()
+            if (thread := self.thread()) is not None:
+                thread.pulse = self._pulse
+            await asyncio.sleep(1.0)
+
+    def watch(self) -> None:
+        """In a thread of its own: end a process whose main loop hangs, with its stacks."""
+        while not self._stopped.wait(5.0):
+            if monotonic() - self._pulse > HANG_S:
+                print("The main loop hangs; stacks follow", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback()
+                os._exit(EX_FATAL)
+
+    async def measure(self) -> None:
+        """Gauges, every two seconds."""
+        shown: set[tuple[str, int]] = set()
+        while True:
+            await asyncio.sleep(2.0)
+            thread = self.thread()
+            lanes = self.lanes.lanes
+            sums = {(field, site): 0 for field in metrics.GAUGES for site in (*self.settings.sites, metrics.OTHER)}
+            clocks = []
+            lags: set[tuple[str, int]] = set()
+            for tp, lane in lanes.items():
+                end = thread.highwater(tp) if thread is not None and thread._consumer is not None else None
+                if end is not None:
+                    lags.add((tp.topic, tp.partition))
+                    metrics.LAG.labels(tp.topic, str(tp.partition)).set(max(0, end - lane.hop.next))
+                if isinstance(lane.hop, SignalsHop):
+                    clocks.append(lane.hop.clock_ms)
+                    for field, n in lane.hop.gauges.items():
+                        name, _, site = field.partition("|")
+                        key = (name, metrics.site_label(site))
+                        sums[key] = sums.get(key, 0) + n
+            for topic, partition in shown - lags:
+                with contextlib.suppress(KeyError):
+                    metrics.LAG.remove(topic, str(partition))
+            shown = lags
+            for (name, site), n in sums.items():
+                if name in metrics.GAUGES:
+                    metrics.GAUGES[name].labels(metrics.site_label(site)).set(n)
+            for topic in (EVENTS, PROFILE_EVENTS):
+                metrics.OWNED.labels(topic).set(sum(tp.topic == topic for tp in lanes))
+            if clocks and min(clocks):
+                metrics.CLOCK_LAG.set(max(0.0, time() - min(clocks) / 1000))
+
+    async def check_topics(self) -> None:
+        """Raises NotReady when a topic is missing or has another number of partitions than the setting says."""
+        known = await self.offsets.topics()
+        for topic in TOPICS:
+            if topic.name not in known:
+                raise NotReady(f"Kafka has no topic {topic.name}: run `tracker topics create`")
+            have = len(self.offsets.partitions_for_topic(topic.name) or ())
+            want = self.settings.partitions if topic.partitioned else have
+            if have != want:
+                raise NotReady(
+                    f"{topic.name} has {have} partitions, the setting says {want}: state lives by partition, "
+                    f"so set TRACKER_PARTITIONS={have}"
+                )
+
+    async def ready(self) -> str | None:
+        """None when ready, else what is missing."""
+        if self.stopping.is_set():
+            return "stopping"
+        thread = self.thread()
+        if thread is None or thread._consumer is None or self.app.rebalancing:
+            return "no partitions assigned yet"
+        if missing := self.lanes._missing():
+            return f"{len(missing)} partitions not claimed yet"
+        try:
+            await asyncio.wait_for(self.store.redis.ping(), 2.0)
+        except (RedisError, *Unavailable, TimeoutError):
+            return "Redis does not answer"
+        return None
+
+    @contextlib.asynccontextmanager
+    async def web(self) -> AsyncIterator[None]:
+        """/metrics, /livez, /readyz."""
+
+        async def show_metrics(_: web.Request) -> web.Response:
+            return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+        async def livez(_: web.Request) -> web.Response:
+            return web.json_response({"status": "ok"})
+
+        async def readyz(_: web.Request) -> web.Response:
+            missing = await self.ready()
+            body = {"status": "ok"} if missing is None else {"status": "not ready", "reason": missing}
+            return web.json_response(body, status=200 if missing is None else 503)
+
+        app = web.Application()
+        app.add_routes([web.get("/metrics", show_metrics), web.get("/livez", livez), web.get("/readyz", readyz)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            try:
+                await web.TCPSite(runner, self.settings.worker_host, self.settings.worker_port).start()
+            except OSError as e:
+                raise NotReady(
+                    f"port {self.settings.worker_port} can't be used ({e.strerror}): set TRACKER_WORKER_PORT to a free one"
+                ) from None
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def main(self) -> int:
+        """Run until a signal or a fatal error; the exit code."""
+        loop = asyncio.get_running_loop()
+        for s in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(s, self.stopping.set)
+        metrics.declare(self.settings.sites)
+        try:
+            await self.store.start()
+        except (RedisError, *Unavailable) as e:
+            raise NotReady(
+                f"Redis does not answer at the setting `redis` ({type(e).__name__}): run `tracker doctor`"
+            ) from None
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.store.stop)
+            try:
+                await self.offsets.start()
+                stack.push_async_callback(self.offsets.stop)
+                await self.out.start()
+                stack.push_async_callback(self.out.stop)
+            except KafkaError as e:
+                raise NotReady(f"Kafka does not answer at {self.settings.kafka} ({e}): run `tracker doctor`") from None
+            await self.check_topics()
+            await stack.enter_async_context(self.web())
+            threading.Thread(target=self.watch, daemon=True, name="watchdog").start()
+            beside = [
+                asyncio.create_task(self.pulse()),
+                asyncio.create_task(self.measure()),
+                asyncio.create_task(self.lanes.keep()),
+                asyncio.create_task(
+                    keep_time(
+                        lambda: TP(EVENTS, 0) in self.lanes.lanes,
+                        self.store,
+                        self.offsets,
+                        self.out,
+                        self.settings.partitions,
+                    )
+                ),
+            ]
+            for task in beside:
+                task.add_done_callback(self._ended)
+            app = asyncio.create_task(self.app.start())
+            app.add_done_callback(self._ended)
+            await self.stopping.wait()
+            self._stopped.set()
+            for task in beside:
+                task.cancel()
+            self.lanes.drop(list(self.lanes.lanes))
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                await asyncio.wait_for(self.app.stop(), self.settings.drain_s)
+            app.cancel()
+        return 0 if self.reason is None else EX_FATAL
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (e := task.exception()) is not None:
+            log.critical("A part of the worker failed", exc_info=e)
+            self.fatal(f"{type(e).__name__}: {e}")
+
+
+def run(settings: Settings) -> int:
+    """`tracker worker`: the exit code. Logs go to stderr."""
+
+    async def main() -> int:
+        return await Worker(settings).main()
+
+    try:
+        return uvloop.run(main())
+    except NotReady as e:
+        print(f"tracker worker: {e}", file=sys.stderr)
+        return 1
