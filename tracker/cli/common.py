@@ -1,0 +1,46 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from importlib import metadata
+from typing import Any
+
+import click
+
+
+def version() -> str:
+    try:
+        return metadata.version("event-streaming-tracker")
+    except metadata.PackageNotFoundError:
+        return "(not installed: run from the source tree)"
+
+
+class Failure(click.ClickException):
+    """It did not work: one line that says what and what helps. Exit code 1."""
+
+    exit_code = 1
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Text of a client for a terminal: no control characters, so no escape sequence acts; cut at `most`."""
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: most + 1])
+    return clean if len(clean) <= most else clean[:most] + "…"
+
+
+def run_until_signal(main: Coroutine[Any, Any, int]) -> int:
+    """asyncio.run; Ctrl-C and SIGTERM cancel `main` and are its good end: 0, unless it returns a code itself."""
+
+    async def guarded() -> int:
+        task = asyncio.ensure_future(main)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return 0
+
+    return asyncio.run(guarded())

@@ -1,0 +1,21 @@
+"""`tracker serve`: the endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tracker.contract import settings
+
+
+@click.command()
+@click.option("--http-host", metavar="ADDRESS", help="Address to listen on.")
+@click.option("--http-port", type=int, metavar="PORT", help="Port to listen on.")
+@click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers.")
+@click.option("--redis", metavar="URL", help="Redis, for the read API.")
+def serve(**options: Any) -> int:
+    """Run the endpoint until Ctrl-C or SIGTERM: events in over HTTP, to Kafka; read API; live page."""
+    from tracker.serve import run
+
+    return run(settings.load(**options))
