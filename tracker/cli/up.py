@@ -275,7 +275,7 @@ class Up:
                     code = child.stop()
                     if code == -signal.SIGKILL and self.signals < 2:
                         self._say(
-                            f"[yellow]{child.name} did not stop in {child.grace_s:.0f} s and was killed[/] ({child.log})"
+                            f"[yellow]{child.name} did not stop in {child.grace_s:.0f} s: killed[/] ({child.log})"
                         )
         if self.groups:
             self._say("stopped")

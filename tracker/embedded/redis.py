@@ -39,7 +39,6 @@ def server(
         keep_fds=keep_fds,
         grace_s=15,
         problem=SERVER_PROBLEM,
-        problem=SERVER_PROBLEM,
     )
 
 
