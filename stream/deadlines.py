@@ -1,4 +1,4 @@
-"""The clock in the log: once a second, the owner of events partition 0 writes the time to every profile-events partition.
+"""The clock in the log: once a second, the owner of events partition 0 writes the time to all of profile-events.
 
 Its time is the least receivedAt at the resolve hop's heads; a partition at the end of its log, freshly asked, counts as
 now - 2 s. So every event received before a clock record stands before it in the log, timers that fire by it see them
@@ -33,11 +33,11 @@ async def clock_ms(store: Store, offsets: AIOKafkaConsumer, partitions: int) -> 
     """The time that may be written now; None while a partition has events but no head yet."""
     now_ms = int(time() * 1000)  # Before the ends are asked: what comes later is later.
     ends = await offsets.end_offsets([TopicPartition(EVENTS, p) for p in range(partitions)])
-    pipe = store.redis.pipeline(transaction=False)
-    for p in range(partitions):
-        pipe.hmget(keys.events_tag(p) + ":head", "next", "received_at_ms")
+    heads = await asyncio.gather(
+        *(store.run("HMGET", keys.events_tag(p) + ":head", "next", "received_at_ms") for p in range(partitions))
+    )
     least = now_ms - MARGIN_MS
-    for p, (next, received_at_ms) in enumerate(await pipe.execute()):
+    for p, (next, received_at_ms) in enumerate(heads):
         if next is not None and int(next) >= ends[TopicPartition(EVENTS, p)]:
             continue
         if next is None and ends[TopicPartition(EVENTS, p)] == 0:

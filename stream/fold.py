@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from stream import metrics
 from stream.profile import Profile, ProfileCodec
+from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract import keys
 from tracker.contract.events import (
@@ -238,7 +239,7 @@ class Folder:
         due: Sequence[tuple[str, str]],
         fx: Effects,
     ) -> None:
-        """Every timer due <= clock_ms, of profiles due before the chunk and of those the chunk touched, earliest first."""
+        """Every timer due <= clock_ms, of profiles due before the chunk or touched by it, earliest first."""
         candidates = {key: profiles[key] for key in due}
         candidates.update(fx.touched)
         ready = sorted(
@@ -310,12 +311,11 @@ class Folder:
             "max_fields": keys.MAX_COUNTER_FIELDS,
             "gauges": [x for pair in fx.gauges.items() for x in pair if pair[1]],
             "due": dues,
-            "out": [pack_outgoing(t) for t in fx.triggers],
+            "out": [binary(packb(t)) for t in fx.triggers],
         }
 
 
 _outgoing = msgspec.msgpack.Decoder(Outgoing)
-pack_outgoing = msgspec.msgpack.Encoder().encode
 
 
 def unpack_outgoing(value: bytes) -> Outgoing:

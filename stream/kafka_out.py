@@ -43,7 +43,7 @@ class KafkaOut:
         await self._producer.stop()
 
     async def publish(self, records: Iterable[Record]) -> None:
-        """Publish in order by partition. Raises KafkaError when one batch failed; then some may be in Kafka, some not."""
+        """Publish in order by partition. Raises KafkaError when a batch failed; others may be in Kafka then."""
         producer = self._producer
         open_batches: dict[tuple[str, int], Any] = {}
         sent: list[Any] = []

@@ -1,9 +1,9 @@
 """The chunk driver: one lane a partition that this worker owns; chunks go through it one after the other.
 
 Redis is the truth about where to go on, the lane's memory a copy of it. Whatever goes wrong with a chunk (the head is
-another's, Redis or Kafka did not answer, so that an outcome is unknown) has one remedy: the lane is dropped with all its
-memory, and the partition claimed again, from what Redis says. So a redelivered chunk, a worker that was frozen and a
-Redis that lost its last second all end in the same state.
+another's, Redis or Kafka did not answer, so that an outcome is unknown) has one remedy: the lane is dropped with all
+its memory, and the partition claimed again, from what Redis says. So a redelivered chunk, a worker that was frozen and
+a Redis that lost its last second all end in the same state.
 """
 
 from __future__ import annotations
@@ -182,10 +182,8 @@ class Lanes:
         idle = [(lane, lane.steps, lane.hop.next) for lane in self.lanes.values() if not lane.busy]
         if not idle:
             return
-        pipe = self._store.redis.pipeline(transaction=False)
-        for lane, _, _ in idle:
-            pipe.hget(lane.hop.head_key, "next")
-        for (lane, steps, next), head in zip(idle, await pipe.execute(), strict=True):
+        heads = await asyncio.gather(*(self._store.run("HGET", lane.hop.head_key, "next") for lane, _, _ in idle))
+        for (lane, steps, next), head in zip(idle, heads, strict=True):
             if int(head or -1) != next and lane.steps == steps and not lane.busy and self.lanes.get(lane.tp) is lane:
                 self._complain(
                     f"{lane.tp.topic}[{lane.tp.partition}]: Redis is at {head!r}, not {next}; claiming it again"

@@ -1,4 +1,4 @@
-"""Every metric of a worker, declared here and nowhere else. Label sets are closed: names from clients never become labels.
+"""Every metric of a worker, declared here and nowhere else. Label sets are closed: clients' names never become labels.
 
 Per chunk, not per event: Faust's own monitor costs 12 us an event.
 """

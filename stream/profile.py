@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from stream.redis_store import binary
 from stream.signals.base import Signal
 from tracker.contract.events import MAX_ID_CHARS, ProfileEvent
 
@@ -30,7 +31,7 @@ class About(Struct, omit_defaults=True):
     """The latest, at most ten."""
     traits: dict[str, Any] = {}
     traits_ms: dict[str, int] = {}
-    """When each trait was said: the last writer by event time wins, so an older one that comes later changes nothing."""
+    """When each trait was said: the last writer by event time wins, whatever comes in which order."""
 
 
 _about = msgspec.json.Decoder(About)
@@ -129,5 +130,5 @@ class ProfileCodec:
         fields: list[Any] = []
         for name in profile.changed:
             fields.append(name)
-            fields.append(_encode(profile.about if name == ABOUT else profile.states[name]))
+            fields.append(binary(_encode(profile.about if name == ABOUT else profile.states[name])))
         return [profile.part, fields]

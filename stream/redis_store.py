@@ -25,7 +25,7 @@ import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stream import metrics
@@ -35,6 +35,12 @@ APPLIED: Final = b"applied"
 
 packb = msgspec.msgpack.Encoder().encode
 unpackb = msgspec.msgpack.Decoder().decode
+
+
+def binary(data: bytes) -> msgspec.Raw:
+    """Bytes inside a script's argument: as msgpack's str, for Redis's cmsgpack knows no bin."""
+    return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
+
 
 Unavailable: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """Errors after which the outcome of a write is unknown: whoever wrote asks Redis where it stands (a new claim)."""
@@ -55,7 +61,7 @@ class Store:
         here = Path(__file__).parent
         self._sources = {name: (here / f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
         self._sha: dict[str, str] = {}
-        self._queue: list[tuple[str, str, Any, asyncio.Future[Any]]] = []
+        self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._flusher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -66,13 +72,17 @@ class Store:
     async def stop(self) -> None:
         await self.redis.aclose()
 
-    async def call(self, script: str, key: str, argument: Any) -> Any:
-        """Run a script with one key and one msgpack argument. Raises Unavailable or ResponseError."""
+    def run(self, *command: Any) -> asyncio.Future[Any]:
+        """A command's answer. Raises Unavailable or ResponseError."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((script, key, packb(argument), future))
+        self._queue.append((command, future))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush())
-        return await future
+        return future
+
+    async def call(self, script: str, key: str, argument: Any) -> Any:
+        """Run a script with one key and one msgpack argument. Raises Unavailable or ResponseError."""
+        return await self.run("EVALSHA", self._sha[script], 1, key, packb(argument))
 
     async def write(self, script: str, key: str, argument: Any) -> None:
         """Run a script that writes to a partition. Raises Lost when its head is not ours."""
@@ -83,33 +93,32 @@ class Store:
     async def _flush(self) -> None:
         try:
             while self._queue:
-                calls, self._queue = self._queue, []
-                await self._send(calls)
+                commands, self._queue = self._queue, []
+                await self._send(commands)
         finally:
             self._flusher = None
 
-    async def _send(self, calls: Sequence[tuple[str, str, Any, asyncio.Future[Any]]]) -> None:
+    async def _send(self, commands: Sequence[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
         started = perf_counter()
+        answers: list[Any]
         try:
             pipe = self.redis.pipeline(transaction=False)
-            for script, key, argument, _ in calls:
-                pipe.evalsha(self._sha[script], 1, key, argument)
+            for command, _ in commands:
+                pipe.execute_command(*command)
             answers = await pipe.execute(raise_on_error=False)
             if any(isinstance(a, NoScriptError) for a in answers):
-                await self.start()  # Redis was restarted.
+                await self.start()  # Redis was restarted. The lanes claim again.
         except Exception as e:
             metrics.REDIS_ERRORS.inc()
-            answers = [e] * len(calls)
+            answers = [e] * len(commands)
         metrics.REDIS_SECONDS.observe(perf_counter() - started)
-        for (*_, future), answer in zip(calls, answers, strict=True):
+        for (_, future), answer in zip(commands, answers, strict=True):
             if future.done():
-                continue
-            if isinstance(answer, NoScriptError):
-                future.set_exception(RedisConnectionError("scripts were reloaded; call again"))
-            elif isinstance(answer, BaseException):
+                continue  # Its waiter was cancelled.
+            if isinstance(answer, BaseException):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
 
 
-__all__ = ["Lost", "RedisError", "ResponseError", "Store", "Unavailable", "packb", "unpackb"]
+__all__ = ["Lost", "RedisError", "Store", "Unavailable", "binary", "packb", "unpackb"]

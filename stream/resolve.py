@@ -7,6 +7,7 @@ the signals hop drops what it has applied by (partition, offset, index).
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from time import monotonic, time
@@ -18,7 +19,7 @@ import msgspec
 from stream import metrics
 from stream.core.identity import usable
 from stream.kafka_out import KafkaOut, Record
-from stream.redis_store import Store, unpackb
+from stream.redis_store import Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
@@ -56,7 +57,7 @@ class Resolve:
         self._cache: OrderedDict[tuple[str, str | None, str | None], tuple[str, float]] = OrderedDict()
 
     async def claim(self, first: int | None) -> int | None:
-        """Take the partition over and load its memory: the offset to go on at; None = the head has none, say `first`."""
+        """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
         store = self._store
         epoch, seq, next = unpackb(await store.call("claim", self.head_key, [False if first is None else first]))
         if next < 0:
@@ -65,12 +66,11 @@ class Resolve:
         tag = keys.events_tag(self.partition)
         hour = int(time() * 1000) // HOUR_MS
         hours = range(hour - self._settings.dedupe_window_h, hour + 1)
-        pipe = store.redis.pipeline(transaction=False)
-        pipe.hget(self.head_key, "received_at_ms")
-        pipe.get(f"{tag}:decided")
-        for h in hours:
-            pipe.get(f"{tag}:seen:{h}")
-        received_at_ms, decided, *seen = await pipe.execute()
+        received_at_ms, decided, *seen = await asyncio.gather(
+            store.run("HGET", self.head_key, "received_at_ms"),
+            store.run("GET", f"{tag}:decided"),
+            *(store.run("GET", f"{tag}:seen:{h}") for h in hours),
+        )
         self._received_at_ms = int(received_at_ms or 0)
         if decided is not None:
             base, end, ids = unpackb(decided)
@@ -82,7 +82,7 @@ class Resolve:
         return self.next
 
     async def process(self, chunk: Chunk) -> int:
-        """Pass a chunk on; how many events it gave. Raises Lost, Unavailable, KafkaError: then drop this and claim again."""
+        """Pass a chunk on: how many events it gave. Raises Lost, Unavailable, KafkaError: drop this and claim again."""
         records = chunk.records
         heads = [_head(r.value) for r in records]
         passed = 0
@@ -97,7 +97,7 @@ class Resolve:
             records, heads = records[n:], heads[n:]
         if records:
             ids, end = await self._decide(heads), records[-1].offset + 1
-            stored = msgspec.msgpack.encode([self.next, end, ids])
+            stored = binary(packb([self.next, end, ids]))
             await self._store.write("decide", self.head_key, [self._epoch, self._seq, self.next, stored])
             self._seq += 1
             self._decided = (end, ids)
@@ -161,7 +161,7 @@ class Resolve:
     async def _pass_on(
         self, records: Sequence[Any], heads: Sequence[EventHead | str], ids: bytes, next: int, end: int
     ) -> int:
-        """Publish the records as decided, then move the head to `next`. `ids` go up to `end`: what is left stays decided."""
+        """Publish records as decided, then move the head to `next`. `ids` go up to `end`: the rest stays decided."""
         partitions = self._settings.partitions
         out: list[Record] = []
         hours: dict[int, list[int]] = {}
@@ -185,10 +185,10 @@ class Resolve:
             out.append(Record(PROFILE_EVENTS, codec.partition_of(key, partitions), key, spliced))
             passed += 1
         await self._out.publish(out)
-        hashes = [[hour, b"".join(h.to_bytes(8, "big") for h in each)] for hour, each in hours.items()]
+        hashes = [[hour, binary(b"".join(h.to_bytes(8, "big") for h in each))] for hour, each in hours.items()]
         seen_ttl_s = (self._settings.dedupe_window_h + 1) * 3600
         ids = ids[len(records) * 16 :] if next < end else b""
-        rest = msgspec.msgpack.encode([next, end, ids]) if ids else False
+        rest = binary(packb([next, end, ids])) if ids else False
         argument = [self._epoch, self._seq, self.next, next, received_at_ms, hashes, seen_ttl_s, rest]
         await self._store.write("advance", self.head_key, argument)
         self._seq += 1

@@ -7,6 +7,7 @@ the same ids.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from time import time
@@ -27,7 +28,7 @@ from tracker.contract.triggers import HEADERS
 DUE_LIMIT: Final = 512
 """Most timers that one apply fires besides those of the chunk's own profiles; more are fired in several applies."""
 MARGIN_MS: Final = 2_000
-"""A timer can fire this long after its due time at the earliest: the clock in the log runs so far behind (deadlines.py)."""
+"""A timer fires this long after its due time at the earliest: the clock in the log runs so far behind."""
 MIN_CACHE: Final = 64
 
 
@@ -53,18 +54,18 @@ class SignalsHop:
         self._cache_entries = max(MIN_CACHE, settings.profile_cache_entries // settings.partitions)
 
     async def claim(self, first: int | None) -> int | None:
-        """Take the partition over and load its memory: the offset to go on at; None = the head has none, say `first`."""
+        """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
         store = self._store
         epoch, seq, next = unpackb(await store.call("claim", self.head_key, [False if first is None else first]))
         if next < 0:
             return None
         self._epoch, self._seq, self.next = epoch, seq, next
-        pipe = store.redis.pipeline(transaction=False)
-        pipe.hget(self.head_key, "clock_ms")
-        pipe.hgetall(f"{self.tag}:src")
-        pipe.hgetall(f"{self.tag}:g")
-        pipe.lrange(f"{self.tag}:out", 0, -1)
-        clock, src, gauges, out = await pipe.execute()
+        clock, src, gauges, out = await asyncio.gather(
+            store.run("HGET", self.head_key, "clock_ms"),
+            store.run("HGETALL", f"{self.tag}:src"),
+            store.run("HGETALL", f"{self.tag}:g"),
+            store.run("LRANGE", f"{self.tag}:out", 0, -1),
+        )
         self.clock_ms = int(clock or 0)
         for partition, place in src.items():
             offset, sub = place.split(b":")

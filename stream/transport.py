@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import aiokafka
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -49,7 +49,7 @@ class Chunk:
         self.next: int = records[-1].offset + 1
 
 
-class ChunkSchema(Schema):
+class ChunkSchema(Schema[Any, Any]):
     """Passes the chunk through: decoding is done per chunk, and poison must reach us instead of being acked unseen."""
 
     def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:
@@ -126,10 +126,10 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         self,
         consumer: aiokafka.AIOKafkaConsumer,
         active_partitions: set[TP],
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
         max_records: int | None = None,
     ) -> dict[TP, list[Any]]:
-        """One fetch as {partition: [one Chunk]}. Partitions not claimed yet are not read: their position means nothing."""
+        """One fetch as {partition: [one Chunk]}. Partitions not claimed yet are not read: they have no position."""
         wanted = self.claimed & set(active_partitions)
         if not wanted:
             await asyncio.sleep(0.05)
@@ -139,7 +139,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         except NoOffsetForPartitionError:
             return {}  # A partition between its assignment and our seek.
         except OffsetOutOfRangeError as e:
-            self.consumer.transport.on_out_of_range(e)
+            cast(Transport, self.consumer.transport).on_out_of_range(e)
             return {}
         chunks: dict[TP, list[Any]] = {}
         for tp, records in fetched.items():
@@ -153,7 +153,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def claim(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
         """Seek and start reading: {partition: its new generation}. Partitions no longer assigned are left out."""
-        return await self.call_thread(self._claim, offsets)
+        return cast(dict[TP, int], await self.call_thread(self._claim, offsets))
 
     async def _claim(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
         consumer = self._ensure_consumer()
@@ -203,15 +203,15 @@ class Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> ChunkConsumerThread:
         return ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    def _to_message(self, tp: TP, record: Chunk) -> ConsumerMessage:
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         """The chunk as one message; its offset is the chunk's last, so that an ack commits the whole chunk."""
         last = record.records[-1]
         return ConsumerMessage(
-            tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, (), None, record,
+            tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, [], None, record,
             None, None, None, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 
-    async def _wait_next_records(self, timeout: float) -> Any:
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109
         """Faust's, but None while the flow is off: getmany would call perform_seek in the middle of a rebalance."""
         records, active = await super()._wait_next_records(timeout)
         return (records if self.flow_active else None), active
@@ -219,7 +219,7 @@ class Consumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Called on every assignment: claim what is ours, from Redis. Never raises: a failure here would be taken for
         success, so the claimer tries again each second (stream/lanes.py)."""
-        await self.transport.on_assigned()
+        await cast(Transport, self.transport).on_assigned()
 
     def _new_offset(self, tp: TP) -> int | None:
         """Chunks of a partition are acked in order: the last acked + 1 (Faust's looks for gaps between offsets)."""

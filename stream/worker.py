@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from time import monotonic, time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 import uvloop
@@ -24,7 +24,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
 from stream import metrics
 from stream.deadlines import keep_time
@@ -35,7 +35,7 @@ from stream.redis_store import RedisError, Store, Unavailable
 from stream.resolve import Resolve
 from stream.signals import SIGNALS
 from stream.signals_hop import SignalsHop
-from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema
+from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema, Transport
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, TOPICS
 
@@ -77,7 +77,7 @@ def make_app(settings: Settings) -> faust.App:
         store="memory://",
         worker_redirect_stdouts=False,
     )
-    app.transport.fetch_max_wait_ms = settings.fetch_max_wait_ms
+    cast(Transport, app.transport).fetch_max_wait_ms = settings.fetch_max_wait_ms
     return app
 
 
@@ -162,7 +162,7 @@ class Worker:
             thread = self.thread()
             lanes = self.lanes.lanes
             sums = {(field, site): 0 for field in metrics.GAUGES for site in (*self.settings.sites, metrics.OTHER)}
-            clocks = []
+            clocks: list[int] = []
             lags: set[tuple[str, int]] = set()
             for tp, lane in lanes.items():
                 end = thread.highwater(tp) if thread is not None and thread._consumer is not None else None
@@ -184,16 +184,17 @@ class Worker:
                     metrics.GAUGES[name].labels(metrics.site_label(site)).set(n)
             for topic in (EVENTS, PROFILE_EVENTS):
                 metrics.OWNED.labels(topic).set(sum(tp.topic == topic for tp in lanes))
-            if clocks and min(clocks):
-                metrics.CLOCK_LAG.set(max(0.0, time() - min(clocks) / 1000))
+            oldest = min(clocks, default=0)
+            if oldest:
+                metrics.CLOCK_LAG.set(max(0.0, time() - oldest / 1000))
 
     async def check_topics(self) -> None:
         """Raises NotReady when a topic is missing or has another number of partitions than the setting says."""
-        known = await self.offsets.topics()
+        cluster = await self.offsets._client.fetch_all_metadata()  # topics() alone knows no partitions
         for topic in TOPICS:
-            if topic.name not in known:
+            if topic.name not in cluster.topics():
                 raise NotReady(f"Kafka has no topic {topic.name}: run `tracker topics create`")
-            have = len(self.offsets.partitions_for_topic(topic.name) or ())
+            have = len(cluster.partitions_for_topic(topic.name) or ())
             want = self.settings.partitions if topic.partitioned else have
             if have != want:
                 raise NotReady(
@@ -238,9 +239,9 @@ class Worker:
         try:
             try:
                 await web.TCPSite(runner, self.settings.worker_host, self.settings.worker_port).start()
-            except OSError as e:
+            except OSError:
                 raise NotReady(
-                    f"port {self.settings.worker_port} can't be used ({e.strerror}): set TRACKER_WORKER_PORT to a free one"
+                    f"port {self.settings.worker_port} can't be used: set TRACKER_WORKER_PORT to a free one"
                 ) from None
             yield
         finally:
@@ -251,6 +252,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for s in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(s, self.stopping.set)
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics.declare(self.settings.sites)
         try:
             await self.store.start()

@@ -1,4 +1,4 @@
-"""What a signal is: a pure fold over one profile's events. The shell (stream/fold.py) calls it, keeps its state and timers.
+"""What a signal is: a pure fold over one profile's events. The shell (stream/fold.py) keeps its state and its timers.
 
 A signal takes values and returns values: no clock, no I/O, no randomness. Its state is a msgspec Struct, stored as JSON
 in the profile's hash under the signal's name. Adding one = one file here and one line in stream/signals/__init__.py.

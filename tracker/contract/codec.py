@@ -19,7 +19,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 def message_hash(site: str, message_id: str) -> int:
     """64-bit hash of (site, messageId) for the dedupe window. Two different ids of 10^8 collide with p < 1e-9 each."""
-    return xxhash.xxh3_64_intdigest(f"{site}\0{message_id}")
+    return xxhash.xxh3_64_intdigest(f"{site}\0{message_id}".encode("utf-8", "surrogatepass"))
 
 
 def new_profile_id(site: str, id_type: str, value: str) -> str:

@@ -193,8 +193,7 @@ def typescript() -> str:
         types |= schema.pop("$defs", {})
         types[struct.__name__] = schema
     alternatives = [
-        f'\n  | (CloudEvent & {{ type: "{ce_type}"; data: {data.__name__} }})'
-        for _, data, ce_type in _trigger_types()
+        f'\n  | (CloudEvent & {{ type: "{ce_type}"; data: {data.__name__} }})' for _, data, ce_type in _trigger_types()
     ]
     return "\n".join(
         [
@@ -255,8 +254,7 @@ def _ts_type(schema: Schema) -> str:
 
 def _ts_const(name: str, values: dict[str, str]) -> str:
     lines = [
-        f"  {key if key.isidentifier() else json.dumps(key)}: {json.dumps(value)},"
-        for key, value in values.items()
+        f"  {key if key.isidentifier() else json.dumps(key)}: {json.dumps(value)}," for key, value in values.items()
     ]
     return "\n".join([f"export const {name} = {{", *lines, "} as const;"])
 
@@ -401,9 +399,7 @@ the name there is the variable's in small letters without `TRACKER_`), the defau
     for section in re.split(r"^    # -- ", source, flags=re.M)[1:]:
         title, _, body = section.partition("\n")
         rows = [
-            _setting(fields[name])
-            for name in re.findall(r"^    (\w+): Annotated", body, flags=re.M)
-            if name != "sites"
+            _setting(fields[name]) for name in re.findall(r"^    (\w+): Annotated", body, flags=re.M) if name != "sites"
         ]
         table = _table(["Variable", "Type", "Unit", "Default", "Bounds", "What it is"], rows)
         parts.append(f"\n## {title[0].upper()}{title[1:]}\n\n{table}\n")

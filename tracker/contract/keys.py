@@ -4,13 +4,13 @@ touches lies in one slot of a Redis Cluster.
     partition N of tracker.events.v1 (written by its owner's resolve hop only)
       {eN}:head        hash    epoch, seq, next (offset), received_at_ms (of the last event before next)
       {eN}:decided     string  the decisions of the chunk in flight: base, end, profile ids (msgpack)
-      {eN}:seen:HOUR   string  64-bit hashes of (site, messageId), 8 bytes each, appended; HOUR = received_at_ms / 3600000
+      {eN}:seen:HOUR   string  64-bit hashes of (site, messageId), 8 bytes each; HOUR = received_at_ms / 3600000
 
     partition N of tracker.profile-events.v1 (written by its owner's signals hop only)
       {pN}:head        hash    epoch, seq, next (offset), clock_ms (of the last clock record)
       {pN}:src         hash    partition of events -> "offset:index" of the last event applied from there
       {pN}:v:SITE:PID  hash    the profile: one field a signal, JSON; field `about` = ids, first and last seen
-      {pN}:c:SITE:T:B  hash    counters of bucket B of tier T (m, h, d): field -> count; B = start of the bucket, epoch seconds
+      {pN}:c:SITE:T:B  hash    counters of bucket B of tier T (m, h, d): field -> count; B = its start, epoch seconds
       {pN}:g           hash    gauges: field -> value, moved by differences
       {pN}:due         zset    SITE|PID -> the earliest due time of the profile's timers, ms
       {pN}:out         list    triggers not yet known to be in Kafka, oldest first (msgpack: topic, key, value)

@@ -130,7 +130,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overrides: Any) -> Settings:
-    """Settings from `env` (default: the process's), tracker.toml and `overrides` (the command line's; None = not given).
+    """Settings from `env` (default: os.environ), tracker.toml and `overrides` (the command line's; None: not given).
 
     Raises SettingsError with one line on what is wrong and where.
     """

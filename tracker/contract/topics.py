@@ -40,7 +40,8 @@ TOPICS: Final[tuple[Topic, ...]] = (
     ),
     *(
         Topic(
-            name=kind.topic, owner="worker, signals hop", key="profileId", value=f"CloudEvent with {kind.data.__name__}",
+            name=kind.topic, owner="worker, signals hop", key="profileId",
+            value=f"CloudEvent with {kind.data.__name__}",
             retention_ms=7 * DAY_MS, partitioned=False,
         )
         for kind in TRIGGER_KINDS

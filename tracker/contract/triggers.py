@@ -124,7 +124,7 @@ def rfc3339(ms: int) -> str:
 
 
 def encode_trigger(kind: TriggerKind, *, id: str, site: str, profile_id: str, at_ms: int, data: Struct) -> bytes:
-    """A trigger as the bytes of its record. `at_ms`: when it became true (the timer's due time), not when it was published."""
+    """A trigger as the bytes of its record. `at_ms`: when it became true (the timer's due time)."""
     suffix = "_retracted" if kind.retraction is not None and isinstance(data, kind.retraction) else ""
     return (
         b'{"specversion":"1.0","datacontenttype":"application/json",'
