@@ -1,0 +1,36 @@
+"""What happens to one event between HTTP and Kafka: a tuple of pure steps over a draft.
+
+A step reads and completes the draft and returns None, or a named refusal that ends it. No clock, no I/O, no randomness:
+the time and the maker of ids come with the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from tracker.intake.channel import put_channel
+from tracker.intake.check import check
+from tracker.intake.decode import decode, encode
+from tracker.intake.draft import Call, Draft
+from tracker.intake.time import put_time
+from tracker.rejections import Refusal
+
+Step = Callable[[Draft, Call], Refusal | None]
+
+STEPS: Final[tuple[Step, ...]] = (decode, check, put_time, put_channel, encode)
+
+
+def take(original: bytes, call: Call, index: int = 0) -> tuple[Draft, Refusal | None]:
+    """One event's bytes as the client sent them -> the draft; it has the record's key and value if it is not refused.
+
+    `index`: the event's place in its batch.
+    """
+    draft = Draft(original, index)
+    for step in STEPS:
+        if (refusal := step(draft, call)) is not None:
+            return draft, refusal
+    return draft, None
+
+
+__all__ = ["STEPS", "Call", "Draft", "take"]

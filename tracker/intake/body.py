@@ -1,0 +1,123 @@
+"""A request's body before its events are looked at: compression, text, the batch around the events."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from tracker.rejections import (
+    BAD_COMPRESSION,
+    INVALID_BATCH,
+    INVALID_JSON,
+    REQUEST_TOO_LARGE,
+    TOO_DEEP,
+    UNSUPPORTED_ENCODING,
+    Refusal,
+    refuse,
+)
+
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_STEP: Final = 64 * 1024
+
+
+class Batch(Struct, rename="camel"):
+    batch: list[Raw]
+    sent_at: str | None = None
+    message_id: str | None = None
+    context: Raw | UnsetType = UNSET
+
+
+class _Key(Struct, rename="camel"):
+    write_key: str | None = None
+
+
+_batch = msgspec.json.Decoder(Batch)
+_key = msgspec.json.Decoder(_Key)
+
+
+def inflate(body: bytes, encoding: str, cap: int) -> bytes | Refusal:
+    """The body without its compression, never more than `cap` bytes of it in memory.
+
+    Gzip is known by its first bytes too: some clients send it under a wrong name or none.
+    """
+    if body.startswith(_GZIP_MAGIC):
+        wbits = 16 + zlib.MAX_WBITS
+    elif encoding in ("", "identity", "gzip", "x-gzip"):  # gzip that is none: a proxy has inflated it already
+        return body
+    elif encoding == "deflate":  # in a zlib wrapper, as the RFC says, or bare, as some send it
+        wbits = zlib.MAX_WBITS if len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0 else -15
+    else:
+        return refuse(UNSUPPORTED_ENCODING, f"'{encoding[:40]}'")
+    stream, out, size = zlib.decompressobj(wbits), [], 0
+    try:
+        while not stream.eof:
+            part = stream.decompress(body, min(_STEP, cap + 1 - size))
+            if not part and not stream.eof:
+                return refuse(BAD_COMPRESSION, "the stream ends early")
+            out.append(part)
+            size += len(part)
+            if size > cap:
+                return refuse(REQUEST_TOO_LARGE, f"more than {cap} bytes decompressed")
+            body = stream.unconsumed_tail
+    except zlib.error as e:
+        return refuse(BAD_COMPRESSION, str(e))
+    if stream.unused_data:
+        return refuse(BAD_COMPRESSION, "there is something behind the stream")
+    return b"".join(out)
+
+
+_escape = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\[^u]", re.DOTALL
+)
+
+
+def mend(body: bytes) -> bytes:
+    r"""Half surrogate pairs (\ud83d alone: a text cut in the middle of an emoji) become U+FFFD, as in every browser.
+
+    Otherwise one such text would make the JSON of a whole batch invalid.
+    """
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return body
+    return _escape.sub(lambda m: b"\\ufffd" if len(m[0]) == 6 else m[0], body)
+
+
+def read_text(body: bytes) -> bytes | Refusal:
+    """The body as UTF-8 that every later reader can decode."""
+    if not body.isascii():
+        if body.startswith(b"\xef\xbb\xbf"):
+            body = body[3:]
+        try:
+            body.decode()
+        except UnicodeDecodeError as e:
+            return refuse(INVALID_JSON, f"no UTF-8 at byte {e.start}")
+    return mend(body)
+
+
+def read_batch(body: bytes) -> Batch | Refusal:
+    try:
+        batch = _batch.decode(body)
+    except msgspec.ValidationError as e:
+        return refuse(INVALID_BATCH, str(e))
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        return refuse(INVALID_JSON, str(e))
+    except RecursionError:
+        return refuse(TOO_DEEP)
+    if batch.context is not UNSET and not bytes(batch.context).startswith(b"{"):
+        if bytes(batch.context) != b"null":
+            return refuse(INVALID_BATCH, "Expected `object | null` - at `$.context`")
+        batch.context = UNSET
+    return batch
+
+
+def read_key(body: bytes) -> str | None:
+    """The body's writeKey, if there is one that can be read."""
+    if b'"writeKey"' not in body:
+        return None
+    try:
+        return _key.decode(body).write_key
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -1,0 +1,71 @@
+"""Is it an event at all: its type, its sender, its name, and the bounds of what becomes a key."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from tracker.contract.events import EVENT_TYPES, MAX_ID_CHARS
+from tracker.intake.draft import Call, Draft
+from tracker.rejections import (
+    FIELD_TOO_LONG,
+    MISSING_EVENT,
+    MISSING_ID,
+    TOO_DEEP,
+    UNKNOWN_TYPE,
+    Refusal,
+    refuse,
+)
+
+MAX_DEPTH: Final = 32
+MAX_TEXT_CHARS: Final = 1000
+"""Longest page or screen name and category: titles of pages are longer than ids."""
+
+_TYPES: Final = frozenset(EVENT_TYPES)
+_string = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_bracket = re.compile(rb"[\[\]{}]")
+
+
+def check(draft: Draft, call: Call) -> Refusal | None:
+    wire = draft.wire
+    wire.type = call.type or wire.type
+    if wire.type not in _TYPES:
+        return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
+    for name in ("user_id", "anonymous_id", "group_id", "previous_id"):
+        value = getattr(wire, name)
+        if value is not None:
+            if not isinstance(value, str):
+                value = str(value)
+            if len(value) > MAX_ID_CHARS:
+                return refuse(FIELD_TOO_LONG, f"{name} has {len(value)} characters")
+            setattr(wire, name, value or None)
+    if wire.user_id is None and wire.anonymous_id is None:
+        return refuse(MISSING_ID)
+    if wire.message_id is not None and len(wire.message_id) > MAX_ID_CHARS:
+        return refuse(FIELD_TOO_LONG, f"message_id has {len(wire.message_id)} characters")
+    if wire.type == "track":
+        if not wire.event or wire.event.isspace():
+            return refuse(MISSING_EVENT)
+        if len(wire.event) > MAX_ID_CHARS:
+            return refuse(FIELD_TOO_LONG, f"event has {len(wire.event)} characters")
+    else:
+        wire.event = None  # a name on another call would be counted as a track event's
+        for name, text in (("name", wire.name), ("category", wire.category)):
+            if text is not None and len(text) > MAX_TEXT_CHARS:
+                return refuse(FIELD_TOO_LONG, f"{name} has {len(text)} characters")
+    raw = draft.original
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
+        return refuse(TOO_DEEP, f"{_depth(raw)} levels")
+    return None
+
+
+def _depth(raw: bytes) -> int:
+    """How deeply a valid JSON text is nested."""
+    depth = deepest = 0
+    for bracket in _bracket.findall(_string.sub(b"", raw)):
+        if bracket in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        else:
+            depth -= 1
+    return deepest

@@ -1,0 +1,46 @@
+"""When it happened: ts = receivedAt - (sentAt - originalTimestamp), which takes the client's clock out of it.
+
+A time that can't be (before receivedAt - 7 d, after receivedAt + 5 min) becomes receivedAt and is counted. Imports with
+the secret key keep any past time.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from tracker.intake.draft import Call, Draft
+from tracker.rejections import BAD_TIMESTAMP, Refusal, refuse
+
+MAX_PAST_MS: Final = 7 * 86_400_000
+MAX_FUTURE_MS: Final = 5 * 60_000
+
+
+def put_time(draft: Draft, call: Call) -> Refusal | None:
+    wire, now_ms = draft.wire, call.now_ms
+    happened, sent = wire.original_timestamp or wire.timestamp, wire.sent_at or call.sent_at
+    try:
+        ts = now_ms if happened is None else parse_ms(happened)
+        if sent is not None:
+            draft.skew_ms = parse_ms(sent) - now_ms
+            if happened is not None:
+                ts -= draft.skew_ms
+    except ValueError as e:
+        return refuse(BAD_TIMESTAMP, str(e))
+    # Go's zero time, the year 1, says "not set"; nothing that is tracked happened before 1970.
+    oldest = 0 if call.source == "import" else now_ms - MAX_PAST_MS
+    if not oldest <= ts <= now_ms + MAX_FUTURE_MS:
+        ts, draft.clamped = now_ms, True
+    draft.timestamp_ms = ts
+    return None
+
+
+def parse_ms(text: str) -> int:
+    """ISO 8601 -> ms since the epoch; without a zone it is UTC. Raises ValueError, which names the text."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(f"'{text[:40]}' is no ISO 8601 time") from None

@@ -1,0 +1,187 @@
+"""Every way in which the endpoint refuses something, by name. The name is the `code` of the answer, the reason of
+a dead letter and the label of a metric; the reference page lists this table.
+
+4xx other than 408 and 429 tell a client never to send the same again; 408, 429 and 5xx ask it to try later and carry
+Retry-After.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+
+class Rejection(Struct, frozen=True):
+    name: str
+    status: int
+    """HTTP status when it is the answer to a whole request. An item of a batch goes to the dead letters instead."""
+    message: str
+    hint: str
+    """What would do instead."""
+
+
+class Refusal(Struct, frozen=True):
+    """One refusal as it happened."""
+
+    rejection: Rejection
+    detail: str = ""
+
+
+# -- about the request
+MISSING_KEY: Final = Rejection(
+    "missing_key",
+    401,
+    "There is no write key.",
+    'Send it as the Basic user name, in X-Write-Key, as "writeKey" in the body, or as ?writeKey=.',
+)
+INVALID_KEY: Final = Rejection(
+    "invalid_key",
+    401,
+    "The key is not known here.",
+    "Compare it with the site's keys in tracker.toml.",
+)
+MISPLACED_SECRET_KEY: Final = Rejection(
+    "misplaced_secret_key",
+    401,
+    "A secret key was sent in the body or the address.",
+    "Secret keys go into the Authorization or X-Write-Key header only; in pages use the write key.",
+)
+ORIGIN_NOT_ALLOWED: Final = Rejection(
+    "origin_not_allowed",
+    403,
+    "Pages of this origin may not send to this site.",
+    "Add the origin to the site's `origins` in tracker.toml.",
+)
+NOT_FOUND: Final = Rejection(
+    "not_found",
+    404,
+    "There is nothing at this address.",
+    "Events go to /v1/track, /v1/page, /v1/screen, /v1/identify, /v1/group, /v1/alias or /v1/batch.",
+)
+METHOD_NOT_ALLOWED: Final = Rejection(
+    "method_not_allowed",
+    405,
+    "This address does not take this method.",
+    "Send events with POST.",
+)
+BODY_TIMEOUT: Final = Rejection(
+    "body_timeout",
+    408,
+    "The body did not arrive in time.",
+    "Send again, in smaller batches if the line is slow.",
+)
+REQUEST_TOO_LARGE: Final = Rejection(
+    "request_too_large",
+    413,
+    "The body is too large.",
+    "Send smaller batches; the limit is the setting max_request_bytes.",
+)
+TOO_MANY_EVENTS: Final = Rejection(
+    "too_many_events",
+    413,
+    "The batch has too many events.",
+    "Split it; the limit is the setting max_batch_events.",
+)
+UNSUPPORTED_ENCODING: Final = Rejection(
+    "unsupported_encoding",
+    415,
+    "The Content-Encoding is not known here.",
+    "Send the body as it is, or with gzip or deflate.",
+)
+BAD_COMPRESSION: Final = Rejection(
+    "bad_compression",
+    400,
+    "The compressed body is damaged.",
+    "Send one complete gzip or deflate stream.",
+)
+INVALID_JSON: Final = Rejection(
+    "invalid_json",
+    400,
+    "The body is not valid JSON.",
+    "Send one JSON object in UTF-8, without NaN or Infinity.",
+)
+INVALID_BATCH: Final = Rejection(
+    "invalid_batch",
+    400,
+    "The body is not a batch.",
+    'A batch is {"batch": [ ...events... ]}.',
+)
+
+# -- about one event
+WRONG_TYPE: Final = Rejection(
+    "wrong_type",
+    400,
+    "A field has a wrong type.",
+    "docs/reference/events.md lists the fields and their types.",
+)
+UNKNOWN_TYPE: Final = Rejection(
+    "unknown_type",
+    400,
+    'The event\'s "type" is missing or not known.',
+    "Use track, page, screen, identify, group or alias.",
+)
+MISSING_ID: Final = Rejection(
+    "missing_id",
+    400,
+    "The event names nobody.",
+    "Set userId or anonymousId.",
+)
+MISSING_EVENT: Final = Rejection(
+    "missing_event",
+    400,
+    "A track event has no name.",
+    'Set "event", for example "Product Added".',
+)
+FIELD_TOO_LONG: Final = Rejection(
+    "field_too_long",
+    400,
+    "An id or a name is too long.",
+    "Ids and names have at most 200 characters.",
+)
+BAD_TIMESTAMP: Final = Rejection(
+    "bad_timestamp",
+    400,
+    "A time can't be read.",
+    "Use ISO 8601, for example 2026-01-02T03:04:05.678Z.",
+)
+TOO_DEEP: Final = Rejection(
+    "too_deep",
+    400,
+    "The JSON is nested too deeply.",
+    "Nest objects and arrays at most 32 levels deep.",
+)
+EVENT_TOO_LARGE: Final = Rejection(
+    "event_too_large",
+    413,
+    "The event is too large.",
+    "Send less in one event; the limit is the setting max_event_bytes.",
+)
+
+# -- about us: send again
+KAFKA_UNAVAILABLE: Final = Rejection(
+    "kafka_unavailable",
+    503,
+    "Kafka did not take the events.",
+    "Send them again later, with the same messageIds.",
+)
+OVERLOADED: Final = Rejection(
+    "overloaded",
+    503,
+    "Too many events are waiting for Kafka.",
+    "Send them again later, with the same messageIds.",
+)
+INTERNAL_ERROR: Final = Rejection(
+    "internal_error",
+    500,
+    "The endpoint failed.",
+    "Send again later; the endpoint's log has the cause.",
+)
+
+REJECTIONS: Final[tuple[Rejection, ...]] = tuple(row for row in vars().values() if isinstance(row, Rejection))
+
+REASONS: Final[tuple[str, ...]] = tuple(row.name for row in REJECTIONS)
+
+
+def refuse(rejection: Rejection, detail: str = "") -> Refusal:
+    return Refusal(rejection, detail)
