@@ -27,7 +27,8 @@ ENV PATH=/opt/tracker/bin:$PATH \
     TRACKER_HTTP_HOST=0.0.0.0 \
     TRACKER_WORKER_HOST=0.0.0.0 \
     HEALTH_URL=http://127.0.0.1:8080/readyz
-WORKDIR /etc/tracker
+# Faust makes a folder in the working directory; everything else may be read-only.
+WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8080 8081
 # urlopen raises, and the check fails, on everything but a 2xx.

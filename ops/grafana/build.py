@@ -192,7 +192,7 @@ PIPELINE: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Ends of carts",
-                "Converted: bought in time. Recovered: bought after the abandonment. Lost: never. Emptied: by the visitor.",
+                "Converted: bought in time. Recovered: bought after it. Lost: never bought. Emptied: by the visitor.",
                 units.OpsPerSecond,
                 tuple(
                     (end, rate(f"stream_carts_{end}_total", where=SITE))

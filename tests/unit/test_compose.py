@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tomllib
@@ -14,8 +13,10 @@ import msgspec
 import pytest
 import yaml
 
+from tests.conftest import missing
 from tracker.contract.settings import Settings
 from tracker.embedded import parts
+from tracker.embedded.process import PartError
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
@@ -143,14 +144,13 @@ def test_kafka_is_the_version_that_is_embedded() -> None:
     assert re.search(rf"org\.apache\.kafka:kafka_2\.13:{re.escape(version)}\b", str(locked))
 
 
+@pytest.mark.integration
 def test_a_real_kafka_takes_the_configuration(tmp_path: Path) -> None:
     """As the image starts: KafkaDockerWrapper renders KAFKA_* to server.properties, formats the storage."""
     try:
         java, jars = parts.java(), parts.kafka_jars(lambda _: None)
-    except parts.PartError as e:
-        if os.environ.get("REQUIRE_INTEGRATION") == "1":
-            raise
-        pytest.skip(str(e))
+    except PartError as e:
+        missing(str(e))
     env = {k: str(v) for k, v in SERVICES["kafka"]["environment"].items()}
     env["KAFKA_LOG_DIRS"] = str(tmp_path / "data")
     setup = ["kafka.docker.KafkaDockerWrapper", "setup"]

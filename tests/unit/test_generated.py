@@ -96,9 +96,7 @@ def test_a_trigger_of_another_kind_does_not_fit_the_schema() -> None:
     assert errors("trigger-churn_risk", abandoned)
     without_items = json.loads(abandoned)
     del without_items["data"]["items"]
-    assert errors("trigger-cart_abandoned", msgspec.json.encode(without_items)) == [
-        "'items' is a required property"
-    ]
+    assert errors("trigger-cart_abandoned", msgspec.json.encode(without_items)) == ["'items' is a required property"]
     assert errors("trigger-cart_abandoned", abandoned.replace(b'"specversion":"1.0",', b"")) != []
 
 
@@ -194,10 +192,7 @@ def test_check_names_the_files_and_the_command_that_helps(
     (tmp_path / generate.TYPESCRIPT).write_text("")
     capsys.readouterr()
     assert generate.main(["--check"]) == 1
-    assert (
-        capsys.readouterr().err
-        == f"not as the contract says: {generate.TYPESCRIPT}. Run: {generate.COMMAND}\n"
-    )
+    assert capsys.readouterr().err == f"not as the contract says: {generate.TYPESCRIPT}. Run: {generate.COMMAND}\n"
     assert generate.main(["--chekc"]) == 2
 
 
