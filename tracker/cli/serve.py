@@ -16,6 +16,7 @@ from tracker.contract import settings
 @click.option("--redis", metavar="URL", help="Redis, for the read API.")
 def serve(**options: Any) -> int:
     """Run the endpoint until Ctrl-C or SIGTERM: events in over HTTP, to Kafka; read API; live page."""
+    chosen = settings.load(**options)  # first: a wrong setting is told at once
     from tracker.serve import run
 
-    return run(settings.load(**options))
+    return run(chosen)

@@ -62,14 +62,13 @@ async def admin(bootstrap: str, timeout_s: float = 10.0) -> AsyncIterator[AIOKaf
     from aiokafka.errors import KafkaError
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our one line says it
-    try:
-        client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(timeout_s * 1000))
-    except (ValueError, AssertionError) as e:
-        raise Failure(f"kafka: '{bootstrap}' is no HOST:PORT ({e})") from None
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(timeout_s * 1000))
     try:
         try:
             async with asyncio.timeout(timeout_s):
                 await client.start()
+        except ValueError as e:
+            raise Failure(f"kafka: '{bootstrap}' is no HOST:PORT ({e})") from None
         except (KafkaError, OSError, TimeoutError):
             raise Failure(
                 f"no Kafka answers at {bootstrap}: start it (`tracker up` brings one), or set TRACKER_KAFKA to another"

@@ -16,6 +16,7 @@ from tracker.contract import settings
 @click.option("--redis", metavar="URL", help="Redis.")
 def worker(**options: Any) -> int:
     """Run a stream worker until Ctrl-C or SIGTERM. Workers share the partitions: start more to scale."""
+    chosen = settings.load(**options)  # first: a wrong setting is told at once
     from stream.worker import run
 
-    return run(settings.load(**options))
+    return run(chosen)

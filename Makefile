@@ -1,0 +1,83 @@
+# make run = the whole product on this machine. Everything is built into .venv and node_modules, nothing else is touched.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+NODE := $(shell command -v node >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null && echo node)
+SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -print 2>/dev/null | grep -v /dist/)
+
+.PHONY: help run test check bench setup lock generate clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+run: setup ## Set up and start everything with the demo shop: http://127.0.0.1:8080/demo/
+	@exec $(BIN)/tracker up --demo
+
+test: setup ## All tests: unit, properties, integration with the real Kafka and Redis, browser
+	$(BIN)/pytest
+
+check: setup ## Lint, format, types, generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m tracker.contract.generate --check
+ifneq ($(and $(NODE),$(wildcard sdk_js/package.json)),)
+	cd sdk_js && npm run --silent check
+endif
+
+bench: setup ## CPU and throughput of the endpoint and the worker
+	$(BIN)/python -m bench
+
+setup: $(VENV)/.installed $(VENV)/.sdk $(VENV)/.fetched ## .venv from pinned, hashed requirements; the SDK; Kafka and Redis
+
+generate: setup ## Write the files that are generated from tracker/contract
+	$(BIN)/python -m tracker.contract.generate
+
+lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
+	@command -v uv >/dev/null || { echo "uv is missing: pip install uv"; exit 1; }
+	uv pip compile $(LOCK) requirements/build.in -o requirements/build.txt
+	uv pip compile $(LOCK) pyproject.toml -c requirements/build.txt -o requirements/runtime.txt
+	uv pip compile $(LOCK) pyproject.toml --all-extras requirements/build.in -c requirements/build.txt \
+		-c requirements/runtime.txt -o requirements/dev.txt
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--no-python-downloads --custom-compile-command 'make lock'
+
+clean: ## Remove .venv, node_modules and caches; data/ stays
+	rm -rf $(VENV) sdk_js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+$(VENV)/.made:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 to 3.14 is missing: sudo apt-get install python3 python3-venv (or PYTHON=/path/to/python make setup)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.packages: requirements/dev.txt | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.packages
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Java, Kafka's jars and redis-server into the user's cache, so that the first `tracker up` starts at once.
+$(VENV)/.fetched: tracker/embedded/kafka/jgo.lock.toml tracker/embedded/parts.py $(VENV)/.installed
+	$(BIN)/python -m tracker.embedded fetch
+	@touch $@
+
+# Without Node 20+ the built snippet in tracker/static is used as it is.
+ifneq ($(and $(NODE),$(wildcard sdk_js/package.json)),)
+sdk_js/node_modules/.installed: sdk_js/package.json $(wildcard sdk_js/package-lock.json)
+	cd sdk_js && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(VENV)/.sdk: sdk_js/node_modules/.installed $(SDK_SOURCES) | $(VENV)/.made
+	cd sdk_js && npm run --silent build
+	@touch $@
+else
+$(VENV)/.sdk: | $(VENV)/.made
+	@echo "Node 20+ not found: the snippet that lies in tracker/static is used"
+	@touch $@
+endif

@@ -1,0 +1,113 @@
+"""The command line: quick, and every mistake of a user is one line and the right exit code."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT, assert_one_line, cli
+from tracker.cli import COMMANDS, up
+from tracker.cli.common import printable
+from tracker.contract import settings as contract_settings
+
+
+def test_help_lists_every_command() -> None:
+    done = cli("--help")
+    assert done.returncode == 0
+    for name, (_, text) in COMMANDS.items():
+        assert f"  {name} " in done.stdout
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    done = cli(name, "--help")
+    assert done.returncode == 0
+    assert f"Usage: tracker {name}" in done.stdout
+
+
+def test_help_imports_no_command() -> None:
+    code = "import sys, tracker.cli; tracker.cli.run(['--help']); print({'faust', 'aiokafka', 'rich'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (("nonsense",), ("No such command 'nonsense'", "tracker --help")),
+        (("up", "--nonsense"), ("--nonsense", "tracker up --help")),
+        (("up", "--workers", "0"), ("--workers", "tracker up --help")),
+        (("tail", "--topic", "x"), ("'x' is not one of", "tracker tail --help")),
+        (("demo", "--url", "ftp://x"), ("ftp://x", "tracker demo --help")),
+        (("serve", "--http-port", "70000"), ("--http-port",)),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(args: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    assert_one_line(cli(*args), 2, *parts)
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
+    assert_one_line(cli("topics", "check", partitions="many"), 2, "TRACKER_PARTITIONS")
+    (tmp_path / "tracker.toml").write_text("partitons = 8\n")
+    assert_one_line(cli("topics", "check", cwd=tmp_path), 2, "tracker.toml: unknown setting 'partitons'")
+    assert_one_line(cli("worker", config=tmp_path / "none.toml"), 2, "TRACKER_CONFIG: there is no file")
+
+
+def test_a_kafka_that_is_not_there_is_one_line() -> None:
+    for command in (("topics", "check"), ("topics", "create"), ("tail",)):
+        assert_one_line(cli(*command, kafka="127.0.0.1:1"), 1, "no Kafka answers at 127.0.0.1:1", "tracker up")
+    assert_one_line(cli("tail", kafka="nonsense::"), 1, "nonsense")
+
+
+def test_an_endpoint_that_is_not_there_is_one_line() -> None:
+    assert_one_line(
+        cli("demo", "--url", "http://127.0.0.1:1", "--duration", "0.2"), 1, "no answer", "tracker up --demo"
+    )
+
+
+def test_the_example_of_the_settings_file_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "tracker.example.toml").read_text("utf-8")
+    example = tmp_path / "tracker.toml"
+    example.write_text(text, "utf-8")
+    settings = contract_settings.load({}, example)
+    assert settings.sites["shop"].origins == ("https://shop.example", "https://www.shop.example")
+    commented = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ") and " = " in line]
+    example.write_text(
+        "\n".join(line for line in commented if not line.startswith(("write_key", "secret_key"))), "utf-8"
+    )
+    loaded = contract_settings.load({}, example)
+    assert loaded.kafka == contract_settings.Settings().kafka  # the commented lines are valid settings too
+    assert loaded.cart_idle_s == 3600
+
+
+def test_text_of_clients_can_not_steer_the_terminal() -> None:
+    assert printable("a\x1b[31mb\nc\u202e") == "a\ufffd[31mb\ufffdc\ufffd"
+    assert printable("Áo thun") == "Áo thun"
+    assert printable("x" * 300) == "x" * 200 + "…"
+
+
+def test_too_little_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tracker.cli import run
+
+    monkeypatch.setattr(up, "available_memory_mb", lambda: 300)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    ports = [f"--{name}-port=0" for name in ("http", "kafka", "redis", "worker")]
+    assert run(["up", "--data-dir", str(tmp_path), *ports]) == 1
+    error = capsys.readouterr().err
+    assert "300 MB of memory are free, the embedded Kafka wants 1024" in error
+    assert "--kafka HOST:PORT" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_memory_that_is_free_is_known() -> None:
+    free = up.available_memory_mb()
+    assert free is not None
+    assert 0 < free < 1 << 24
