@@ -64,7 +64,7 @@ PIPELINE: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Events accepted and rejected",
-                "Accepted: acked by Kafka. Rejected, by reason: in the dead-letter topic.",
+                "Accepted: acked by Kafka. Rejected, by reason: an answer of 4xx, or one event of a batch.",
                 units.EventsPerSecond,
                 (
                     ("accepted", rate("tracker_events_accepted_total")),
@@ -73,15 +73,39 @@ PIPELINE: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Request duration",
-                "From the request's first byte to the answer, which comes after Kafka's ack.",
+                "Ingest routes: from the request's head to the answer, which comes after Kafka's ack.",
                 units.Seconds,
-                quantiles("tracker_http_request_duration_seconds"),
+                quantiles("tracker_http_request_duration_seconds", 'route=~"/v1/.*"'),
             ),
             Panel(
                 "Produce latency",
                 "From handing a batch to Kafka to its ack by all in-sync replicas.",
                 units.Seconds,
                 quantiles("tracker_kafka_produce_duration_seconds"),
+            ),
+            Panel(
+                "Events waiting for Kafka",
+                "Events that Kafka has not acked yet. Over the setting max_pending_bytes requests get 503.",
+                units.Short,
+                (("{{instance}}", "sum by (instance) (tracker_producer_queue_events)"),),
+            ),
+            Panel(
+                "Bytes waiting for Kafka",
+                "The same in bytes.",
+                units.BytesIEC,
+                (("{{instance}}", "sum by (instance) (tracker_producer_queue_bytes)"),),
+            ),
+            Panel(
+                "Clients' clocks",
+                "How far clients' clocks are off the endpoint's, either way; events are corrected for it.",
+                units.Seconds,
+                quantiles("tracker_client_clock_skew_seconds"),
+            ),
+            Panel(
+                "Events by site",
+                "Events acked by Kafka, of the first 50 sites and of all others together.",
+                units.EventsPerSecond,
+                (("{{site}}", rate("tracker_site_events_accepted_total", "site", SITE)),),
             ),
         ),
     ),
@@ -144,17 +168,21 @@ PIPELINE: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Dead letters",
-                "Records that the workers could not use, by reason. `tracker tail --topic dead-letters` shows them.",
+                "What could not be used, by part and reason. `tracker tail --topic dead-letters` shows it whole.",
                 units.EventsPerSecond,
-                (("{{reason}}", rate("stream_dead_letters_total", "reason")),),
+                (
+                    ("endpoint: {{reason}}", rate("tracker_dead_letters_total", "reason")),
+                    ("worker: {{reason}}", rate("stream_dead_letters_total", "reason")),
+                ),
             ),
             Panel(
                 "Errors of Kafka and Redis",
-                "Batches that Kafka did not take and pipelines that failed; all of them are tried again.",
+                "Batches that Kafka did not take, pipelines and reads that Redis did not answer; all are tried again.",
                 units.OpsPerSecond,
                 (
                     ("endpoint to Kafka", rate("tracker_kafka_produce_errors_total")),
                     ("worker to Kafka", rate("stream_kafka_produce_errors_total")),
+                    ("endpoint to Redis", rate("tracker_redis_errors_total")),
                     ("worker to Redis", rate("stream_redis_errors_total")),
                 ),
             ),

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from tracker.contract import events, examples, generate, settings, topics, triggers
 
@@ -209,6 +210,13 @@ def test_every_setting_stands_in_the_reference_with_its_variable() -> None:
 def test_every_topic_stands_in_the_reference() -> None:
     page = generate.topics_page()
     assert [t.name for t in topics.TOPICS if f"| `{t.name}` |" not in page] == []
+
+
+def test_every_metric_stands_in_the_reference_once() -> None:
+    rows = [line.split("`")[1] for line in generate.metrics_page().splitlines() if line.startswith("| `")]
+    exported = {family.name for family in REGISTRY.collect() if family.name.startswith(("tracker_", "stream_"))}
+    assert len(set(rows)) == len(rows)
+    assert {row.removesuffix("_total") for row in rows} == exported
 
 
 def test_every_markdown_table_has_equal_rows() -> None:

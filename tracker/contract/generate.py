@@ -16,10 +16,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from prometheus_client.metrics import MetricWrapperBase
 
 from tracker.contract import events, examples, keys, settings, topics, triggers
 
@@ -43,6 +45,7 @@ def files() -> dict[str, str]:
         "topics": topics_page(),
         "redis-keys": redis_keys_page(),
         "settings": settings_page(),
+        "metrics": metrics_page(),
     }
     made |= {f"{REFERENCE_DIR}/{name}.md": f"<!-- {MARK} -->\n{page}" for name, page in pages.items()}
     return made
@@ -421,6 +424,38 @@ time_zone = "Asia/Ho_Chi_Minh"
 """
     )
     return "".join(parts)
+
+
+def metrics_page() -> str:
+    from stream import metrics as stream_metrics
+    from tracker import metrics as tracker_metrics
+
+    return f"""# Metrics
+
+Label sets are closed: what clients send never becomes a label. Sites are the first 50 configured, else `other`.
+
+## Endpoint
+
+{_metrics(tracker_metrics)}
+
+## Worker
+
+{_metrics(stream_metrics)}
+
+`# HELP` and `# TYPE` of the running process say the same; both also export `process_*` and `python_*`.
+"""
+
+
+def _metrics(module: ModuleType) -> str:
+    found: dict[str, list[str]] = {}
+    for value in vars(module).values():
+        for metric in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(metric, MetricWrapperBase) and not metric._labelvalues:  # not one series of a metric
+                (family,) = metric.describe()
+                name = f"{family.name}_total" if family.type == "counter" else family.name
+                labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+                found.setdefault(name, [f"`{name}`", family.type, labels, family.documentation])
+    return _table(["Metric", "Type", "Labels", "What it is"], list(found.values()))
 
 
 def _setting(field: msgspec.structs.FieldInfo) -> list[str]:
