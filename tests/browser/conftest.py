@@ -1,4 +1,4 @@
-"""A real Chromium, and a small endpoint (Sink) that records what the snippet sends and answers as a test tells it to."""
+"""A real Chromium, and a small endpoint (Sink) that records what the snippet sends and answers as told."""
 
 from __future__ import annotations
 

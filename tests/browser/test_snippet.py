@@ -29,9 +29,7 @@ async def ready(page: Page, url: str) -> None:
     await page.wait_for_function("window.tracker && tracker.loaded")
 
 
-async def test_events_arrive_in_one_batch_as_plain_text_with_the_key_in_the_body(
-    page: Page, sink: Sink
-) -> None:
+async def test_events_arrive_in_one_batch_as_plain_text_with_the_key_in_the_body(page: Page, sink: Sink) -> None:
     await ready(page, f"{sink.url}/ca-phe?utm_source=zalo&utm_medium=chat&utm_campaign=tet&q=1")
     await page.evaluate(
         """() => {
@@ -66,16 +64,12 @@ async def test_events_arrive_in_one_batch_as_plain_text_with_the_key_in_the_body
     assert 0 <= (sent - made).total_seconds() < 5
 
 
-async def test_calls_made_before_the_script_has_loaded_keep_their_order_and_time(
-    page: Page, sink: Sink
-) -> None:
+async def test_calls_made_before_the_script_has_loaded_keep_their_order_and_time(page: Page, sink: Sink) -> None:
     sink.script = (
         "<script>setTimeout(() => { const s = document.createElement('script'); s.src = '/t.js';"
         "s.dataset.writeKey = 'k-123456'; document.body.append(s) }, 700)</script>"
     )
-    sink.head = (
-        "<script>window.held = tracker; tracker.identify('u1', {plan: 'a'}); tracker.track('Early')</script>"
-    )
+    sink.head = "<script>window.held = tracker; tracker.identify('u1', {plan: 'a'}); tracker.track('Early')</script>"
     await ready(page, sink.url)
     await page.evaluate("held.track('Late')")  # through the stub's object, which a page may have kept
     await until(lambda: len(sink.events()) == 3)
@@ -104,18 +98,14 @@ async def test_what_waits_leaves_by_beacon_when_the_page_is_left(page: Page, sin
 
 async def test_a_burst_leaves_whole_in_chunks_below_the_cap_of_beacons(page: Page, sink: Sink) -> None:
     await ready(page, sink.url)
-    await page.evaluate(
-        "for (let i = 0; i < 1000; i++) tracker.track('Burst', {i, text: 'tiệm '.repeat(40)})"
-    )
+    await page.evaluate("for (let i = 0; i < 1000; i++) tracker.track('Burst', {i, text: 'tiệm '.repeat(40)})")
     await until(lambda: len(sink.events()) >= 1000, 20)
     assert [e["properties"]["i"] for e in sink.events()] == list(range(1000))
     assert max(r["bytes"] for r in sink.requests) <= 60_000
     assert len(sink.requests) < 20
 
 
-async def test_a_503_is_tried_again_with_the_same_ids_and_not_before_retry_after(
-    page: Page, sink: Sink
-) -> None:
+async def test_a_503_is_tried_again_with_the_same_ids_and_not_before_retry_after(page: Page, sink: Sink) -> None:
     answers = [(503, {"Retry-After": "2"}), (200, {})]
     sink.answer = lambda: answers.pop(0) if len(answers) > 1 else answers[0]
     await ready(page, sink.url)
@@ -137,9 +127,7 @@ async def test_a_refusal_that_means_never_again_is_not_repeated(page: Page, sink
     assert len(sink.requests) == 1
 
 
-async def test_what_failed_before_the_page_was_left_is_delivered_once_by_the_next_page(
-    page: Page, sink: Sink
-) -> None:
+async def test_what_failed_before_the_page_was_left_is_delivered_once_by_the_next_page(page: Page, sink: Sink) -> None:
     sink.answer = lambda: (503, {"Retry-After": "60"})
     await ready(page, sink.url)
     await page.evaluate("tracker.track('Kept')")
@@ -199,10 +187,10 @@ async def test_nothing_throws_into_the_page_when_storage_cookies_fetch_and_beaco
         tracker.page();
     </script>"""
     await ready(page, sink.url)
-    circular = "const a = {}; a.a = a; tracker.track('Circular', a); tracker.track('Big', {n: 1n}); tracker.identify(); "
-    await page.evaluate(
-        f"() => {{ {circular} tracker.track(); tracker.track('Fine', {{}}, {{timestamp: 'never'}}) }}"
+    circular = (
+        "const a = {}; a.a = a; tracker.track('Circular', a); tracker.track('Big', {n: 1n}); tracker.identify(); "
     )
+    await page.evaluate(f"() => {{ {circular} tracker.track(); tracker.track('Fine', {{}}, {{timestamp: 'never'}}) }}")
     assert UUID(await page.evaluate("tracker.user().anonymousId()")).version == 4
     first = await page.evaluate("tracker.user().anonymousId()")
     assert await page.evaluate("tracker.user().anonymousId()") == first
@@ -214,7 +202,8 @@ async def test_a_page_written_for_segment_goes_on_unchanged(page: Page, sink: Si
     sink.head = """<script>
         var analytics = window.analytics = [];  // what Segment's snippet leaves behind
         analytics.push(["page", {__t: "bpc", u: "x"}]);
-        analytics.push(["track", "Signed Up", {plan: "pro"}, {context: {app: {name: "shop"}}}, function () { window.called = true }]);
+        analytics.push(["track", "Signed Up", {plan: "pro"}, {context: {app: {name: "shop"}}},
+            function () { window.called = true }]);
         analytics.push(["group", "g1", {name: "Tiệm"}]);
         analytics.push(["page", "Docs", "Start", {a: 1}]);
         analytics.push(["alias", "new-id"]);
@@ -242,16 +231,12 @@ async def test_loading_the_script_twice_counts_nothing_twice(page: Page, sink: S
     assert [e["event"] for e in sink.events()] == ["Once"]
 
 
-async def test_inside_a_single_page_application_the_referrer_is_the_page_before(
-    page: Page, sink: Sink
-) -> None:
+async def test_inside_a_single_page_application_the_referrer_is_the_page_before(page: Page, sink: Sink) -> None:
     await page.goto(f"{sink.url}/from")
     await page.evaluate(f"location.href = '{sink.url}/a'")
     await page.wait_for_url("**/a")
     await page.wait_for_function("window.tracker && tracker.loaded")
-    await page.evaluate(
-        "tracker.page(); history.pushState({}, '', '/b'); tracker.page(); tracker.track('There')"
-    )
+    await page.evaluate("tracker.page(); history.pushState({}, '', '/b'); tracker.page(); tracker.track('There')")
     await until(lambda: len(sink.events()) == 3)
     a, b, there = sink.events()
     assert a["properties"]["referrer"] == f"{sink.url}/from"

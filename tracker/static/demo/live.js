@@ -51,10 +51,12 @@ export function startLive(panel) {
     handle.setAttribute("aria-expanded", String(open));
     handle.setAttribute("aria-label", open ? t("fold") : t("open"));
     const last = events[0];
+    const left = remaining();
+    const news = left == null ? (cart.trigger && !cart.reopened ? t("abandoned") : "") : left > 0 ? span(left) : t("due");
     handle.replaceChildren(
       h("span", { class: "dot", "aria-hidden": "true" }),
       h("span", { class: "handle-text" }, open ? t("live") : last ? last.name : stateWord()),
-      remaining() != null ? h("b", {}, remaining() > 0 ? span(remaining()) : t("due")) : null,
+      h("b", {}, news),
       icon(open ? "down" : "up"));
   }
 
@@ -106,13 +108,14 @@ export function startLive(panel) {
     let parts;
     if (cart.trigger && !cart.reopened) parts = abandonment(cart.trigger);
     else if (cart.retracted) parts = told("good", t("retracted"), t("retractedText"));
-    else if (cart.bought) parts = told("good", t("bought"), t("boughtText"));
+    else if (cart.bought) parts = told("good", t("bought"), t(cart.bought === "late" ? "recoveredText" : "boughtText"));
     else if (cart.stage && cart.told) parts = told("calm", t("repeated"), t("repeatedText", span(hello?.cart_repeat_s ?? 86400)));
     else if (left == null) parts = told("calm", t("noCart"), t("noCartText"));
     else if (left > 0) parts = [h("div", { class: "told wait" }, h("h3", {}, clock), h("p", {}, t("countdownText")[cart.stage]), h("div", { class: "bar", "aria-hidden": "true" }, bar))];
     else parts = told("wait", t("due"), t("dueText"));
     signal.replaceChildren(h("h2", {}, t("cartSignal")), h("div", { role: "status" }, parts));
     tick();
+    drawHandle();
   }
 
   let wasLeft = null;
@@ -163,8 +166,8 @@ export function startLive(panel) {
     const stage = CART_STAGE[event.name];
     // Messages of the past come again after a reload; they tell nothing new about the cart.
     if (event.ts < (cart.at ?? 0)) return;
-    if (event.name === "Order Completed") cart = { at: event.ts, bought: !cart.told };
-    else if (stage && ourCart() === 0) cart = { at: event.ts };
+    if (event.name === "Order Completed") cart = { at: event.ts, bought: cart.told ? "late" : "in time" };
+    else if (event.name === "Product Removed" && ourCart() === 0) cart = { at: event.ts };
     else if (stage) {
       const further = STAGES.indexOf(stage) > STAGES.indexOf(cart.stage) ? stage : cart.stage;
       cart = { ...cart, stage: cart.bought ? stage : further, at: event.ts, bought: false, reopened: Boolean(cart.trigger), retracted: false };
