@@ -1,0 +1,62 @@
+"""`tracker doctor` against a real Kafka and Redis, healthy and not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.harness import PARTITIONS, cli, run_async
+from tracker.cli import topics
+from tracker.contract import settings as contract_settings
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def env(kafka_bootstrap: str, redis_url: str) -> dict[str, Any]:
+    made = {"kafka": kafka_bootstrap, "redis": redis_url, "partitions": str(PARTITIONS), "demo": "1"}
+    run_async(topics.create(contract_settings.load({f"TRACKER_{k.upper()}": v for k, v in made.items()})))
+    return made
+
+
+def test_a_healthy_stack_has_no_problems(env: dict[str, Any]) -> None:
+    done = cli("doctor", **env)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "everything is as it should be"
+    for part in ("Python 3.", "Kafka 127.0.0.1", "topics, 8 partitions", "noeviction", "appendonly yes", "clock"):
+        assert part in done.stdout
+    assert all(line.startswith("ok ") for line in done.stdout.splitlines()[:-1])
+
+
+async def test_settings_of_redis_that_lose_state_are_named_with_the_command_that_helps(env: dict[str, Any]) -> None:
+    with Redis.from_url(env["redis"]) as redis:
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        redis.config_set("appendfsync", "no")
+        try:
+            done = await asyncio.to_thread(lambda: cli("doctor", **env))
+        finally:
+            redis.config_set("maxmemory-policy", "noeviction")
+            redis.config_set("appendfsync", "everysec")
+    assert done.returncode == 1
+    assert "problem Redis maxmemory-policy allkeys-lru: CONFIG SET maxmemory-policy noeviction" in done.stdout
+    assert "problem Redis appendfsync no: CONFIG SET appendfsync everysec" in done.stdout
+    assert done.stdout.splitlines()[-1] == "2 problems"
+
+
+def test_another_number_of_partitions_and_missing_sites_are_problems(env: dict[str, Any]) -> None:
+    done = cli("doctor", **{**env, "partitions": "16", "demo": "0"})
+    assert done.returncode == 1
+    assert "tracker.events.v1 has 8 partitions instead of 16: set TRACKER_PARTITIONS=8" in done.stdout
+    assert "problem sites: none" in done.stdout
+
+
+def test_servers_that_do_not_answer_are_problems_not_tracebacks(env: dict[str, Any]) -> None:
+    done = cli("doctor", kafka="127.0.0.1:1", redis="redis://:geheim@127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "problem Kafka: no Kafka answers at 127.0.0.1:1" in done.stdout
+    assert "problem Redis 127.0.0.1:1/0: " in done.stdout
+    assert "geheim" not in done.stdout
