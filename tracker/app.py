@@ -1,0 +1,250 @@
+"""The endpoint as an ASGI app: the hot path first, FastAPI for everything else."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import time
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.asyncio import Redis
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from tracker import metrics, read_api, rejections
+from tracker.contract.settings import Settings
+from tracker.contract.topics import DEAD_LETTERS, EVENTS
+from tracker.http_in import ROUTES, HttpIn, Receive, Scope, Send
+from tracker.kafka_out import KafkaOut
+
+log = logging.getLogger(__name__)
+
+SNIPPET: Final = Path(__file__).parent / "static" / "t.js"
+SNIPPET_MAX_AGE_S: Final = 3600
+"""How long browsers use the snippet without asking; after a release it takes so long until all have it."""
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Event streaming tracker</title>
+<style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem;padding:0 1rem}</style>
+<h1>Event streaming tracker</h1>
+<p>This is the endpoint. Events go to <code>POST /v1/batch</code>; the snippet is at <a href="SNIPPET">SNIPPET</a>.</p>
+<p><a href="/readyz">readiness</a> · <a href="/metrics">metrics</a> · <a href="/openapi.json">read API</a></p></html>
+"""
+
+
+class Endpoint:
+    """What tracker/serve.py runs. `drain()` comes first at the end: /readyz says 503 from then on."""
+
+    def __init__(self, settings: Settings) -> None:
+        metrics.declare(settings.sites)
+        self.settings = settings
+        self.kafka = KafkaOut(
+            settings.kafka,
+            linger_ms=settings.linger_ms,
+            max_pending_bytes=settings.max_pending_bytes,
+            produce_timeout_s=settings.produce_timeout_s,
+            client_id="tracker-endpoint",
+        )
+        self.redis = Redis.from_url(settings.redis, socket_timeout=5.0, socket_connect_timeout=2.0)
+        self.draining = False
+        self.stop_by_s: float | None = None
+        """Monotonic time by which a stop must be over; set by who drains."""
+        self._http_in = HttpIn(settings, self.kafka)
+        self.pages = _pages(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if path in ROUTES:
+                await self._http_in(scope, receive, send)
+            else:
+                await self._answer(path, scope, receive, send)
+        else:
+            await self.pages(scope, receive, send)
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        started_s, status = time.perf_counter(), 500
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.pages(scope, receive, watched)
+        finally:
+            route = _route(path, self.settings.snippet_path)
+            # A stream lasts as long as its page is open: that is no duration of an answer.
+            seconds = None if path == "/demo/live" else time.perf_counter() - started_s
+            metrics.answered(route, scope["method"], status, seconds)
+
+    def drain(self) -> None:
+        """Say that it is not ready; go on answering."""
+        self.draining = True
+        if (live := getattr(self.pages.state, "live", None)) is not None:
+            live.close()
+
+    def problem(self) -> str:
+        """Why it is not ready, or ''."""
+        return "stopping" if self.draining else self.kafka.problem
+
+    async def start(self) -> None:
+        await self.kafka.start({EVENTS: self.settings.partitions, DEAD_LETTERS: None})
+
+    async def stop(self) -> None:
+        left_s = self.settings.drain_s if self.stop_by_s is None else self.stop_by_s - time.monotonic()
+        await self.kafka.stop(max(0.5, left_s))
+        with suppress(Exception):  # nothing depends on how these connections end
+            await self.redis.aclose()
+
+
+def create_app(settings: Settings) -> Endpoint:
+    return Endpoint(settings)
+
+
+def _route(path: str, snippet_path: str) -> str:
+    """A path as a label of metrics: a closed set."""
+    if path == snippet_path:
+        return "/t.js"
+    if path in ("/livez", "/readyz"):
+        return "/health"
+    first = "/" + path.split("/", 2)[1] if path.startswith("/") else ""
+    return first if first in ("/api", "/demo", "/metrics") else metrics.OTHER
+
+
+def _pages(endpoint: Endpoint) -> FastAPI:
+    settings = endpoint.settings
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await endpoint.start()
+        try:
+            yield
+        finally:
+            await endpoint.stop()
+
+    # The usual pages of OpenAPI load their scripts from a CDN; the document itself does not.
+    app = FastAPI(
+        title="Event streaming tracker",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _add_errors(app)
+
+    @app.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
+    async def livez() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
+    async def readyz() -> Response:
+        if problem := endpoint.problem():
+            return JSONResponse({"status": "not ready", "reason": problem}, 503)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics_page() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    snippet = Snippet()
+
+    @app.api_route(settings.snippet_path, methods=["GET", "HEAD"], include_in_schema=False)
+    async def snippet_file(request: Request) -> Response:
+        return snippet(request)
+
+    @app.get("/", include_in_schema=False)
+    async def start_page() -> Response:
+        if settings.demo:
+            return RedirectResponse("/demo/")
+        return HTMLResponse(_PAGE.replace("SNIPPET", settings.snippet_path))
+
+    app.include_router(read_api.router(settings, endpoint.redis))
+    if settings.demo:
+        from tracker.live import mount
+
+        mount(app, settings, endpoint.redis)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error has the form of http_in's: success, code, message, hint."""
+
+    def answer(status: int, code: str, message: str, hint: str) -> Response:
+        headers = {"Retry-After": "5"} if status >= 500 else None
+        body = {"success": False, "code": code, "message": message, "hint": hint}
+        return JSONResponse(body, status, headers=headers)
+
+    async def api_error(_: Request, e: Exception) -> Response:
+        assert isinstance(e, read_api.ApiError)
+        return answer(e.status, e.code, e.message, e.hint)
+
+    async def http_error(_: Request, e: Exception) -> Response:
+        assert isinstance(e, HTTPException)
+        row = {404: rejections.NOT_FOUND, 405: rejections.METHOD_NOT_ALLOWED}.get(e.status_code)
+        if row is None:
+            return answer(e.status_code, "http_error", str(e.detail), "")
+        response = answer(row.status, row.name, row.message, row.hint)
+        response.headers.update(e.headers or {})
+        return response
+
+    async def bad_query(_: Request, e: Exception) -> Response:
+        assert isinstance(e, RequestValidationError)
+        first = e.errors()[0]
+        return answer(400, "bad_request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "See /openapi.json.")
+
+    async def surprise(_: Request, e: Exception) -> Response:
+        row = rejections.INTERNAL_ERROR
+        return answer(row.status, row.name, row.message, row.hint)
+
+    app.add_exception_handler(read_api.ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, bad_query)
+    app.add_exception_handler(Exception, surprise)
+
+
+class Snippet:
+    """t.js with a strong ETag by encoding; read and compressed once, at start."""
+
+    def __init__(self, path: Path = SNIPPET) -> None:
+        self._plain = path.read_bytes() if path.exists() else None
+        if self._plain is not None:
+            self._gzip = gzip.compress(self._plain, 9, mtime=0)
+            self._tag = sha256(self._plain).hexdigest()[:24]
+
+    def __call__(self, request: Request) -> Response:
+        if self._plain is None:
+            body = {
+                "success": False,
+                "code": "not_built",
+                "message": "The snippet is not built.",
+                "hint": "Run `make setup`.",
+            }
+            return JSONResponse(body, 404)
+        gzipped = "gzip" in request.headers.get("accept-encoding", "").lower()
+        tag = f'"{self._tag}-gz"' if gzipped else f'"{self._tag}"'
+        headers = {
+            "ETag": tag,
+            "Cache-Control": f"public, max-age={SNIPPET_MAX_AGE_S}, stale-while-revalidate=86400",
+            "Vary": "Accept-Encoding",
+            "Access-Control-Allow-Origin": "*",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "X-Content-Type-Options": "nosniff",
+        }
+        known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
+        if tag in known or "*" in known:
+            return Response(status_code=304, headers=headers)
+        if gzipped:
+            headers["Content-Encoding"] = "gzip"
+        return Response(
+            self._gzip if gzipped else self._plain, media_type="text/javascript; charset=utf-8", headers=headers
+        )

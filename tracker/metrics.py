@@ -1,0 +1,93 @@
+"""Every metric of the endpoint, declared here and nowhere else. Label sets are closed: what clients send never becomes
+a label, and every series is there with the value zero from the start, so that a rate over it is right from the first
+event on.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from tracker.contract.events import EVENT_TYPES
+from tracker.rejections import REASONS
+
+ROUTES: Final = (
+    *(f"/v1/{name}" for name in (*EVENT_TYPES, "batch")),
+    "/t.js",
+    "/api",
+    "/demo",
+    "/metrics",
+    "/health",
+    "other",
+)
+METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS", "other")
+SOURCES: Final = ("client", "import")
+OTHER: Final = "other"
+MAX_SITES: Final = 50
+
+_HTTP = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_PRODUCE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_SKEW = (0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0, 86400.0)
+
+_requests = Counter("tracker_http_requests_total", "Answers given.", ["route", "method", "code"])
+_seconds = Histogram(
+    "tracker_http_request_duration_seconds", "From a request's head to its answer.", ["route"], buckets=_HTTP
+)
+_accepted = Counter("tracker_events_accepted_total", "Events acked by Kafka.", ["source", "type"])
+_site_events = Counter("tracker_site_events_accepted_total", "Events acked by Kafka, by site.", ["site"])
+_rejected = Counter("tracker_events_rejected_total", "Refusals of a request or of an event in a batch.", ["reason"])
+_dead = Counter("tracker_dead_letters_total", "Events of batches that went to the dead letters.", ["reason"])
+_produce_errors = Counter("tracker_kafka_produce_errors_total", "Batches that Kafka did not ack.", ["retryable"])
+_build = Gauge("tracker_build_info", "Version of the endpoint.", ["version", "python"])
+
+CLAMPED: Final = Counter("tracker_events_clamped_total", "Events whose impossible time became the time of receipt.")
+SKEW_SECONDS: Final = Histogram(
+    "tracker_client_clock_skew_seconds", "Client's clock off ours, either way.", buckets=_SKEW
+)
+PRODUCE_SECONDS: Final = Histogram(
+    "tracker_kafka_produce_duration_seconds", "From sending a batch to its ack.", buckets=_PRODUCE
+)
+QUEUE_EVENTS: Final = Gauge("tracker_producer_queue_events", "Events waiting for Kafka's ack.")
+QUEUE_BYTES: Final = Gauge("tracker_producer_queue_bytes", "Bytes waiting for Kafka's ack.")
+REDIS_ERRORS: Final = Counter("tracker_redis_errors_total", "Reads that Redis did not answer.")
+
+# A look-up in a dict of our own takes a tenth of `labels(...)`.
+ACCEPTED: Final = {(s, t): _accepted.labels(s, t) for s in SOURCES for t in EVENT_TYPES}
+REJECTED: Final = {reason: _rejected.labels(reason) for reason in REASONS}
+DEAD_LETTERS: Final = {reason: _dead.labels(reason) for reason in REASONS}
+PRODUCE_ERRORS: Final = {retryable: _produce_errors.labels(retryable) for retryable in ("true", "false")}
+_by_answer: Final = {
+    (r, m, c): _requests.labels(r, m, c) for r in ROUTES[:7] for m, c in (("POST", 200), ("POST", 503))
+}
+_by_route: Final = {route: _seconds.labels(route) for route in ROUTES}
+_by_site: dict[str, Counter] = {OTHER: _site_events.labels(OTHER)}
+
+
+def declare(sites: Iterable[str]) -> None:
+    """The series that depend on settings: of the first 50 sites and of all others together."""
+    try:
+        ours = version("event-streaming-tracker")
+    except PackageNotFoundError:
+        ours = "unknown"
+    _build.labels(ours, platform.python_version()).set(1)
+    for site in (*tuple(sites)[:MAX_SITES], OTHER):
+        _by_site[site] = _site_events.labels(site)
+
+
+def answered(route: str, method: str, code: int, seconds: float | None) -> None:
+    """Count an answer. `route` is one of ROUTES; methods and codes outside of their sets are folded."""
+    series = (route, method if method in METHODS else OTHER, code)
+    counter = _by_answer.get(series)
+    if counter is None:
+        counter = _by_answer[series] = _requests.labels(*series)
+    counter.inc()
+    if seconds is not None:
+        _by_route[route].observe(seconds)
+
+
+def site_accepted(site: str, events: int) -> None:
+    (_by_site.get(site) or _by_site[OTHER]).inc(events)

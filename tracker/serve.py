@@ -1,0 +1,90 @@
+"""Run the endpoint until Ctrl-C or SIGTERM, and end it in order.
+
+SIGTERM   /readyz says 503, so that a load balancer turns away; requests are answered as before
++ window  no new connections; requests in flight finish
++ most    what still waits for Kafka is answered with 503
++ drain_s batches are flushed, connections are closed, exit 0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from tracker.app import Endpoint, create_app
+from tracker.contract.settings import Settings
+
+WINDOW: Final = 0.1
+"""Share of drain_s for which /readyz says 503 before connections are refused; a second at most."""
+GIVE_UP: Final = 0.6
+"""Share of drain_s after which requests no longer wait for Kafka."""
+KEEP_ALIVE_S: Final = 65
+"""Idle connections are kept a little longer than the usual load balancer keeps its own."""
+
+
+class Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, endpoint: Endpoint) -> None:
+        super().__init__(config)
+        self._endpoint = endpoint
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: at once. uvicorn's own would end the process by the signal, not with code 0."""
+        if self._loop is None:
+            self.should_exit = True
+        elif self._endpoint.draining:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._drain, sig)
+
+    def _drain(self, sig: int) -> None:
+        assert self._loop is not None
+        drain_s = self._endpoint.settings.drain_s
+        self._endpoint.stop_by_s = time.monotonic() + drain_s
+        self._endpoint.drain()
+        window_s = 0.0 if sig == signal.SIGINT else min(1.0, drain_s * WINDOW)
+        self._loop.call_later(window_s, setattr, self, "should_exit", True)
+        self._loop.call_later(drain_s * GIVE_UP, self._endpoint.kafka.give_up, "stopping")
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal; the exit code. 1 when the port can't be had."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("aiokafka", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    endpoint = create_app(settings)
+    config = uvicorn.Config(
+        endpoint,
+        host=settings.http_host,
+        port=settings.http_port,
+        http="httptools",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        lifespan="on",
+        ws="none",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, int(settings.drain_s * 0.8)),
+    )
+    server = Server(config, endpoint)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        return 0
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 1
+    return 0 if server.started else 1
