@@ -23,7 +23,6 @@ import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from hashlib import blake2b, sha256
 from html import escape
 from pathlib import Path
@@ -37,7 +36,7 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -86,6 +85,10 @@ def mount(app: FastAPI, settings: Settings, redis: Redis) -> None:
             return Response(status_code=304, headers={"ETag": page.headers["etag"], "Cache-Control": "no-cache"})
         return page
 
+    async def to_index(_: Request) -> Response:
+        return RedirectResponse("/demo/")
+
+    app.router.add_route("/demo", to_index, methods=["GET"], include_in_schema=False)
     app.router.add_route("/demo/", index, methods=["GET"], include_in_schema=False)
     app.router.add_route("/demo/live", live.listen, methods=["GET"], include_in_schema=False)
     app.mount("/demo", _Files(directory=SHOP))
@@ -196,15 +199,13 @@ class Live:
         stream = self._stream(listener, request.headers.get("last-event-id", ""))
         return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
-    async def close(self) -> None:
-        """End all streams and stop reading."""
+    def close(self) -> None:
+        """End all streams and stop reading; new listeners are refused from here on."""
         self._closing = True
         for listener in self._listeners:
             listener.wake.set()
-        for task in tuple(self._tasks):
+        for task in self._tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def _stream(self, listener: Listener, last_id: str) -> AsyncIterator[bytes]:
         s = self._settings
