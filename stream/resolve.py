@@ -54,7 +54,7 @@ class Resolve:
         self._decided: tuple[int, bytes] | None = None
         """(offset after the last decided record, 16 bytes a record from `next` on)."""
         self._seen = Seen(settings.dedupe_window_h)
-        self._cache: OrderedDict[tuple[str, str | None, str | None], tuple[str, float]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str | None, str | None], tuple[bytes, float]] = OrderedDict()
 
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
@@ -122,7 +122,7 @@ class Resolve:
                 continue
             known = self._cache.get((head.site, anonymous, user))
             if known is not None and known[1] > now:
-                ids[i] = UUID(known[0]).bytes
+                ids[i] = known[0]
             else:
                 unknown.setdefault(head.site, []).append((i, anonymous, user))
         for site, asked in unknown.items():
@@ -144,19 +144,19 @@ class Resolve:
         ]
         ttl_ms = self._settings.profile_ttl_d * PROFILE_TTL_MS
         answer = unpackb(await self._store.call("identify", f"{{s:{site}}}:id", [ttl_ms, items]))
-        found: dict[tuple[str | None, str | None], str] = {}
+        found: dict[tuple[str | None, str | None], bytes] = {}
         for pair, (profile, linked) in zip(distinct, answer, strict=True):
-            found[pair] = profile
+            found[pair] = id = UUID(profile).bytes
             anonymous, user = pair
             if linked:
                 metrics.LINKS.inc()
             if anonymous is not None and user is not None:
                 self._cache.pop((site, anonymous, None), None)  # It means the user from now on.
-            self._cache[site, anonymous, user] = (profile, now + CACHE_S)
+            self._cache[site, anonymous, user] = (id, now + CACHE_S)
             if len(self._cache) > CACHE_ENTRIES:
                 self._cache.popitem(last=False)
         for i, anonymous, user in asked:
-            ids[i] = UUID(found[anonymous, user]).bytes
+            ids[i] = found[anonymous, user]
 
     async def _pass_on(
         self, records: Sequence[Any], heads: Sequence[EventHead | str], ids: bytes, next: int, end: int
@@ -179,7 +179,8 @@ class Resolve:
                     duplicates += 1
                 continue
             hours.setdefault(head.received_at_ms // HOUR_MS, []).append(codec.message_hash(head.site, head.message_id))
-            profile_id = str(UUID(bytes=ids[i * 16 : i * 16 + 16]))
+            h = ids[i * 16 : i * 16 + 16].hex()
+            profile_id = f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
             key = profile_id.encode()
             spliced = with_profile(record.value, profile_id, self.partition, record.offset, 0)
             out.append(Record(PROFILE_EVENTS, codec.partition_of(key, partitions), key, spliced))

@@ -60,7 +60,10 @@ class Seen:
             self._span(hour).absorb(array("Q", sorted(run)))
 
     def __contains__(self, h: int) -> bool:
-        return any(h in span for span in self._spans.values())
+        for span in self._spans.values():  # a loop: any() over a generator takes twice the time
+            if h in span:
+                return True
+        return False
 
     def add(self, hour: int, h: int) -> None:
         """`hour` = received_at_ms // 3_600_000."""

@@ -312,8 +312,9 @@ def run(settings: Settings) -> int:
     async def main() -> int:
         return await Worker(settings).main()
 
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for the consumer's thread too
     try:
-        return uvloop.run(main())
+        return asyncio.run(main())
     except NotReady as e:
         print(f"tracker worker: {e}", file=sys.stderr)
         return 1

@@ -1,0 +1,222 @@
+"""The signals hop's core with the registered signals: time, repeats, poison, and that chunk boundaries never matter."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.fold import Effects, Folder, decode
+from stream.profile import Profile
+from stream.signals import SIGNALS
+from tracker.contract.events import encode_clock
+from tracker.contract.settings import load
+
+T0 = 1_795_000_000_000
+SETTINGS = load({"TRACKER_DEMO": "1"})
+
+
+def record(
+    n: int, *, pid: str = "p1", ts: int = T0, name: str | None = None, received: int | None = None, **properties: Any
+) -> bytes:
+    event: dict[str, Any] = {
+        "profileId": pid, "src": [3, n, 0], "site": "demo", "type": "track" if name else "page", "messageId": f"m{n}",
+        "timestampMs": ts, "receivedAtMs": ts if received is None else received, "channel": "site", "anonymousId": f"a-{pid}",
+    }  # fmt: skip
+    if name:
+        event |= {"event": name, "properties": properties}
+    return json.dumps(event).encode()
+
+
+class Owner:
+    """What a worker keeps of one partition, without Redis."""
+
+    def __init__(self) -> None:
+        self.folder = Folder(SIGNALS, SETTINGS)
+        self.profiles: dict[tuple[str, str], Profile] = {}
+        self.src: dict[int, tuple[int, int]] = {}
+        self.clock_ms = 0
+        self.counts: dict[tuple[str, int, str], int] = {}
+        self.gauges: dict[str, int] = {}
+        self.triggers: list[bytes] = []
+        self.next = 0
+
+    def take(self, values: list[bytes]) -> Effects:
+        decoded = decode(values)
+        for key in decoded.profiles:
+            self.profiles.setdefault(key, Profile(*key))
+        due = [
+            key for key, p in sorted(self.profiles.items())
+            if decoded.clock_ms is not None and p.stored_due_ms is not None and p.stored_due_ms <= decoded.clock_ms
+        ]  # fmt: skip
+        fx = self.folder.fold(decoded, self.profiles, due, self.src, self.clock_ms)
+        self.folder.blob(fx, epoch=1, seq=1, base=self.next, next=self.next + len(values))
+        self.next += len(values)
+        self.src.update(fx.src)
+        self.clock_ms = fx.clock_ms
+        for (site, minute), fields in fx.counts.items():
+            for field, n in fields.items():
+                self.counts[site, minute, field] = self.counts.get((site, minute, field), 0) + n
+        for field, n in fx.gauges.items():
+            self.gauges[field] = self.gauges.get(field, 0) + n
+        self.triggers += [t.value for t in fx.triggers]
+        return fx
+
+    def state(self) -> Any:
+        profiles = {
+            key: (repr(p.about), {name: repr(s) for name, s in sorted(p.states.items())}, p.due_ms)
+            for key, p in self.profiles.items()
+        }
+        gauges = {field: n for field, n in self.gauges.items() if n}
+        return profiles, self.counts, gauges, sorted(self.triggers), self.src, self.clock_ms
+
+
+def shop_log(seed: int, length: int) -> list[bytes]:
+    """Visitors who come, add, buy and leave over some hours, with clock records between."""
+    draw = random.Random(seed)
+    names = [
+        "Product Viewed",
+        "Product Added",
+        "Product Removed",
+        "Checkout Started",
+        "Order Completed",
+        "Popup Viewed",
+    ]
+    now, log = T0, []
+    for n in range(length):
+        now += draw.choice([0, 1_000, 60_000, 900_000])
+        if draw.random() < 0.25:
+            log.append(encode_clock(now - 2_000))
+            continue
+        late = draw.choice([0, 0, 0, 30_000, 4_000_000])
+        name = draw.choice([None, *names])
+        log.append(
+            record(
+                n, pid=f"p{draw.randrange(4)}", ts=now - late, received=now, name=name, product_id=f"x{draw.randrange(3)}",
+                price=10, quantity=draw.choice([1, 2]), order_id=f"o{n}", cart_id=None,
+            )
+        )  # fmt: skip
+    return log
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.data())
+def test_chunk_boundaries_never_matter(seed: int, length: int, data: st.DataObject) -> None:
+    log = shop_log(seed, length)
+    whole, cut = Owner(), Owner()
+    whole.take(log)
+    while log:
+        n = data.draw(st.integers(1, len(log)))
+        cut.take(log[:n])
+        log = log[n:]
+    assert cut.state() == whole.state()
+
+
+def test_a_record_delivered_again_has_no_second_effect() -> None:
+    owner = Owner()
+    first = [record(0), record(1, name="Product Added", product_id="x", price=10), record(2)]
+    owner.take(first)
+    before = owner.state()
+    fx = owner.take(first)
+    assert fx.repeats == 3
+    assert owner.state() == before
+
+
+def test_events_are_counted_by_total_channel_and_name() -> None:
+    owner = Owner()
+    owner.take([record(0), record(1), record(2, name="Product Viewed")])
+    minute = T0 // 60_000 * 60
+    assert owner.counts["demo", minute, "total"] == 3
+    assert owner.counts["demo", minute, "channel|site"] == 3
+    assert owner.counts["demo", minute, "event|page"] == 2
+    assert owner.counts["demo", minute, "event|Product Viewed"] == 1
+
+
+def test_a_late_event_is_counted_in_the_minute_it_happened() -> None:
+    owner = Owner()
+    owner.take([record(0, ts=T0), record(1, ts=T0 - 3_600_000, received=T0)])
+    assert owner.counts["demo", (T0 - 3_600_000) // 60_000 * 60, "total"] == 1
+
+
+def test_poison_is_named_and_the_rest_of_the_chunk_has_its_effect() -> None:
+    owner = Owner()
+    fx = owner.take([record(0), b"{not json", b'{"profileId":"p"}', b"", record(1)])
+    assert len(fx.received) == 2
+    assert [(p.index, p.reason) for p in decode([b"{not json", record(1), b"[]"]).poison] == [
+        (0, "not_an_event"),
+        (2, "not_an_event"),
+    ]
+
+
+def test_a_cart_is_abandoned_by_the_clock_alone_and_not_before_its_time() -> None:
+    owner = Owner()
+    owner.take([record(0, name="Product Added", product_id="x", price=10, quantity=2)])
+    due = T0 + int(SETTINGS.cart_idle_s * 1000)
+    owner.take([encode_clock(due - 1)])
+    assert owner.triggers == []
+    owner.take([encode_clock(due)])
+    (trigger,) = map(json.loads, owner.triggers)
+    assert trigger["type"] == "tracker.cart_abandoned.v1"
+    assert trigger["data"]["value"] == 20
+    owner.take([encode_clock(due + 60_000)])
+    assert len(owner.triggers) == 1
+
+
+def test_a_purchase_in_the_backlog_is_seen_before_the_clock_that_would_fire() -> None:
+    owner = Owner()
+    due = T0 + int(SETTINGS.cart_idle_s * 1000)
+    owner.take(
+        [
+            record(0, name="Product Added", product_id="x", price=10),
+            record(1, ts=due - 1000, name="Order Completed", order_id="o1", revenue=10),
+            encode_clock(due + 7_200_000),
+        ]
+    )
+    assert owner.triggers == []
+
+
+def test_a_trigger_that_is_a_day_late_is_suppressed_as_stale_and_the_state_goes_on() -> None:
+    owner = Owner()
+    owner.take([record(0, name="Product Added", product_id="x", price=10)])
+    fx = owner.take([encode_clock(T0 + int((SETTINGS.cart_idle_s + SETTINGS.stale_s) * 1000) + 1)])
+    assert owner.triggers == []
+    assert ("cart_abandoned", "stale") in fx.suppressed
+
+
+def test_a_clock_that_goes_back_changes_nothing() -> None:
+    owner = Owner()
+    owner.take([encode_clock(T0)])
+    owner.take([encode_clock(T0 - 5_000)])
+    assert owner.clock_ms == T0
+
+
+def test_a_signal_that_fails_costs_the_event_its_signals_but_not_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = Owner()
+    cart = next(s for s in SIGNALS if s.name == "cart")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(type(cart), "fold", fail)
+    fx = owner.take([record(0, name="Product Added", product_id="x", price=10), record(1)])
+    assert [(p.index, p.reason) for p in fx.poison] == [(0, "fold_failed")]
+    assert owner.counts["demo", T0 // 60_000 * 60, "total"] == 2
+    assert owner.profiles["demo", "p1"].states.get("cart") is None
+
+
+def test_traits_take_the_last_writer_by_event_time() -> None:
+    owner = Owner()
+
+    def identify(n: int, ts: int, traits: Any) -> bytes:
+        body = json.loads(record(n, ts=ts, received=T0)) | {"type": "identify", "userId": "u1", "traits": traits}
+        return json.dumps(body).encode()
+
+    owner.take([identify(0, T0, {"city": "Hà Nội", "name": "An"}), identify(1, T0 - 10, {"city": "Huế", "age": 30})])
+    about = owner.profiles["demo", "p1"].about
+    assert about is not None
+    assert about.traits == {"city": "Hà Nội", "name": "An", "age": 30}
+    assert about.user_id == "u1"
