@@ -152,8 +152,11 @@ class HttpIn:
         except Exception:  # a surprise of ours must not look like a refusal of theirs
             log.exception("%s failed", route)
             status, body, more = _refused(refuse(INTERNAL_ERROR))
-        headers = [_JSON, (b"content-length", b"%d" % len(body)), *cors, *more]
-        await send({"type": "http.response.start", "status": status, "headers": headers[2 if status == 204 else 0 :]})
+        headers = [] if status == 204 else [_JSON, (b"content-length", b"%d" % len(body))]
+        if b"origin" in request.headers:
+            headers += cors
+        headers += more
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         metrics.answered(route, method, status, time.perf_counter() - started_s)
 
@@ -183,34 +186,33 @@ class HttpIn:
         if isinstance(body, Refusal):
             return cors, body, None
         call = Call(owner.site, owner.source, now_ms, self._make_id, self._max_event_bytes, request.type)
+        verbose = b"verbose=1" in request.query
+        results: list[Result] | None = None
         try:
-            if request.type is None:
-                refusal, results = await self._take_batch(body, call)
-            else:
-                refusal, results = await self._take_one(body, call)
+            refusal, results = await (self._take_batch if request.type is None else self._take_one)(body, call, verbose)
         except Full as e:
-            refusal, results = refuse(OVERLOADED, str(e)), None
+            refusal = refuse(OVERLOADED, str(e))
         except ProduceError as e:
-            refusal, results = refuse(KAFKA_UNAVAILABLE, str(e)), None
-        return cors, refusal, results if b"verbose=1" in request.query else None
+            refusal = refuse(KAFKA_UNAVAILABLE, str(e))
+        return cors, refusal, results if verbose else None
 
-    async def _take_one(self, body: bytes, call: Call) -> tuple[Refusal | None, list[Result] | None]:
+    async def _take_one(self, body: bytes, call: Call, verbose: bool) -> tuple[Refusal | None, list[Result]]:
         draft, refusal = take(body, call)
         if refusal is not None:
-            return refusal, None
+            return refusal, []
         await asyncio.shield(self._kafka.append(EVENTS, draft.key, draft.value, call.now_ms))
         _count(call, (draft,))
-        return None, [Result(draft.wire.message_id, "ok")]
+        return None, [_result(draft, None)] if verbose else []
 
-    async def _take_batch(self, body: bytes, call: Call) -> tuple[Refusal | None, list[Result] | None]:
+    async def _take_batch(self, body: bytes, call: Call, verbose: bool) -> tuple[Refusal | None, list[Result]]:
         batch = read_batch(body)
         if isinstance(batch, Refusal):
-            return batch, None
+            return batch, []
         if len(batch.batch) > self._max_batch_events:
-            return refuse(TOO_MANY_EVENTS, f"{len(batch.batch)} events; the limit is {self._max_batch_events}"), None
+            return refuse(TOO_MANY_EVENTS, f"{len(batch.batch)} events; the limit is {self._max_batch_events}"), []
         call.sent_at, call.context, call.message_id = batch.sent_at, batch.context, batch.message_id
         taken: list[Draft] = []
-        refused: list[tuple[Draft, Refusal]] = []
+        refused: list[str] = []
         results: list[Result] = []
         waits: set[asyncio.Future[None]] = set()
         append = self._kafka.append
@@ -219,18 +221,17 @@ class HttpIn:
             if refusal is None:
                 taken.append(draft)
                 waits.add(append(EVENTS, draft.key, draft.value, call.now_ms))
-                results.append(Result(draft.wire.message_id, "ok"))
             else:
-                refused.append((draft, refusal))
+                refused.append(refusal.rejection.name)
                 waits.add(append(DEAD_LETTERS, None, self._dead_letter(draft, refusal, call), call.now_ms))
-                rejection = refusal.rejection
-                results.append(Result(draft.wire.message_id, "rejected", rejection.name, refusal.detail or None))
+            if verbose:
+                results.append(_result(draft, refusal))
         for done in waits:
             await asyncio.shield(done)
         _count(call, taken)
-        for _, refusal in refused:
-            metrics.REJECTED[refusal.rejection.name].inc()
-            metrics.DEAD_LETTERS[refusal.rejection.name].inc()
+        for reason in refused:
+            metrics.REJECTED[reason].inc()
+            metrics.DEAD_LETTERS[reason].inc()
         return None, results
 
     def _dead_letter(self, draft: Draft, refusal: Refusal, call: Call) -> bytes:
@@ -307,19 +308,28 @@ CLOSING: Final = "the connection is closed"
 
 
 def _count(call: Call, drafts: Iterable[Draft]) -> None:
-    """Count what Kafka has acked."""
-    source, events, skew_ms = call.source, 0, None
-    accepted = metrics.ACCEPTED
+    """Count what Kafka has acked: once a type, not once an event."""
+    types: dict[str | None, int] = {}
+    clamped, skew_ms = 0, None
     for draft in drafts:
-        events += 1
-        accepted[source, draft.wire.type or ""].inc()
-        skew_ms = draft.skew_ms if skew_ms is None else skew_ms
-        if draft.clamped:
-            metrics.CLAMPED.inc()
-    if skew_ms is not None:
+        kind = draft.wire.type
+        types[kind] = types.get(kind, 0) + 1
+        clamped += draft.clamped
+        skew_ms = draft.skew_ms
+    for kind, events in types.items():
+        metrics.ACCEPTED[call.source, kind or ""].inc(events)
+    if types:
+        metrics.site_accepted(call.site, sum(types.values()))
+    if clamped:
+        metrics.CLAMPED.inc(clamped)
+    if skew_ms is not None:  # one clock a request
         metrics.SKEW_SECONDS.observe(abs(skew_ms) / 1000)
-    if events:
-        metrics.site_accepted(call.site, events)
+
+
+def _result(draft: Draft, refusal: Refusal | None) -> Result:
+    if refusal is None:
+        return Result(draft.wire.message_id, "ok")
+    return Result(draft.wire.message_id, "rejected", refusal.rejection.name, refusal.detail or None)
 
 
 def _refused(refusal: Refusal) -> tuple[int, bytes, tuple[Header, ...]]:

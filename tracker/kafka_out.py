@@ -18,7 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -51,9 +51,8 @@ class TopicError(Exception):
     """A topic is missing or has another number of partitions than the setting says."""
 
 
-class Where(NamedTuple):
-    topic: str
-    partition: int
+Where = tuple[str, int]
+"""Topic and partition."""
 
 
 class Batch:
@@ -125,7 +124,7 @@ class KafkaOut:
         size = len(value) + RECORD_OVERHEAD
         if self.pending_bytes + size > self._max_pending_bytes:
             raise Full(f"{self.pending_bytes} bytes are waiting")
-        where = Where(topic, partition_of(key or b"", self._partitions[topic]))
+        where = (topic, partition_of(key or b"", self._partitions[topic]))
         batch = self._open.get(where)
         if batch is None:
             batch = self._new_batch(where)
@@ -212,7 +211,7 @@ class KafkaOut:
         for batch in batches:
             batch.sent_s = time.monotonic()
             try:
-                acked = await producer.send_batch(batch.builder, batch.where.topic, partition=batch.where.partition)
+                acked = await producer.send_batch(batch.builder, batch.where[0], partition=batch.where[1])
             except Exception as e:  # whatever it is, these waiters must hear of it
                 self._finish(batch, e)
             else:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from tracker.contract.events import EVENT_TYPES
 from tracker.rejections import REASONS
@@ -69,6 +69,7 @@ _by_site: dict[str, Counter] = {OTHER: _site_events.labels(OTHER)}
 
 def declare(sites: Iterable[str]) -> None:
     """The series that depend on settings: of the first 50 sites and of all others together."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which no query reads
     try:
         ours = version("event-streaming-tracker")
     except PackageNotFoundError:
