@@ -26,7 +26,9 @@ LOG_LIMIT_BYTES: Final = 32 << 20
 PROBLEM: Final = re.compile(r"\b(WARN|WARNING|ERROR|CRITICAL|FATAL)\b|^Traceback|^[\w.]*(Error|Exception)\b")
 """A line of a log that a person should see."""
 SERVER_PROBLEM: Final = re.compile(
-    r"\b(ERROR|FATAL|OutOfMemoryError|MISCONF)\b|# .*([Ee]rror|[Cc]an't|[Ff]ailed|FATAL)"
+    r"\b(ERROR|FATAL|OutOfMemoryError|MISCONF)\b"
+    r"|^(Caused by: )?[\w.$]+(Exception|Error)\b"
+    r"|# .*([Ee]rror|[Cc]an't|[Ff]ailed|FATAL)"
 )
 """The same for Kafka and Redis, which warn of much that is nothing."""
 
