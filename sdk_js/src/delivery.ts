@@ -34,6 +34,17 @@ export function warn(text: string, reason?: unknown): void {
   }
 }
 
+/** A handler that never throws into the page. */
+function quietly(handler: () => void): () => void {
+  return () => {
+    try {
+      handler();
+    } catch (e) {
+      warn("delivery", e);
+    }
+  };
+}
+
 export class Delivery {
   private queue: Item[] = [];
   private inFlight: Item[] = [];
@@ -47,17 +58,20 @@ export class Delivery {
     private readonly url: string,
     private readonly writeKey: string,
   ) {
-    this.adopt();
-    addEventListener("pagehide", () => this.leave());
-    document.addEventListener("visibilitychange", () => {
-      if (document.visibilityState === "hidden") this.leave();
-      else this.comeBack();
-    });
-    addEventListener("pageshow", (e) => e.persisted && this.comeBack());
-    addEventListener("online", () => {
-      this.notBefore = 0;
-      this.flush();
-    });
+    quietly(() => this.adopt())();
+    addEventListener("pagehide", quietly(() => this.leave()));
+    document.addEventListener(
+      "visibilitychange",
+      quietly(() => (document.visibilityState === "hidden" ? this.leave() : this.comeBack())),
+    );
+    addEventListener("pageshow", quietly(() => this.comeBack()));
+    addEventListener(
+      "online",
+      quietly(() => {
+        this.notBefore = 0;
+        this.flush();
+      }),
+    );
     if (this.queue.length) this.schedule(DELAY_MS);
   }
 

@@ -75,7 +75,7 @@ async def test_buying_in_time_gives_no_trigger_and_the_order_has_segments_proper
     await expect(page.locator(".signal .alarm")).to_have_count(0)
     assert await stack.consume(CART_ABANDONED.topic, match=lambda t: of_visitor(t, me), timeout_s=2) == []
 
-    events = await stack.consume(EVENTS, 16, match=lambda e: e.get("anonymousId") == me, timeout_s=2)
+    events = await stack.consume(EVENTS, 100, match=lambda e: e.get("anonymousId") == me, timeout_s=2)
     names = [e.get("event") or e["type"] for e in sorted(events, key=lambda e: e["timestampMs"])]
     funnel = ["Product Added", "Cart Viewed", "Checkout Started", "identify", "Payment Info Entered", "Order Completed"]
     assert [name for name in names if name in funnel] == funnel

@@ -175,12 +175,20 @@ async def test_the_visitor_is_known_over_pages_and_tabs_until_reset(
     assert "userId" not in also
 
 
+@pytest.mark.parametrize(
+    "storage",
+    [
+        'Object.defineProperty(window, "localStorage", {get: refuse})',
+        "for (const name of ['getItem', 'setItem', 'removeItem', 'key']) Storage.prototype[name] = refuse",
+        'Object.defineProperty(window, "localStorage", {value: null})',
+    ],
+    ids=["denied", "broken", "missing"],
+)
 async def test_nothing_throws_into_the_page_when_storage_cookies_fetch_and_beacon_are_blocked(
-    page: Page, sink: Sink
+    page: Page, sink: Sink, storage: str
 ) -> None:
-    sink.head = """<script>
-        const refuse = () => { throw new Error("blocked") };
-        Object.defineProperty(window, "localStorage", {get: refuse});
+    sink.head = f"<script>const refuse = () => {{ throw new Error('blocked') }}; {storage};</script>"
+    sink.head += """<script>
         Object.defineProperty(document, "cookie", {get: refuse, set: refuse});
         window.fetch = refuse; navigator.sendBeacon = refuse;
         Object.defineProperty(window, "crypto", {value: undefined});
@@ -194,6 +202,7 @@ async def test_nothing_throws_into_the_page_when_storage_cookies_fetch_and_beaco
     assert UUID(await page.evaluate("tracker.user().anonymousId()")).version == 4
     first = await page.evaluate("tracker.user().anonymousId()")
     assert await page.evaluate("tracker.user().anonymousId()") == first
+    await page.evaluate("dispatchEvent(new Event('pagehide')); dispatchEvent(new Event('online'))")
     await page.goto("about:blank")
 
 
