@@ -18,11 +18,12 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from stream.kafka_out import KafkaOut, Record
 from stream.redis_store import RedisError, Store, Unavailable
+from stream.resolve import acked
 from stream.signals_hop import MARGIN_MS
 from tracker.contract import keys
 from tracker.contract.events import encode_clock
+from tracker.contract.producer import KafkaOut, ProduceError
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ async def keep_time(
             t = await clock_ms(store, offsets, partitions)
             if t is not None and t > written:
                 value = encode_clock(t)
-                await out.publish(Record(PROFILE_EVENTS, p, None, value) for p in range(partitions))
+                await acked({out.append(PROFILE_EVENTS, None, value, None, p) for p in range(partitions)})
                 written = t
-        except (KafkaError, RedisError, *Unavailable) as e:
+        except (KafkaError, ProduceError, RedisError, *Unavailable) as e:
             log.warning("The clock was not written: %s: %s", type(e).__name__, e)

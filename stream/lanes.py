@@ -21,6 +21,7 @@ from faust.types import TP
 from stream import metrics
 from stream.redis_store import Lost, RedisError, Store, Unavailable
 from stream.transport import Chunk, ChunkConsumerThread
+from tracker.contract.producer import ProduceError
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Lanes:
                 if chunk.base != lane.hop.next:
                     raise Lost(f"the chunk begins at {chunk.base}, the head is at {lane.hop.next}")
                 events = await lane.hop.process(chunk)
-            except (Lost, KafkaError, RedisError, *Unavailable) as e:
+            except (Lost, ProduceError, RedisError, *Unavailable) as e:
                 self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: {type(e).__name__}: {e}; claiming it again")
                 self.drop([lane.tp])
                 return

@@ -39,7 +39,10 @@ E2E_SECONDS = Histogram(
 )
 REDIS_SECONDS = Histogram("stream_redis_command_duration_seconds", "Round trip of a pipeline to Redis.", buckets=_FAST)
 REDIS_ERRORS = Counter("stream_redis_errors_total", "Pipelines that failed.")
-PRODUCE_ERRORS = Counter("stream_kafka_produce_errors_total", "Batches that Kafka did not take.")
+PRODUCE_SECONDS = Histogram("stream_kafka_produce_duration_seconds", "From sending a batch to its ack.", buckets=_FAST)
+_produce_errors = Counter("stream_kafka_produce_errors_total", "Batches that Kafka did not ack.", ["retryable"])
+PRODUCE_ERRORS = {retryable: _produce_errors.labels(retryable) for retryable in ("true", "false")}
+QUEUE_EVENTS = Gauge("stream_producer_queue_events", "Records waiting for Kafka's ack.")
 LAG = Gauge(
     "stream_consumer_lag_messages",
     "Records between the worker and the end of the log.",
@@ -133,6 +136,19 @@ def label(name: str, value: str) -> str:
 def count(name: str, labels: tuple[str, ...], n: float) -> None:
     counter = SIGNAL_COUNTERS[name]
     counter.labels(*(label(k, v) for k, v in zip(counter._labelnames, labels, strict=True))).inc(n)
+
+
+class Producing:
+    """What the Kafka producer tells (tracker/contract/producer.py)."""
+
+    def produced(self, seconds: float) -> None:
+        PRODUCE_SECONDS.observe(seconds)
+
+    def failed(self, retryable: bool) -> None:
+        PRODUCE_ERRORS["true" if retryable else "false"].inc()
+
+    def waiting(self, records: int, size: int) -> None:
+        QUEUE_EVENTS.set(records)
 
 
 def declare(sites: Iterable[str]) -> None:

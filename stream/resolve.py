@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import monotonic, time
 from typing import Any, Final
 from uuid import UUID
@@ -18,12 +18,12 @@ import msgspec
 
 from stream import metrics
 from stream.core.identity import usable
-from stream.kafka_out import KafkaOut, Record
 from stream.redis_store import Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
 from tracker.contract.events import EventHead, decode_event_head, with_profile
+from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS, DeadLetter
 
@@ -82,7 +82,7 @@ class Resolve:
         return self.next
 
     async def process(self, chunk: Chunk) -> int:
-        """Pass a chunk on: how many events it gave. Raises Lost, Unavailable, KafkaError: drop this and claim again."""
+        """Pass a chunk on: how many events it gave. Raises Lost, Unavailable, ProduceError: drop it, claim again."""
         records = chunk.records
         heads = [_head(r.value) for r in records]
         passed = 0
@@ -163,29 +163,30 @@ class Resolve:
     ) -> int:
         """Publish records as decided, then move the head to `next`. `ids` go up to `end`: the rest stays decided."""
         partitions = self._settings.partitions
-        out: list[Record] = []
+        append = self._out.append
+        acks: set[asyncio.Future[None]] = set()
         hours: dict[int, list[int]] = {}
         received_at_ms = self._received_at_ms
         duplicates = passed = 0
         for i, (record, head) in enumerate(zip(records, heads, strict=True)):
             if isinstance(head, str):
-                out.append(self._dead_letter(record, "not_an_event", head))
+                acks.add(self._dead_letter(record, "not_an_event", head))
                 continue
             received_at_ms = head.received_at_ms
             if ids[i * 16 : i * 16 + 16] == DROPPED:
                 if identifiers(head) == (None, None):
-                    out.append(self._dead_letter(record, "no_identity", "no usable userId or anonymousId"))
+                    acks.add(self._dead_letter(record, "no_identity", "no usable userId or anonymousId"))
                 else:
                     duplicates += 1
                 continue
             hours.setdefault(head.received_at_ms // HOUR_MS, []).append(codec.message_hash(head.site, head.message_id))
-            h = ids[i * 16 : i * 16 + 16].hex()
-            profile_id = f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+            x = ids[i * 16 : i * 16 + 16].hex()
+            profile_id = f"{x[:8]}-{x[8:12]}-{x[12:16]}-{x[16:20]}-{x[20:]}"
             key = profile_id.encode()
             spliced = with_profile(record.value, profile_id, self.partition, record.offset, 0)
-            out.append(Record(PROFILE_EVENTS, codec.partition_of(key, partitions), key, spliced))
+            acks.add(append(PROFILE_EVENTS, key, spliced, None, codec.partition_of(key, partitions)))
             passed += 1
-        await self._out.publish(out)
+        await acked(acks)
         hashes = [[hour, binary(b"".join(h.to_bytes(8, "big") for h in each))] for hour, each in hours.items()]
         seen_ttl_s = (self._settings.dedupe_window_h + 1) * 3600
         ids = ids[len(records) * 16 :] if next < end else b""
@@ -203,18 +204,29 @@ class Resolve:
             metrics.DUPLICATES.inc(duplicates)
         return passed
 
-    def _dead_letter(self, record: Any, reason: str, detail: str) -> Record:
+    def _dead_letter(self, record: Any, reason: str, detail: str) -> asyncio.Future[None]:
         metrics.DEAD_LETTERS.labels(reason).inc()
-        return dead_letter("resolve", EVENTS, self.partition, record, reason, detail)
+        return dead_letter(self._out, "resolve", EVENTS, self.partition, record, reason, detail)
 
 
-def dead_letter(stage: str, topic: str, partition: int, record: Any, reason: str, detail: str) -> Record:
-    """A record that could not be used, for tracker.dead-letters.v1."""
+async def acked(acks: Collection[asyncio.Future[None]]) -> None:
+    """Wait for all of them. Raises ProduceError when one failed; the others are shared, and go on."""
+    waiting = [ack for ack in acks if not ack.done()]
+    if waiting:
+        await asyncio.wait(waiting)
+    for ack in acks:
+        ack.result()
+
+
+def dead_letter(
+    out: KafkaOut, stage: str, topic: str, partition: int, record: Any, reason: str, detail: str
+) -> asyncio.Future[None]:
+    """Give a record that could not be used to tracker.dead-letters.v1."""
     letter = DeadLetter(
         reason=reason, detail=detail, stage=stage, at_ms=int(time() * 1000), original=record.value or b"",
         topic=topic, partition=partition, offset=record.offset,
     )  # fmt: skip
-    return Record(DEAD_LETTERS, 0, None, _encode(letter))
+    return out.append(DEAD_LETTERS, None, _encode(letter), None, 0)
 
 
 def identifiers(head: EventHead) -> tuple[str | None, str | None]:

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from stream import metrics
 from stream.fold import Decoded, Effects, Folder, Outgoing, decode, unpack_outgoing
-from stream.kafka_out import KafkaOut, Record
 from stream.profile import Profile
 from stream.redis_store import Store, unpackb
-from stream.resolve import dead_letter
+from stream.resolve import acked, dead_letter
 from stream.transport import Chunk
 from tracker.contract import keys
+from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.triggers import HEADERS
@@ -75,7 +75,7 @@ class SignalsHop:
         return self.next
 
     async def process(self, chunk: Chunk) -> int:
-        """Fold and apply a chunk; how many events it had. Raises Lost, Unavailable, KafkaError: then drop
+        """Fold and apply a chunk; how many events it had. Raises Lost, Unavailable, ProduceError: then drop
         this (folding has changed its memory) and claim again."""
         await self._publish()
         records = chunk.records
@@ -150,11 +150,10 @@ class SignalsHop:
         if clock_ms is not None:
             fx.clock_ms = clock_ms
         letters = [
-            dead_letter("signals", PROFILE_EVENTS, self.partition, records[p.index], p.reason, p.detail)
+            dead_letter(self._out, "signals", PROFILE_EVENTS, self.partition, records[p.index], p.reason, p.detail)
             for p in (*decoded.poison, *fx.poison)
         ]
-        if letters:
-            await self._out.publish(letters)
+        await acked(letters)
         blob = self._folder.blob(fx, epoch=self._epoch, seq=self._seq, base=self.next, next=next)
         await self._store.write("apply", self.head_key, blob)
         self._seq += 1
@@ -174,7 +173,7 @@ class SignalsHop:
         """Outbox -> Kafka, then out of the outbox."""
         if not self._outbox:
             return
-        await self._out.publish(Record(t.topic, 0, t.key, t.value, HEADERS) for t in self._outbox)
+        await acked({self._out.append(t.topic, t.key, t.value, None, 0, HEADERS) for t in self._outbox})
         await self._store.write("trim", self.head_key, [self._epoch, self._seq, len(self._outbox)])
         self._seq += 1
         now_ms = time() * 1000

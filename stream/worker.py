@@ -29,13 +29,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, gene
 from stream import metrics
 from stream.deadlines import keep_time
 from stream.fold import Folder
-from stream.kafka_out import KafkaOut
 from stream.lanes import Lanes
 from stream.redis_store import RedisError, Store, Unavailable
 from stream.resolve import Resolve
 from stream.signals import SIGNALS
 from stream.signals_hop import SignalsHop
 from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema, Transport
+from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, TOPICS
 
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 HANG_S: Final = 45.0
 """A main loop that did not turn for so long is given up: heartbeats run in their own thread and would hide it."""
 EX_FATAL: Final = 70
+LINGER_MS: Final = 2.0
+MAX_PENDING_BYTES: Final = 1 << 30
+"""Out of reach: every lane has one chunk under way, so what waits is bounded by what was fetched."""
 
 
 class NotReady(Exception):
@@ -88,7 +91,15 @@ class Worker:
         self.settings = settings
         self.app = make_app(settings)
         self.store = Store(settings.redis)
-        self.out = KafkaOut(settings.kafka, f"{settings.worker_id}-out")
+        self.out = KafkaOut(
+            settings.kafka,
+            linger_ms=LINGER_MS,
+            max_pending_bytes=MAX_PENDING_BYTES,
+            produce_timeout_s=settings.produce_timeout_s,
+            client_id=f"{settings.worker_id}-out",
+            observer=metrics.Producing(),
+            ordered=True,
+        )
         self.offsets = AIOKafkaConsumer(
             bootstrap_servers=settings.kafka,
             client_id=f"{settings.worker_id}-offsets",
@@ -265,11 +276,11 @@ class Worker:
             try:
                 await self.offsets.start()
                 stack.push_async_callback(self.offsets.stop)
-                await self.out.start()
-                stack.push_async_callback(self.out.stop)
             except KafkaError as e:
                 raise NotReady(f"Kafka does not answer at {self.settings.kafka} ({e}): run `tracker doctor`") from None
             await self.check_topics()
+            await self.out.start({t.name: None for t in TOPICS})
+            stack.push_async_callback(self.out.stop, 5.0)
             await stack.enter_async_context(self.web())
             threading.Thread(target=self.watch, daemon=True, name="watchdog").start()
             beside = [

@@ -20,10 +20,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from tracker import metrics, read_api, rejections
+from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.http_in import ROUTES, HttpIn, Receive, Scope, Send
-from tracker.kafka_out import KafkaOut
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Endpoint:
             max_pending_bytes=settings.max_pending_bytes,
             produce_timeout_s=settings.produce_timeout_s,
             client_id="tracker-endpoint",
+            observer=metrics.Producing(),
         )
         self.redis = Redis.from_url(settings.redis, socket_timeout=5.0, socket_connect_timeout=2.0)
         self.draining = False

@@ -23,11 +23,11 @@ import msgspec
 
 from tracker import metrics
 from tracker.contract.events import EVENT_TYPES
+from tracker.contract.producer import Full, KafkaOut, ProduceError
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
 from tracker.intake import Call, Draft, take
 from tracker.intake.body import inflate, read_batch, read_key, read_text
-from tracker.kafka_out import Full, KafkaOut, ProduceError
 from tracker.rejections import (
     BODY_TIMEOUT,
     INTERNAL_ERROR,

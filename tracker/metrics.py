@@ -67,6 +67,20 @@ _by_route: Final = {route: _seconds.labels(route) for route in ROUTES}
 _by_site: dict[str, Counter] = {OTHER: _site_events.labels(OTHER)}
 
 
+class Producing:
+    """What the Kafka producer tells (tracker/contract/producer.py)."""
+
+    def produced(self, seconds: float) -> None:
+        PRODUCE_SECONDS.observe(seconds)
+
+    def failed(self, retryable: bool) -> None:
+        PRODUCE_ERRORS["true" if retryable else "false"].inc()
+
+    def waiting(self, records: int, size: int) -> None:
+        QUEUE_EVENTS.set(records)
+        QUEUE_BYTES.set(size)
+
+
 def declare(sites: Iterable[str]) -> None:
     """The series that depend on settings: of the first 50 sites and of all others together."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which no query reads

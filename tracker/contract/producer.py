@@ -18,13 +18,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from tracker import metrics
 from tracker.contract.codec import partition_of
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,7 @@ FLUSH_BYTES: Final = 256 * 1024
 RECORD_OVERHEAD: Final = 100
 """What a record's bookkeeping takes in memory besides its bytes, about."""
 SWEEP_S: Final = 0.1
+NO_HEADERS: Final[list[tuple[str, bytes]]] = []  # aiokafka takes nothing but a list
 RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -55,6 +55,19 @@ Where = tuple[str, int]
 """Topic and partition."""
 
 
+class Observer(Protocol):
+    """Who measures: tracker/metrics.py and stream/metrics.py each have one."""
+
+    def produced(self, seconds: float) -> None:
+        """A batch was acked so long after it was sent."""
+
+    def failed(self, retryable: bool) -> None:
+        """A batch was not acked."""
+
+    def waiting(self, records: int, size: int) -> None:
+        """So many records, so many bytes are waiting now."""
+
+
 class Batch:
     __slots__ = ("builder", "bytes", "done", "events", "opened_s", "sent_s", "where")
 
@@ -72,8 +85,20 @@ class KafkaOut:
     """An idempotent producer that answers after the ack of all in-sync replicas. Of one event loop."""
 
     def __init__(
-        self, bootstrap: str, *, linger_ms: float, max_pending_bytes: int, produce_timeout_s: float, client_id: str
+        self,
+        bootstrap: str,
+        *,
+        linger_ms: float,
+        max_pending_bytes: int,
+        produce_timeout_s: float,
+        client_id: str,
+        observer: Observer,
+        ordered: bool = False,
     ) -> None:
+        """`ordered`: when a batch fails, those that wait behind it in its partition fail too, so that whoever sends all
+        of them again keeps their order; else they are sent by the next producer."""
+        self._observer = observer
+        self._ordered = ordered
         self._bootstrap = bootstrap
         self._linger_s = linger_ms / 1000
         self._max_pending_bytes = max_pending_bytes
@@ -114,8 +139,18 @@ class KafkaOut:
         self._expected = topics
         self._background = [asyncio.create_task(self._connect()), asyncio.create_task(self._sweep())]
 
-    def append(self, topic: str, key: bytes | None, value: bytes, timestamp_ms: int) -> asyncio.Future[None]:
+    def append(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        timestamp_ms: int | None = None,
+        partition: int | None = None,
+        headers: list[tuple[str, bytes]] = NO_HEADERS,
+    ) -> asyncio.Future[None]:
         """Add one record to its partition's batch. Shield the future when you await it: others wait for it too.
+
+        Without `partition` the key says it; without `timestamp_ms` it is now.
 
         Raises ProduceError when there is no connection yet, Full when max_pending_bytes are waiting.
         """
@@ -124,14 +159,16 @@ class KafkaOut:
         size = len(value) + RECORD_OVERHEAD
         if self.pending_bytes + size > self._max_pending_bytes:
             raise Full(f"{self.pending_bytes} bytes are waiting")
-        where = (topic, partition_of(key or b"", self._partitions[topic]))
+        if partition is None:
+            partition = partition_of(key or b"", self._partitions[topic])
+        where = (topic, partition)
         batch = self._open.get(where)
         if batch is None:
             batch = self._new_batch(where)
-        if batch.builder.append(timestamp=timestamp_ms, key=key, value=value) is None:  # full
+        if batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:  # full
             self._full.setdefault(where, []).append(batch)
             batch = self._new_batch(where)
-            batch.builder.append(timestamp=timestamp_ms, key=key, value=value)
+            batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
             self._flush_now()
         batch.bytes += size
         batch.events += 1
@@ -220,7 +257,7 @@ class KafkaOut:
     def _acked(self, batch: Batch, future: asyncio.Future[Any]) -> None:
         error = ProduceError("cancelled") if future.cancelled() else future.exception()
         if error is None:
-            metrics.PRODUCE_SECONDS.observe(time.monotonic() - batch.sent_s)
+            self._observer.produced(time.monotonic() - batch.sent_s)
         self._finish(batch, error)
 
     def _finish(self, batch: Batch, error: BaseException | None) -> None:
@@ -232,9 +269,11 @@ class KafkaOut:
             if not batch.done.done():
                 batch.done.set_result(None)
         else:
-            metrics.PRODUCE_ERRORS["true" if getattr(error, "retriable", False) else "false"].inc()
+            self._observer.failed(bool(getattr(error, "retriable", False)))
             log.warning("%s[%d]: %d records were not acked: %r", *batch.where, batch.events, error)
             self._fail(batch, ProduceError(f"Kafka did not take the batch: {type(error).__name__}"))
+            if self._ordered:
+                self._fail_behind(batch.where)
             # A batch that failed leaves a gap in its partition's sequence numbers: Kafka would refuse all later ones.
             self._broken.set()
         if not self.pending_bytes:
@@ -247,6 +286,14 @@ class KafkaOut:
         if not batch.done.done():
             batch.done.set_exception(error)
             batch.done.exception()  # its waiters may all be gone; then asyncio would log "never retrieved"
+
+    def _fail_behind(self, where: Where) -> None:
+        behind = self._full.pop(where, [])
+        if (batch := self._open.pop(where, None)) is not None:
+            behind.append(batch)
+        for batch in behind:
+            self.pending_bytes -= batch.bytes
+            self._fail(batch, ProduceError("a batch before it failed"))
 
     def _unsent(self) -> Iterable[Batch]:
         for full in self._full.values():
@@ -271,14 +318,16 @@ class KafkaOut:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            metrics.QUEUE_EVENTS.set(sum(b.events for b in (*self._under_way.values(), *self._unsent())))
-            metrics.QUEUE_BYTES.set(self.pending_bytes)
+            waiting = sum(b.events for b in (*self._under_way.values(), *self._unsent()))
+            self._observer.waiting(waiting, self.pending_bytes)
             before_s = time.monotonic() - self._timeout_s
             late = [b for b in self._under_way.values() if b.opened_s < before_s and not b.done.done()]
             late += self._drop_unsent(before_s)
             for batch in late:
-                metrics.PRODUCE_ERRORS["true"].inc()
+                self._observer.failed(True)
                 self._fail(batch, ProduceError(f"Kafka did not ack within {self._timeout_s:g} s"))
+                if self._ordered:
+                    self._fail_behind(batch.where)
             if late:
                 log.warning("Kafka did not ack %d records within %g s", sum(b.events for b in late), self._timeout_s)
 
