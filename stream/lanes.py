@@ -25,8 +25,8 @@ from tracker.contract.producer import ProduceError
 
 log = logging.getLogger(__name__)
 
-QUEUE: Final = 4
-"""Chunks that wait in a lane; beyond, the agent waits, then Faust's buffer fills, then fetching stops."""
+QUEUE: Final = 2
+"""Chunks that wait in a lane before its partition is no longer fetched; Faust's buffer may hold a few more."""
 CLAIM_TIMEOUT_S: Final = 8.0
 CHECK_EVERY_S: Final = 2.0
 
@@ -50,7 +50,7 @@ class Lane:
         self.hop = hop
         self.generation = generation
         self.name = name
-        self.queue: asyncio.Queue[Any] = asyncio.Queue(QUEUE)
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.busy = False
         self.steps = 0
         self.task: asyncio.Task[None] | None = None
@@ -78,17 +78,21 @@ class Lanes:
 
     # -- chunks
 
-    async def put(self, event: Any) -> None:
+    def put(self, event: Any) -> None:
         """Give a chunk to its lane. Chunks of a generation that is over are dropped: they will be fetched again."""
         chunk: Chunk = event.value
         lane = self.lanes.get(chunk.tp)
         if lane is not None and lane.generation == chunk.generation:
-            await lane.queue.put(event)
+            lane.queue.put_nowait(event)
+            if lane.queue.qsize() >= QUEUE and (thread := self.thread()) is not None:
+                thread.full.add(lane.tp)
 
     async def _run(self, lane: Lane) -> None:
         label = lane.name
         while True:
             event = await lane.queue.get()
+            if lane.queue.qsize() < QUEUE and (thread := self.thread()) is not None:
+                thread.full.discard(lane.tp)
             chunk: Chunk = event.value
             if chunk.generation != lane.generation:
                 continue
@@ -128,8 +132,6 @@ class Lanes:
             lane = self.lanes.pop(tp, None)
             if lane is not None:
                 lane.generation = -1
-                while not lane.queue.empty():  # An agent that waits for room would wait for ever.
-                    lane.queue.get_nowait()
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
 

@@ -77,6 +77,8 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         self.generations: dict[TP, int] = {}
         self.positions: dict[TP, int] = {}
         self.claimed: set[TP] = set()
+        self.full: set[TP] = set()
+        """Partitions whose lanes have enough to do: not read until they drain, so that no lane holds up another."""
         self.pulse = time.monotonic()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -130,9 +132,9 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> dict[TP, list[Any]]:
         """One fetch as {partition: [one Chunk]}. Partitions not claimed yet are not read: they have no position."""
-        wanted = self.claimed & set(active_partitions)
+        wanted = (self.claimed & set(active_partitions)) - self.full
         if not wanted:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.01)
             return {}
         try:
             fetched = await super()._fetch_records(consumer, wanted, timeout, max_records)
@@ -166,6 +168,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.positions[tp] = offset
             claimed[tp] = self.generations[tp] = self.generations.get(tp, 0) + 1
             self.claimed.add(tp)
+            self.full.discard(tp)
         return claimed
 
     async def disclaim(self, tps: Iterable[TP]) -> None:

@@ -134,7 +134,7 @@ class Worker:
     async def _agent(self, stream: Any) -> None:
         """Gives chunks to their lanes. It never raises: Faust would ack the chunk and go on."""
         async for event in stream.noack().events():
-            await self.lanes.put(event)
+            self.lanes.put(event)
 
     def thread(self) -> ChunkConsumerThread | None:
         consumer: Any = self.app.consumer if self.app.started else None
