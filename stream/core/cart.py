@@ -329,11 +329,10 @@ def _order(cart: Cart, e: Entry, rules: Rules, out: list[Emission]) -> tuple[Car
 
 def _undo(cart: Cart, e: Entry, rules: Rules, out: list[Emission]) -> Cart:
     """An order was cancelled or refunded."""
-    for i, order in enumerate(cart.orders):
-        if order.id == e.order:
-            break
-    else:
+    i = next((i for i, o in enumerate(cart.orders) if o.id == e.order), None)
+    if i is None:
         return _at(cart, e)
+    order = cart.orders[i]
     back = order.value if e.value is None else min(order.value, order.back + e.value)
     full = e.value is None or back >= order.value
     reverse = full and order.by is not None and not order.reversed and e.ms - order.ms <= rules.lost_ms

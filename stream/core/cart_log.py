@@ -46,6 +46,8 @@ class CartLog(Struct, frozen=True, omit_defaults=True):
     """The state of the signal `cart`."""
 
     cart: Cart = NEW
+    due_ms: int | None = None
+    """When its timer is due."""
     log: tuple[Entry, ...] = ()
     """Sorted by (ms, id)."""
     base: Cart = NEW
@@ -75,15 +77,10 @@ class Change(Struct, frozen=True):
     """Orders not known before."""
 
 
-def due(state: CartLog, rules: Rules) -> int | None:
-    """When the next timer is due, ms."""
-    return due_ms(state.cart, rules)
-
-
 def fire(state: CartLog, now_ms: int, rules: Rules) -> Change:
     """Fire the timers due <= now_ms."""
     cart, emitted = advance(state.cart, now_ms, rules)
-    state = replace(state, cart=cart, fired_ms=max(now_ms, state.fired_ms))
+    state = replace(state, cart=cart, due_ms=due_ms(cart, rules), fired_ms=max(now_ms, state.fired_ms))
     return _tell(state, emitted, now_ms, rules, known=())
 
 
@@ -100,7 +97,7 @@ def take(state: CartLog, e: Entry, known_ms: int, rules: Rules) -> Change:
     if in_order and not any(t.unsure for t in state.told):
         cart, emitted = step(state.cart, e, rules)
         cart, fired = advance(cart, state.fired_ms, rules)
-        state = replace(state, cart=cart, log=(*state.log, e), lines=state.lines + len(e.lines or ()))
+        state = _with(state, cart, (*state.log, e), e, rules)
         return _trim(_tell(state, emitted + fired, known_ms, rules, known=()), rules)
 
     _, before = _fold(state.base, state.log, state.fired_ms, rules)
@@ -110,11 +107,14 @@ def take(state: CartLog, e: Entry, known_ms: int, rules: Rules) -> Change:
     counted = Counter(state.counted)
     counted.update(x.what for x in before if _counts(x))
     told = tuple(replace(t, unsure=True) for t in state.told)
-    state = replace(
-        state, cart=cart, log=log, lines=state.lines + len(e.lines or ()), told=told, counted=dict(counted)
-    )
+    state = replace(state, cart=cart, log=log, lines=state.lines + len(e.lines or ()), told=told, counted=dict(counted))
     known = tuple(x.order.id for x in before if x.what == "order.completed" and x.order)
     return _trim(_tell(state, emitted, known_ms, rules, known), rules)
+
+
+def _with(state: CartLog, cart: Cart, log: tuple[Entry, ...], e: Entry, rules: Rules) -> CartLog:
+    """The state with the entry in its log."""
+    return replace(state, cart=cart, due_ms=due_ms(cart, rules), log=log, lines=state.lines + len(e.lines or ()))
 
 
 def _fold(cart: Cart, log: tuple[Entry, ...], until_ms: int, rules: Rules) -> tuple[Cart, list[Emission]]:
