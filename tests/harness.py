@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -75,6 +75,10 @@ def in_thread(fn: Callable[[], T]) -> T:
     return run_async(call())
 
 
+@overload
+async def eventually(fn: Callable[[], Awaitable[T]], timeout_s: float = ..., every_s: float = ...) -> T: ...
+@overload
+async def eventually(fn: Callable[[], T], timeout_s: float = ..., every_s: float = ...) -> T: ...
 async def eventually(fn: Callable[[], T | Awaitable[T]], timeout_s: float = 15.0, every_s: float = 0.1) -> T:
     """Call `fn` (plain or async) until it returns something true without AssertionError; that is the result.
 
@@ -258,10 +262,11 @@ class Stack:
         wanted = site.name if isinstance(site, Site) else site
         found: list[dict[str, Any]] = []
         end = time.monotonic() + timeout_s
+        async with topics.admin(self.settings.kafka) as client:
+            (described,) = await client.describe_topics([topic])
+        partitions = [TopicPartition(topic, p["partition"]) for p in described["partitions"]]
+        assert partitions, f"there is no topic {topic}"
         async with AIOKafkaConsumer(bootstrap_servers=self.settings.kafka, enable_auto_commit=False) as consumer:
-            await consumer.topics()
-            partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-            assert partitions, f"there is no topic {topic}"
             consumer.assign(partitions)
             await consumer.seek_to_beginning(*partitions)
             while len(found) < count and time.monotonic() < end:
