@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+from stream import poison
+from tracker import rejections
 from tracker.contract import events, examples, generate, settings, topics, triggers
 
 SCHEMAS = generate.schemas()
@@ -107,6 +109,9 @@ def test_the_clock_and_the_dead_letter_fit_their_schemas() -> None:
     letter = msgspec.json.encode(examples.DEAD_LETTER)
     assert errors("dead-letter", letter) == []
     assert msgspec.json.decode(letter, type=topics.DeadLetter) == examples.DEAD_LETTER
+    assert examples.DEAD_LETTER.reason in poison.REASONS
+    with pytest.raises(msgspec.DecodeError, match=examples.DEAD_LETTER.detail):
+        events.decode_profile_event(examples.DEAD_LETTER.original)
 
 
 def test_a_wrong_message_does_not_fit() -> None:
@@ -210,6 +215,12 @@ def test_every_setting_stands_in_the_reference_with_its_variable() -> None:
 def test_every_topic_stands_in_the_reference() -> None:
     page = generate.topics_page()
     assert [t.name for t in topics.TOPICS if f"| `{t.name}` |" not in page] == []
+
+
+def test_every_refusal_stands_in_the_reference_with_its_status() -> None:
+    page = generate.rejections_page()
+    assert [r.name for r in rejections.REJECTIONS if f"| `{r.name}` | {r.status} |" not in page] == []
+    assert [reason for reason in poison.REASONS if f"| `{reason}` |" not in page] == []
 
 
 def test_every_metric_stands_in_the_reference_once() -> None:

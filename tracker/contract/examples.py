@@ -146,8 +146,8 @@ def profile_event(name: str) -> bytes:
 CLOCK: Final = events.encode_clock(AT_MS)
 
 DEAD_LETTER: Final = DeadLetter(
-    reason="bad_json",
-    detail="unexpected end of the text (byte 22)",
+    reason="not_an_event",
+    detail="Input data was truncated",
     stage="signals",
     at_ms=AT_MS,
     original=b'{"site":"demo","type":',

@@ -46,6 +46,7 @@ def files() -> dict[str, str]:
         "redis-keys": redis_keys_page(),
         "settings": settings_page(),
         "metrics": metrics_page(),
+        "rejections": rejections_page(),
     }
     made |= {f"{REFERENCE_DIR}/{name}.md": f"<!-- {MARK} -->\n{page}" for name, page in pages.items()}
     return made
@@ -424,6 +425,32 @@ time_zone = "Asia/Ho_Chi_Minh"
 """
     )
     return "".join(parts)
+
+
+# The last two pages tell what the two sides declare; contract itself imports neither.
+
+
+def rejections_page() -> str:
+    from stream.poison import REASONS
+    from tracker.rejections import REJECTIONS
+
+    rows = [[f"`{r.name}`", str(r.status), r.message, r.hint] for r in REJECTIONS]
+    return f"""# Rejections
+
+## Endpoint
+
+The name is the `code` of an answer, the `reason` of a dead letter and the label of a metric. What is wrong with one event
+of a batch never fails the batch: that event goes to `{topics.DEAD_LETTERS}`, the others are taken. 429 and 5xx carry
+`Retry-After` and mean "send again"; any other 4xx means "never again".
+
+{_table(["Code", "Status", "What happened", "What helps"], rows)}
+
+## Worker
+
+Reasons of dead letters of the stages `resolve` and `signals`.
+
+{_table(["Reason", "What it means"], [[f"`{reason}`", text] for reason, text in REASONS.items()])}
+"""
 
 
 def metrics_page() -> str:
