@@ -13,11 +13,11 @@ SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-run: setup ## Set up and start everything with the demo shop: http://127.0.0.1:8080/demo/
-	@exec $(BIN)/tracker up --demo
+run: setup ## Set up and start everything with the demo shop: http://127.0.0.1:8080/demo/ (ARGS="--http-port 9000")
+	@exec $(BIN)/tracker up --demo $(ARGS)
 
 test: setup ## All tests: unit, properties, integration with the real Kafka and Redis, browser
-	$(BIN)/pytest
+	$(BIN)/pytest $(ARGS)
 
 check: setup ## Lint, format, types, generated files
 	$(BIN)/ruff check

@@ -42,6 +42,10 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 group.initial.rebalance.delay.ms=0
+# After a kill the broker is let in again when its old session has ended (9 s by default). Broker and controller share a
+# process here: what stalls the one stalls the other, so a short session fences nobody by mistake.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
 # Segments and their indexes are preallocated by partition; small ones suit a laptop's disk.
 log.segment.bytes=134217728
 log.index.size.max.bytes=2097152
