@@ -439,9 +439,9 @@ def rejections_page() -> str:
 
 ## Endpoint
 
-The name is the `code` of an answer, the `reason` of a dead letter and the label of a metric. What is wrong with one event
-of a batch never fails the batch: that event goes to `{topics.DEAD_LETTERS}`, the others are taken. 429 and 5xx carry
-`Retry-After` and mean "send again"; any other 4xx means "never again".
+The name is the `code` of an answer, the `reason` of a dead letter and the label of a metric. What is wrong with one
+event of a batch never fails the batch: that event goes to `{topics.DEAD_LETTERS}`, the others are taken. 408, 429 and
+5xx carry `Retry-After` and mean "send again"; any other 4xx means "never again".
 
 {_table(["Code", "Status", "What happened", "What helps"], rows)}
 
