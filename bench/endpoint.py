@@ -69,11 +69,17 @@ def requests(per_request: int) -> list[bytes]:
     for i in range(BODIES):
         sent_at = time.strftime("%Y-%m-%dT%H:%M:%S.456Z", time.gmtime())
         if per_request == 1:
-            path, body = "/v1/track", json.dumps(event(i) | {"sentAt": sent_at, "writeKey": DEMO_WRITE_KEY})
+            path, body = (
+                "/v1/track",
+                json.dumps(event(i) | {"sentAt": sent_at, "writeKey": DEMO_WRITE_KEY}, ensure_ascii=False),
+            )
         else:
             visitor = event(i)["anonymousId"]
             items = [event(i * per_request + k) | {"anonymousId": visitor} for k in range(per_request)]
-            path, body = "/v1/batch", json.dumps({"sentAt": sent_at, "writeKey": DEMO_WRITE_KEY, "batch": items})
+            path, body = (
+                "/v1/batch",
+                json.dumps({"sentAt": sent_at, "writeKey": DEMO_WRITE_KEY, "batch": items}, ensure_ascii=False),
+            )
         data = body.encode()
         found.append(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s"
                      % (path.encode(), len(data), data))  # fmt: skip

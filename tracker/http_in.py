@@ -27,7 +27,7 @@ from tracker.contract.producer import Full, KafkaOut, ProduceError
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
 from tracker.intake import Call, Draft, take
-from tracker.intake.body import inflate, read_batch, read_key, read_text
+from tracker.intake.body import Batch, inflate, read_batch, read_key, read_text
 from tracker.rejections import (
     BODY_TIMEOUT,
     INTERNAL_ERROR,
@@ -173,23 +173,33 @@ class HttpIn:
             )
         if isinstance(body, bytes):
             body = read_text(body)
-        owner = self._owner(request, body if isinstance(body, bytes) else b"")
+        content: bytes | Batch | Refusal = body
+        if isinstance(body, bytes) and request.type is None:
+            content = read_batch(body)
+        owner = self._owner(request, content)
         if isinstance(owner, Refusal):
             # A key in a body that can't be read is not missing.
-            return _ANY_ORIGIN, body if isinstance(body, Refusal) and owner.rejection is MISSING_KEY else owner, None
+            return (
+                _ANY_ORIGIN,
+                content if isinstance(content, Refusal) and owner.rejection is MISSING_KEY else owner,
+                None,
+            )
         cors: Iterable[Header] = _ANY_ORIGIN
         if owner.origins:
             origin = headers.get(b"origin")
             cors = _cors(owner, origin)
             if origin is not None and owner.source == "client" and origin.lower() not in owner.origins:
                 return cors, refuse(ORIGIN_NOT_ALLOWED), None
-        if isinstance(body, Refusal):
-            return cors, body, None
+        if isinstance(content, Refusal):
+            return cors, content, None
         call = Call(owner.site, owner.source, now_ms, self._make_id, self._max_event_bytes, request.type)
         verbose = b"verbose=1" in request.query
         results: list[Result] | None = None
         try:
-            refusal, results = await (self._take_batch if request.type is None else self._take_one)(body, call, verbose)
+            if isinstance(content, Batch):
+                refusal, results = await self._take_batch(content, call, verbose)
+            else:
+                refusal, results = await self._take_one(content, call, verbose)
         except Full as e:
             refusal = refuse(OVERLOADED, str(e))
         except ProduceError as e:
@@ -204,10 +214,7 @@ class HttpIn:
         _count(call, (draft,))
         return None, [_result(draft, None)] if verbose else []
 
-    async def _take_batch(self, body: bytes, call: Call, verbose: bool) -> tuple[Refusal | None, list[Result]]:
-        batch = read_batch(body)
-        if isinstance(batch, Refusal):
-            return batch, []
+    async def _take_batch(self, batch: Batch, call: Call, verbose: bool) -> tuple[Refusal | None, list[Result]]:
         if len(batch.batch) > self._max_batch_events:
             return refuse(TOO_MANY_EVENTS, f"{len(batch.batch)} events; the limit is {self._max_batch_events}"), []
         call.sent_at, call.context, call.message_id = batch.sent_at, batch.context, batch.message_id
@@ -278,7 +285,7 @@ class HttpIn:
             return refuse(REQUEST_TOO_LARGE, f"{size} bytes; the limit is {cap}")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _owner(self, request: Request, body: bytes) -> Owner | Refusal:
+    def _owner(self, request: Request, content: bytes | Batch | Refusal) -> Owner | Refusal:
         """Whose key it is: Basic user name, X-Write-Key, body writeKey, ?writeKey=, in this order."""
         headers = request.headers
         key = _basic_user(headers.get(b"authorization", b""))
@@ -286,7 +293,11 @@ class HttpIn:
             key = headers.get(b"x-write-key", b"").decode("latin-1").strip()
         if key:
             return self._owners.get(key) or refuse(INVALID_KEY)
-        found = read_key(body) or _query_key(request.query)
+        if isinstance(content, Refusal):
+            found = None
+        else:
+            found = content.write_key if isinstance(content, Batch) else read_key(content)
+        found = found or _query_key(request.query)
         if not found:
             return refuse(MISSING_KEY)
         owner = self._owners.get(found)

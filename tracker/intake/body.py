@@ -26,6 +26,7 @@ _STEP: Final = 64 * 1024
 
 class Batch(Struct, rename="camel"):
     batch: list[Raw]
+    write_key: str | None = None
     sent_at: str | None = None
     message_id: str | None = None
     context: Raw | UnsetType = UNSET
@@ -80,7 +81,7 @@ def mend(body: bytes) -> bytes:
 
     Otherwise one such text would make the JSON of a whole batch invalid.
     """
-    if b"\\ud" not in body and b"\\uD" not in body:
+    if b"\\" not in body or (b"\\ud" not in body and b"\\uD" not in body):
         return body
     return _escape.sub(lambda m: b"\\ufffd" if len(m[0]) == 6 else m[0], body)
 
@@ -114,7 +115,7 @@ def read_batch(body: bytes) -> Batch | Refusal:
 
 
 def read_key(body: bytes) -> str | None:
-    """The body's writeKey, if there is one that can be read."""
+    """The writeKey in an event's body, if there is one that can be read."""
     if b'"writeKey"' not in body:
         return None
     try:

@@ -21,6 +21,7 @@ MAX_DEPTH: Final = 32
 MAX_TEXT_CHARS: Final = 1000
 """Longest page or screen name and category: titles of pages are longer than ids."""
 
+_IDS: Final = ("user_id", "anonymous_id", "group_id", "previous_id")
 _TYPES: Final = frozenset(EVENT_TYPES)
 _string = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _bracket = re.compile(rb"[\[\]{}]")
@@ -31,14 +32,15 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     wire.type = call.type or wire.type
     if wire.type not in _TYPES:
         return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
-    for name in ("user_id", "anonymous_id", "group_id", "previous_id"):
+    for name in _IDS:
         value = getattr(wire, name)
         if value is not None:
-            if not isinstance(value, str):
-                value = str(value)
+            if value.__class__ is not str:
+                setattr(wire, name, value := str(value))
             if len(value) > MAX_ID_CHARS:
                 return refuse(FIELD_TOO_LONG, f"{name} has {len(value)} characters")
-            setattr(wire, name, value or None)
+            if not value:
+                setattr(wire, name, None)
     if wire.user_id is None and wire.anonymous_id is None:
         return refuse(MISSING_ID)
     if wire.message_id is not None and len(wire.message_id) > MAX_ID_CHARS:

@@ -28,15 +28,19 @@ def decode(draft: Draft, call: Call) -> Refusal | None:
         return refuse(INVALID_JSON, str(e))
     except RecursionError:
         return refuse(TOO_DEEP)
-    for name in ("properties", "traits", "context"):
-        part: Raw | UnsetType = getattr(wire, name)
-        if part is not UNSET and memoryview(part)[0] != _OPEN:
-            if bytes(part) != b"null":
-                return refuse(WRONG_TYPE, f"Expected `object | null` - at `$.{name}`")
-            setattr(wire, name, UNSET)
+    if not (_is_object(wire.properties) and _is_object(wire.traits) and _is_object(wire.context)):
+        for name in ("properties", "traits", "context"):
+            if not _is_object(part := getattr(wire, name)):
+                if bytes(part) != b"null":
+                    return refuse(WRONG_TYPE, f"Expected `object | null` - at `$.{name}`")
+                setattr(wire, name, UNSET)
     if call.context is not UNSET:
         wire.context = call.context if wire.context is UNSET else _merge(call.context, wire.context)
     return None
+
+
+def _is_object(part: Raw | UnsetType) -> bool:
+    return part is UNSET or memoryview(part)[0] == _OPEN
 
 
 def _merge(under: Raw, over: Raw) -> Raw:

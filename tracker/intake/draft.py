@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 NO_BYTES: Final = b""
 
 
-class Wire(Struct, rename="camel"):
+class Wire(Struct, rename="camel", gc=False):
     """An event as a client sends it (tracker.contract.events.Message), open where intake does not look."""
 
     type: str | None = None
@@ -50,7 +50,7 @@ class Call(Struct):
     message_id: str | None = None
 
 
-class Draft(Struct):
+class Draft(Struct, gc=False):
     """One event on its way through the steps."""
 
     original: bytes
