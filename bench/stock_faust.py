@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -18,10 +20,11 @@ import uvloop
 from tracker.contract.topics import EVENTS
 
 
-async def main(bootstrap: str, count: int) -> None:
+async def main(bootstrap: str, count: int, folder: str) -> None:
     app = faust.App(
         f"bench-stock-{time.time_ns()}", broker=f"kafka://{bootstrap}", web_enabled=False, topic_allow_declare=False,
         topic_disable_leader=True, consumer_auto_offset_reset="earliest", stream_wait_empty=False, store="memory://",
+        datadir=folder,
     )  # fmt: skip
     done = asyncio.Event()
     start: list[float] = []
@@ -42,9 +45,10 @@ async def main(bootstrap: str, count: int) -> None:
     cpu_s, wall_s = time.process_time() - start[0], time.perf_counter() - start[1]
     print(json.dumps({"cpu_s": cpu_s, "wall_s": wall_s, "events": seen}), flush=True)
     task.cancel()
+    shutil.rmtree(folder)
     os._exit(0)  # Stopping Faust takes longer than the measurement.
 
 
 if __name__ == "__main__":
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), tempfile.mkdtemp(prefix="tracker-bench-")))

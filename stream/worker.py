@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator
 from time import monotonic, time
@@ -53,8 +54,8 @@ class NotReady(Exception):
     """The worker can't start: one line on what is missing and the command that helps."""
 
 
-def make_app(settings: Settings) -> faust.App:
-    """The Faust app, without agents. Settings are those that held in measurements (docs/stream.md)."""
+def make_app(settings: Settings, folder: str) -> faust.App:
+    """The Faust app, without agents. `folder`: Faust wants one, and nothing of ours is kept there."""
     TRANSPORTS.aliases[SCHEME] = "stream.transport:Transport"
     brokers = ";".join(f"{SCHEME}://{server.strip()}" for server in settings.kafka.split(","))
     session = settings.session_timeout_s
@@ -78,6 +79,7 @@ def make_app(settings: Settings) -> faust.App:
         topic_disable_leader=True,
         web_enabled=False,
         store="memory://",
+        datadir=folder,
         worker_redirect_stdouts=False,
     )
     cast(Transport, app.transport).fetch_max_wait_ms = settings.fetch_max_wait_ms
@@ -89,7 +91,8 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.app = make_app(settings)
+        self._folder = tempfile.TemporaryDirectory(prefix="tracker-worker-")
+        self.app = make_app(settings, self._folder.name)
         self.store = Store(settings.redis)
         self.out = KafkaOut(
             settings.kafka,
@@ -272,6 +275,7 @@ class Worker:
                 f"Redis does not answer at the setting `redis` ({type(e).__name__}): run `tracker doctor`"
             ) from None
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._folder.cleanup)
             stack.push_async_callback(self.store.stop)
             try:
                 await self.offsets.start()
