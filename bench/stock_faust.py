@@ -30,7 +30,7 @@ async def main(bootstrap: str, count: int, folder: str) -> None:
     start: list[float] = []
     seen = 0
 
-    @app.agent(app.topic(EVENTS, value_type=bytes, value_serializer="raw"))  # type: ignore[untyped-decorator]
+    @app.agent(app.topic(EVENTS, value_type=bytes, value_serializer="raw"))
     async def read(stream: Any) -> None:
         nonlocal seen
         async for _ in stream:

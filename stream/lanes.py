@@ -135,6 +135,17 @@ class Lanes:
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
 
+    async def finish(self, timeout_s: float) -> None:
+        """Take no more chunks; let those under way come to their effect, at most `timeout_s`."""
+        lanes = list(self.lanes.values())
+        self.drop(list(self.lanes))
+        end = monotonic() + timeout_s
+        while any(lane.busy for lane in lanes) and monotonic() < end:
+            await asyncio.sleep(0.02)
+        for lane in lanes:
+            if lane.task is not None:
+                lane.task.cancel()
+
     async def keep(self) -> None:
         """For ever: claim what is assigned but not ours yet; find out when Redis went back in time."""
         checked = monotonic()

@@ -309,7 +309,7 @@ class Worker:
             self._stopped.set()
             for task in beside:
                 task.cancel()
-            self.lanes.drop(list(self.lanes.lanes))
+            await self.lanes.finish(self.settings.drain_s / 2)
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(self.app.stop(), self.settings.drain_s)
             app.cancel()
