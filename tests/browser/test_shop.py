@@ -43,6 +43,8 @@ async def test_a_cart_left_alone_shows_its_trigger_and_kafka_has_it_once(page: P
     await expect(page.locator(".signal .alarm")).to_contain_text("185.000")
     await expect(page.locator(".counts li").first).to_be_visible()
     assert await page.locator("dialog").count() == 0
+    await page.locator(".signal summary").click()
+    assert await page.locator("#live").evaluate("panel => panel.scrollWidth - panel.clientWidth") == 0
     triggers = await stack.consume(CART_ABANDONED.topic, 2, match=lambda t: of_visitor(t, me), timeout_s=8)
     assert len({t["id"] for t in triggers}) == 1
     [line] = triggers[0]["data"]["items"]
