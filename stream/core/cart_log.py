@@ -107,7 +107,7 @@ def take(state: CartLog, e: Entry, known_ms: int, rules: Rules) -> Change:
     counted = Counter(state.counted)
     counted.update(x.what for x in before if _counts(x))
     told = tuple(replace(t, unsure=True) for t in state.told)
-    state = replace(state, cart=cart, log=log, lines=state.lines + len(e.lines or ()), told=told, counted=dict(counted))
+    state = replace(_with(state, cart, log, e, rules), told=told, counted=dict(counted))
     known = tuple(x.order.id for x in before if x.what == "order.completed" and x.order)
     return _trim(_tell(state, emitted, known_ms, rules, known), rules)
 

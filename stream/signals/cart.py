@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from stream.core import cart_log
-from stream.core.cart import STAGES, WAITING, Do, Emission, Entry, Line, What, rules_of, value_of
+from stream.core.cart import STAGES, WAITING, Do, Emission, Entry, Line, Rules, What, rules_of, value_of
 from stream.core.cart_log import CartLog, Change, Told
 from stream.signals import shop
 from stream.signals.base import Context, Result, Trigger
 from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
+from tracker.contract.settings import Settings
 from tracker.contract.triggers import CART_ABANDONED, CartAbandoned, CartAbandonmentRetracted, CartLine
 
 DOES: Final[dict[str, Do]] = {
@@ -45,16 +46,26 @@ class CartSignal:
     state_type = CartLog
     events: frozenset[str] | None = frozenset(DOES)
 
+    def __init__(self) -> None:
+        self._settings: Settings | None = None
+        self._rules = rules_of(Settings())
+
+    def _rules_of(self, settings: Settings) -> Rules:
+        """The rules of the settings, which are the same ones by far the most times."""
+        if settings is not self._settings:
+            self._settings, self._rules = settings, rules_of(settings)
+        return self._rules
+
     def fold(self, state: CartLog | None, event: ProfileEvent, ctx: Context) -> Result:
         before = CartLog() if state is None else state
-        change = cart_log.take(before, entry(event), event.received_at_ms, rules_of(ctx.settings))
+        change = cart_log.take(before, entry(event), event.received_at_ms, self._rules_of(ctx.settings))
         return _result(before, change, event.received_at_ms, ctx)
 
     def due_ms(self, state: CartLog) -> int | None:
         return state.due_ms
 
     def fire(self, state: CartLog, now_ms: int, ctx: Context) -> Result:
-        return _result(state, cart_log.fire(state, now_ms, rules_of(ctx.settings)), now_ms, ctx)
+        return _result(state, cart_log.fire(state, now_ms, self._rules_of(ctx.settings)), now_ms, ctx)
 
 
 def entry(event: ProfileEvent) -> Entry:

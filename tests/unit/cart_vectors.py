@@ -1,0 +1,452 @@
+"""The vectors of a cart (seconds), and a rig that drives the signal as the shell does, in any order of arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Struct, field
+
+from stream.core import cart
+from stream.core.cart import Emission, Rules, rules_of
+from stream.core.cart_log import CartLog
+from stream.signals.base import Context, Result, Trigger
+from stream.signals.cart import CartSignal, entry
+from tracker.contract import events as ev
+from tracker.contract.events import ProfileEvent
+from tracker.contract.settings import Settings
+from tracker.contract.triggers import CartAbandoned, CartAbandonmentRetracted
+
+SETTINGS: Final = Settings()
+RULES: Final[Rules] = rules_of(SETTINGS)
+T0_MS: Final = 1_790_000_000_000
+H: Final = 3600
+
+
+def context(**fields: Any) -> Context:
+    given = {
+        "site": "demo",
+        "profile_id": "p1",
+        "user_id": None,
+        "anonymous_id": "a1",
+        "traits": None,
+        "utc_offset_ms": 7 * 3_600_000,
+        "settings": SETTINGS,
+    }
+    return Context(**{**given, **fields})
+
+
+def event(
+    name: str, at_s: float, properties: Any = None, *, id: str | None = None, received_s: float = 0.0
+) -> ProfileEvent:
+    at_ms = T0_MS + round(1000 * at_s)
+    return ProfileEvent(
+        profile_id="p1",
+        src=(0, 0, 0),
+        site="demo",
+        type="track",
+        message_id=id or f"{name}@{at_s}",
+        timestamp_ms=at_ms,
+        received_at_ms=max(at_ms, T0_MS + round(1000 * received_s)),
+        event=name,
+        properties=msgspec.Raw(msgspec.json.encode(properties if properties is not None else {})),
+    )
+
+
+def add(at_s: float, product: str = "A", quantity: float = 1, **more: Any) -> ProfileEvent:
+    price = {"A": 10, "B": 5, "C": 7}[product]
+    about = {"product_id": product, "price": price, "quantity": quantity}
+    return event(ev.PRODUCT_ADDED, at_s, about, **more)
+
+
+def remove(at_s: float, product: str = "A", **more: Any) -> ProfileEvent:
+    return event(ev.PRODUCT_REMOVED, at_s, {"product_id": product}, **more)
+
+
+def view(at_s: float, *products: str, **more: Any) -> ProfileEvent:
+    lines = [{"product_id": p, "price": 10, "quantity": 1} for p in products]
+    return event(ev.CART_VIEWED, at_s, {"products": lines}, **more)
+
+
+def checkout(at_s: float, **more: Any) -> ProfileEvent:
+    return event(ev.CHECKOUT_STARTED, at_s, **more)
+
+
+def payment(at_s: float, **more: Any) -> ProfileEvent:
+    return event(ev.PAYMENT_INFO_ENTERED, at_s, **more)
+
+
+def order(at_s: float, order_id: str = "o1", revenue: float = 20, **more: Any) -> ProfileEvent:
+    about = {"order_id": order_id, "revenue": revenue, "currency": "VND"}
+    return event(ev.ORDER_COMPLETED, at_s, about, **more)
+
+
+def cancel(at_s: float, order_id: str = "o1", **more: Any) -> ProfileEvent:
+    return event(ev.ORDER_CANCELLED, at_s, {"order_id": order_id}, **more)
+
+
+def refund(at_s: float, total: float | None = None, order_id: str = "o1", **more: Any) -> ProfileEvent:
+    about = {"order_id": order_id} | ({} if total is None else {"total": total})
+    return event(ev.ORDER_REFUNDED, at_s, about, **more)
+
+
+def click(at_s: float, campaign: str = "c1", **more: Any) -> ProfileEvent:
+    return event("Email Link Clicked", at_s, {"campaign_id": campaign}, **more)
+
+
+class Vector(NamedTuple):
+    name: str
+    events: Sequence[ProfileEvent]
+    now_s: float
+    state: str
+    emitted: Sequence[str]
+    """What it says, in order; cart.opened, reopened and order.completed are left out where the spec does."""
+
+
+VECTORS: Final = (
+    Vector("S1", [add(0), add(60, "B", 2)], 7200, "abandoned", ["opened@0", "abandoned cart@3660 20 #1.1"]),
+    Vector("S2", [add(0), checkout(600), order(900)], 9 * H, "converted", ["opened@0", "converted checkout@900"]),
+    Vector("S3", [add(0)], 3600, "abandoned", ["opened@0", "abandoned cart@3600 10 #1.1"]),
+    Vector("S4", [add(0)], 3599, "open", ["opened@0"]),
+    Vector("S5", [add(0), remove(100)], 9 * H, "empty", ["opened@0", "emptied@100"]),
+    Vector("S7", [add(0), checkout(60)], 1860, "abandoned", ["opened@0", "abandoned checkout@1860 10 #1.1"]),
+    Vector(
+        "S8",
+        [add(0), checkout(60), payment(120)],
+        1020,
+        "abandoned",
+        ["opened@0", "abandoned payment@1020 10 #1.1"],
+    ),
+    Vector(
+        "S9",
+        [add(0), click(7200), order(10800)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by c1@10800"],
+    ),
+    Vector(
+        "S11",
+        [add(0), add(10800), order(14400)],
+        9 * H,
+        "converted",
+        [
+            "opened@0",
+            "abandoned cart@3600 10 #1.1",
+            "reopened@10800",
+            "abandoned cart@14400 20 #1.2 quiet",
+            "recovered by organic@14400",
+        ],
+    ),
+    Vector(
+        "S12",
+        [add(0), order(60), add(18000, "C")],
+        9 * H,
+        "abandoned",
+        ["opened@0", "converted cart@60", "opened@18000", "abandoned cart@21600 7 #2.1"],
+    ),
+    Vector(
+        "S14",
+        [add(0, id="m"), add(0, id="m")],
+        9 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3600 10 #1.1"],
+    ),
+    Vector("S15", [add(0)], 608400, "lost", ["opened@0", "abandoned cart@3600 10 #1.1", "lost@608400"]),
+    Vector("S17", [remove(0)], 9 * H, "none", []),
+    Vector("S18", [checkout(0)], 9 * H, "abandoned", ["opened@0", "abandoned checkout@1800 0 #1.1"]),
+    Vector("S19", [add(0), view(10)], 9 * H, "empty", ["opened@0", "emptied@10"]),
+    Vector(
+        "S22",
+        [add(0), order(3600)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@3600"],
+    ),
+)
+"""domain.md 5.4, S1 to S22."""
+
+MORE: Final = (
+    Vector(
+        "an emptied cart begins anew",
+        [add(0), remove(10), add(20, "B")],
+        2 * H,
+        "abandoned",
+        ["opened@0", "emptied@10", "opened@20", "abandoned cart@3620 5 #2.1"],
+    ),
+    Vector(
+        "an order after the cart was emptied",
+        [add(0), remove(10), order(20)],
+        2 * H,
+        "converted",
+        ["opened@0", "emptied@10", "without cart@20"],
+    ),
+    Vector(
+        "an abandoned cart is emptied",
+        [add(0), remove(4000)],
+        9 * H,
+        "empty",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "emptied@4000"],
+    ),
+    Vector(
+        "a reopened cart is emptied",
+        [add(0), add(4000, "B"), view(4100)],
+        9 * H,
+        "empty",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "reopened@4000", "emptied@4100"],
+    ),
+    Vector(
+        "a reopened cart stays reopened",
+        [add(0), add(4000, "B"), add(4100, "B"), order(4200)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "reopened@4000", "recovered by organic@4200"],
+    ),
+    Vector(
+        "a removal that leaves something reopens",
+        [add(0), add(1, "B"), remove(4000)],
+        9 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3601 15 #1.1", "reopened@4000", "abandoned cart@7600 5 #1.2 quiet"],
+    ),
+    Vector(
+        "abandoned again a day later",
+        [add(0), add(25 * H, "B")],
+        48 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "reopened@90000", "abandoned cart@93600 15 #1.2"],
+    ),
+    Vector(
+        "a click too long before the order",
+        [add(0), click(2 * H), order(2 * H + 5 * 86400 + 1)],
+        7 * 86400,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@439201"],
+    ),
+    Vector(
+        "a click five days before the order",
+        [add(0), click(2 * H), order(2 * H + 5 * 86400)],
+        7 * 86400,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by c1@439200"],
+    ),
+    Vector(
+        "the last click counts, before the abandonment none does",
+        [add(0), click(10, "c0"), click(4000), click(5000, "c2"), add(5100), order(5200)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "reopened@5100", "recovered by c2@5200"],
+    ),
+    Vector(
+        "a click told after the visitor is back",
+        [add(0), view(4000, "A"), click(4001), order(4200)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "reopened@4000", "recovered by c1@4200"],
+    ),
+    Vector(
+        "an order for a lost cart",
+        [add(0), order(608401)],
+        608402,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "lost@608400", "converted late@608401"],
+    ),
+    Vector(
+        "a removal leaves a lost or converted cart",
+        [add(0), remove(608401)],
+        608402,
+        "lost",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "lost@608400"],
+    ),
+    Vector(
+        "a lost cart's visitor begins anew",
+        [add(0), add(608401, "B")],
+        608402,
+        "open",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "lost@608400", "opened@608401"],
+    ),
+    Vector(
+        "orders without a cart, one reported twice",
+        [order(0), order(10, "o2"), order(20, id="again")],
+        9 * H,
+        "converted",
+        ["without cart@0", "without cart@10"],
+    ),
+    Vector(
+        "an order reported again leaves the next cart alone",
+        [add(0), order(10), add(20, "B"), order(30, id="by the server")],
+        2 * H,
+        "abandoned",
+        ["opened@0", "converted cart@10", "opened@20", "abandoned cart@3620 5 #2.1"],
+    ),
+    Vector(
+        "a removal from a bought cart",
+        [add(0), order(10), remove(20), view(30)],
+        9 * H,
+        "converted",
+        ["opened@0", "converted cart@10"],
+    ),
+    Vector(
+        "a recovery is cancelled, and cancelled again",
+        [add(0), order(4000), cancel(5000), cancel(5001)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@4000", "reversed@5000"],
+    ),
+    Vector(
+        "a recovery is refunded in two parts",
+        [add(0), order(4000), refund(5000, 5), refund(6000, 15)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@4000", "reversed@6000"],
+    ),
+    Vector(
+        "a part is refunded",
+        [add(0), order(4000), refund(5000, 19)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@4000"],
+    ),
+    Vector(
+        "a refund after the window",
+        [add(0), order(4000), refund(4000 + 7 * 86400 + 1)],
+        8 * 86400,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@4000"],
+    ),
+    Vector(
+        "a cancelled order that recovered nothing",
+        [add(0), order(10), cancel(20)],
+        9 * H,
+        "converted",
+        ["opened@0", "converted cart@10"],
+    ),
+    Vector(
+        "a look at an empty cart, and at one of unknown content",
+        [view(0), event(ev.CART_VIEWED, 1)],
+        9 * H,
+        "none",
+        [],
+    ),
+    Vector(
+        "a snapshot replaces the items",
+        [add(0), add(1, "B", 3), view(2, "A", "C")],
+        2 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3602 20 #1.1"],
+    ),
+    Vector(
+        "every step of the checkout is activity",
+        [add(0), checkout(60), event(ev.CHECKOUT_STEP_VIEWED, 1000), event(ev.CHECKOUT_STEP_COMPLETED, 2000)],
+        3800,
+        "abandoned",
+        ["opened@0", "abandoned checkout@3800 10 #1.1"],
+    ),
+    Vector(
+        "a stage does not fall",
+        [add(0), payment(60), add(100, "B")],
+        1000,
+        "abandoned",
+        ["opened@0", "abandoned payment@1000 15 #1.1"],
+    ),
+    Vector(
+        "a click alone",
+        [click(0)],
+        9 * H,
+        "none",
+        [],
+    ),
+)
+"""The rows of domain.md 5.3 that the spec's vectors leave out."""
+
+
+def said(emissions: Iterable[Emission]) -> list[str]:
+    """Emissions in the vectors' words."""
+    out = []
+    for e in emissions:
+        at = f"@{(e.at_ms - T0_MS) / 1000:g}"
+        c = e.cart
+        match e.what:
+            case "cart.abandoned":
+                what = f"{cart.STAGES[c.stage]}{at} {cart.value_of(c.items):g} #{c.episode}.{c.seq}"
+                out.append(f"abandoned {what}{' quiet' if e.quiet else ''}")
+            case "cart.converted":
+                out.append(f"converted {cart.STAGES[c.stage]}{at}")
+            case "cart.recovered":
+                assert e.order is not None
+                out.append(f"recovered by {e.order.by}{at}")
+            case "cart.converted_late":
+                out.append(f"converted late{at}")
+            case "order.without_cart":
+                out.append(f"without cart{at}")
+            case "cart.recovery_reversed":
+                out.append(f"reversed{at}")
+            case "order.completed":
+                pass
+            case _:
+                out.append(f"{e.what.removeprefix('cart.')}{at}")
+    return out
+
+
+def folded(events: Iterable[ProfileEvent], now_s: float) -> tuple[cart.Cart, list[Emission]]:
+    """The definition: what the events give, all in order."""
+    return cart.fold([entry(e) for e in events], T0_MS + round(1000 * now_s), RULES)
+
+
+class Rig(Struct):
+    """Drives the cart signal as the shell does: timers due <= an event's time go before it, the clock fires others."""
+
+    signal: CartSignal = field(default_factory=CartSignal)
+    state: CartLog | None = None
+    results: list[Result] = []
+    clock_ms: int = 0
+
+    def clock(self, now_s: float) -> None:
+        self.clock_ms = max(self.clock_ms, T0_MS + round(1000 * now_s))
+        self._fire(self.clock_ms)
+
+    def _fire(self, until_ms: int) -> None:
+        if self.state is None:
+            return
+        due = self.signal.due_ms(self.state)
+        if due is not None and due <= until_ms:
+            self._keep(self.signal.fire(self.state, until_ms, context()))
+            due = self.signal.due_ms(self.state)
+            assert due is None or due > until_ms
+
+    def _keep(self, result: Result) -> None:
+        self.results.append(result)
+        self.state = msgspec.json.decode(msgspec.json.encode(result.state), type=CartLog)
+        assert self.state == result.state
+
+    def take(self, e: ProfileEvent) -> None:
+        self._fire(e.timestamp_ms)
+        self._keep(self.signal.fold(self.state, e, context()))
+
+    @property
+    def triggers(self) -> list[Trigger]:
+        return [t for r in self.results for t in r.triggers]
+
+    def published(self) -> list[str]:
+        """Ids of the abandonments a subscriber knows of and that were not taken back. Checks both streams of ids."""
+        told: list[str] = []
+        retracted: list[str] = []
+        for t in self.triggers:
+            if t.suppressed:
+                continue
+            if isinstance(t.data, CartAbandonmentRetracted):
+                assert t.data.retracts in told
+                retracted.append(t.data.retracts)
+            else:
+                assert isinstance(t.data, CartAbandoned)
+                told.append(t.id)
+        ids = [t.id for t in self.triggers if not t.suppressed]
+        assert len(set(ids)) == len(ids), "an id was told twice"
+        assert len(set(retracted)) == len(retracted)
+        return [i for i in told if i not in retracted]
+
+    def total(self, metric: str) -> float:
+        return sum(n for r in self.results for name, _, n in r.metrics if name == metric)
+
+    def gauge(self) -> int:
+        return sum(n for r in self.results for _, n in r.gauges)

@@ -1,0 +1,201 @@
+"""What every registered signal must keep to, whatever it measures."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream import metrics
+from stream.profile import ABOUT
+from stream.signals import SIGNALS
+from stream.signals.base import Result, Signal
+from stream.signals.messages import MessageSignal
+from stream.signals.popups import PopupSignal
+from tests.unit.cart_vectors import T0_MS, context, event
+from tracker.contract import events as ev
+from tracker.contract.events import ProfileEvent
+from tracker.contract.examples import MESSAGES, profile_event
+from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger, encode_trigger
+
+NAMES: Final = sorted({name for s in SIGNALS for name in s.events or ()})
+CTX: Final = context(user_id="u1", traits={"name": "Lan"})
+encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def by_name(signal: Signal[Any]) -> str:
+    return signal.name
+
+
+_texts = st.one_of(st.text(max_size=8), st.sampled_from(["A", "B", "o1", "12.5", "-3", "NaN", "1e999", "VND"]))
+_json = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), _texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_texts, inner, max_size=3)),
+    max_leaves=6,
+)
+_fields = st.sampled_from(
+    ["product_id", "sku", "name", "price", "quantity", "url", "image_url", "currency", "order_id", "revenue", "total",
+     "value", "campaign", "campaign_id", "popup_id", "channel"]
+)  # fmt: skip
+_product = st.one_of(_json, st.dictionaries(_fields, _json, max_size=5))
+_properties = st.one_of(
+    _json,
+    st.builds(
+        lambda fields, products: fields | products,
+        st.dictionaries(_fields, _json, max_size=6),
+        st.one_of(st.just({}), st.builds(lambda p: {"products": p}, st.one_of(_json, st.lists(_product, max_size=4)))),
+    ),
+)
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    """As clients might send it; msgspec writes NaN and the infinities as null, here they are numbers too big."""
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return msgspec.Raw(text.replace(b"Infinity", b"1e999").replace(b"NaN", b"null"))
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[ProfileEvent]:
+    out = []
+    for i in range(draw(st.integers(1, 8))):
+        at_s = draw(st.sampled_from([0, 1, 60, 3600, 7200, 90_000, 7_000_000]))
+        e = event(draw(st.sampled_from(NAMES)), at_s, id=f"m{i}")
+        out.append(msgspec.structs.replace(e, properties=_raw(draw(_properties)), channel=draw(_texts)))
+    return out
+
+
+def play(signal: Signal[Any], stream: list[ProfileEvent], *, stored: bool) -> tuple[Any, list[Result]]:
+    """As the shell does. stored: the state goes through JSON after every event, as between chunks."""
+    state, results = None, []
+    for e in stream:
+        for result in _steps(signal, state, e):
+            results.append(result)
+            state = result.state
+            if stored and state is not None:
+                state = msgspec.json.decode(msgspec.json.encode(state), type=signal.state_type)
+    return state, results
+
+
+def _steps(signal: Signal[Any], state: Any, e: ProfileEvent) -> list[Result]:
+    out = []
+    if state is not None and (due := signal.due_ms(state)) is not None and due <= e.timestamp_ms:
+        out.append(signal.fire(state, e.timestamp_ms, CTX))
+        state = out[-1].state
+    if signal.events is None or e.event in signal.events:
+        out.append(signal.fold(state, e, CTX))
+    return out
+
+
+def test_names_are_unique_and_none_is_the_profiles_own_field() -> None:
+    names = [s.name for s in SIGNALS]
+    assert len(set(names)) == len(names)
+    assert ABOUT not in names
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
+def test_it_reads_only_events_of_the_contract(signal: Signal[Any]) -> None:
+    known = {v for k, v in vars(ev).items() if k.isupper() and isinstance(v, str)}
+    assert signal.events is None or signal.events <= known | set(ev.POPUP_ACTIONS) | set(ev.MESSAGE_ACTIONS)
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
+@given(stream=streams())
+@settings(max_examples=100, deadline=None)
+def test_nothing_that_a_client_sends_makes_it_raise_and_replays_are_equal(
+    signal: Signal[Any], stream: list[ProfileEvent]
+) -> None:
+    state, results = play(signal, stream, stored=False)
+    again, repeated = play(signal, stream, stored=True)
+    assert state == again
+    assert results == repeated
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
+@given(stream=streams())
+@settings(max_examples=60, deadline=None)
+def test_it_changes_no_state_in_place_and_its_timer_moves_beyond_now(
+    signal: Signal[Any], stream: list[ProfileEvent]
+) -> None:
+    state = None
+    for e in stream:
+        for result in _steps(signal, state, e):
+            state = result.state
+        if state is None:
+            continue
+        before = encode(state)
+        due = signal.due_ms(state)
+        far = T0_MS + 10**12
+        for now in (due, far) if due is not None else (far,):
+            fired = signal.fire(state, now, CTX)
+            assert encode(state) == before
+            again = signal.due_ms(fired.state)
+            assert again is None or again > now
+            assert signal.fire(fired.state, now, CTX).triggers == ()
+        if signal.events is None or stream[0].event in signal.events:
+            signal.fold(state, stream[0], CTX)
+        assert encode(state) == before
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
+@given(stream=streams())
+@settings(max_examples=60, deadline=None)
+def test_what_it_gives_is_declared(signal: Signal[Any], stream: list[ProfileEvent]) -> None:
+    state, results = play(signal, stream, stored=False)
+    if state is not None:
+        assert isinstance(state, signal.state_type)
+        results.append(signal.fire(state, T0_MS + 10**12, CTX))
+    for result in results:
+        for name, labels, n in result.metrics:
+            assert len(metrics.SIGNAL_COUNTERS[name]._labelnames) == len(labels)
+            assert n > 0
+        for name, _ in result.gauges:
+            assert name in metrics.GAUGES
+        for field, n in result.counts:
+            assert len(field) < 200
+            assert n > 0
+        for t in result.triggers:
+            assert t.kind in TRIGGER_KINDS
+            assert t.suppressed is None or t.suppressed in metrics.SUPPRESSED
+            value = encode_trigger(t.kind, id=t.id, site="demo", profile_id="p1", at_ms=t.at_ms, data=t.data)
+            decoded = decode_trigger(value)
+            retraction = t.kind.retraction
+            kind = retraction if retraction is not None and isinstance(t.data, retraction) else t.kind.data
+            assert msgspec.json.decode(decoded.data, type=kind) == t.data
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
+def test_it_has_an_effect_on_every_golden_event_that_it_reads(signal: Signal[Any]) -> None:
+    for name in MESSAGES:
+        if signal.events is not None and name in signal.events:
+            result = signal.fold(None, ev.decode_profile_event(profile_event(name)), CTX)
+            assert result.state is not None or result.counts, name
+
+
+# -- the two that only count -----------------------------------------------------------------------------------------
+
+
+def test_a_popup_is_counted_by_its_id_and_action() -> None:
+    e = event("Popup Viewed", 0, {"popup_id": "x" * 70})
+    result = PopupSignal().fold(None, e, CTX)
+    assert result.counts == ((f"popup|viewed|{'x' * 64}", 1),)
+    assert result.metrics == (("popup_events_total", ("demo", "viewed"), 1),)
+    assert PopupSignal().fold(None, event("Popup Clicked", 0), CTX).counts == (("popup|clicked|unknown", 1),)
+
+
+@pytest.mark.parametrize(
+    ("name", "channel", "field"),
+    [
+        ("Email Opened", "zalo", "message|email|seen"),
+        ("Message Seen", "zalo", "message|zalo|seen"),
+        ("Message Seen", "pigeon", "message|other|seen"),
+        ("Push Notification Tapped", "site", "message|webpush|clicked"),
+        ("Unsubscribed", "email", "message|email|unsubscribed"),
+    ],
+)
+def test_a_message_is_counted_by_its_channel_and_action(name: str, channel: str, field: str) -> None:
+    e = msgspec.structs.replace(event(name, 0), channel=channel)
+    assert [f for f, _ in MessageSignal().fold(None, e, CTX).counts] == [field]
