@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import NewTopic
 
-from tests.harness import assert_one_line, cli, embedded_kafka, run_async
+from tests.harness import assert_one_line, cli, embedded_kafka, eventually, run_async
 from tracker.cli import topics
 from tracker.contract import settings as contract_settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS, TOPICS
@@ -35,12 +35,23 @@ def bare_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 async def make(bootstrap: str, *made: NewTopic) -> None:
     async with topics.admin(bootstrap) as client:
-        await client.create_topics(list(made))
+        answer = await client.create_topics(list(made))
+        assert [code for _, code, _ in answer.topic_errors] == [0] * len(made)
+
+        async def shown() -> bool:
+            return {topic.name for topic in made} <= set(await client.list_topics())
+
+        await eventually(shown)
 
 
 async def delete(bootstrap: str, *names: str) -> None:
     async with topics.admin(bootstrap) as client:
         await client.delete_topics(list(names))
+
+        async def gone() -> bool:
+            return not set(names) & set(await client.list_topics())
+
+        await eventually(gone)
 
 
 def test_topics_are_created_once_with_partitions_and_retention_and_check_finds_what_differs(bare_kafka: str) -> None:

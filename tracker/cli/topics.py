@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ALREADY_EXISTS: Final = 36
 """Kafka's error code."""
+VISIBLE_S: Final = 15.0
 CHECKED: Final = ("retention.ms", "cleanup.policy")
 """The topic configs that `check` compares."""
 
@@ -109,6 +111,14 @@ async def create(settings: Settings) -> list[str]:
         for name, code, reason in answer.topic_errors:
             if code not in (0, ALREADY_EXISTS):  # somebody else was faster: as good
                 raise Failure(f"topic {name} can't be created: {reason or for_code(code).__name__}")
+        # The controller has answered; the broker that is asked next may still be behind it.
+        end = time.monotonic() + VISIBLE_S
+        while not {topic.name for topic in missing} <= set(await client.list_topics()):
+            if time.monotonic() > end:
+                raise Failure(
+                    f"Kafka made the topics but does not show them after {VISIBLE_S:.0f} s: look at its brokers"
+                )
+            await asyncio.sleep(0.1)
         return [topic.name for topic in missing]
 
 
