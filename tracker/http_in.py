@@ -379,7 +379,7 @@ def _basic_user(authorization: bytes) -> str:
     if authorization[:6].lower() != b"basic ":
         return ""
     try:
-        return base64.b64decode(authorization[6:].strip()).partition(b":")[0].decode().strip()
+        return base64.b64decode(authorization[6:].strip(), validate=True).partition(b":")[0].decode().strip()
     except (binascii.Error, UnicodeDecodeError):
         return "\0"  # a header that can't be read is not the same as none: it is an unknown key
 

@@ -85,6 +85,6 @@ def run(settings: Settings) -> int:
         server.run()
     except KeyboardInterrupt:
         return 0
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else 1
+    except SystemExit:  # uvicorn could not start, and has said why
+        return 1
     return 0 if server.started else 1
