@@ -529,6 +529,17 @@ def test_without_kafka_it_lives_but_is_not_ready(tmp_path: Path) -> None:
         assert time.monotonic() - started_s < 6
 
 
+def test_without_redis_events_are_taken_and_reading_says_503(stack: Stack, tmp_path: Path) -> None:
+    with endpoint(tmp_path, stack.settings.kafka) as child, Http(port_of(child)) as client:
+        wait_until(lambda: ready("127.0.0.1", port_of(child)), [child], 30, "the endpoint")
+        assert client.post("/v1/track", {"userId": "u", "event": "A"}, X_Write_Key=SHOP.write_key)[0] == 200
+        for path in ("counters", "profiles/user_id/u"):
+            bearer = f"Bearer {SHOP.secret_key}"
+            status, headers, answer = client.request("GET", f"/api/v1/sites/shop/{path}", Authorization=bearer)
+            assert (status, answer["code"]) == (503, "redis_unavailable")
+            assert int(headers["retry-after"]) > 0
+
+
 def test_topics_with_other_partitions_are_told(stack: Stack, tmp_path: Path) -> None:
     with endpoint(tmp_path, stack.settings.kafka, partitions=PARTITIONS + 1) as child, Http(port_of(child)) as client:
         deadline = time.monotonic() + 20
