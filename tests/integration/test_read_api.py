@@ -155,7 +155,7 @@ async def test_only_the_sites_own_secret_key_reads(stack: Stack, path: str) -> N
         ({"bearer": site.write_key}, 403, "write_key"),
         ({"bearer": other.secret_key}, 403, "other_site"),
     ):
-        found, answer = await stack.request("GET", path, **keys_)  # type: ignore[arg-type]
+        found, answer = await stack.request("GET", path, **keys_)
         assert (found, answer["code"]) == (status, code)
         assert answer["hint"]
     found, answer = await stack.request("GET", "/api/v1/sites/no-such-site/counters", bearer=site.secret_key)
