@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -182,12 +182,12 @@ def broker(given: str | None) -> Iterator[str]:
             child.stop()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="CPU time and throughput of the endpoint.")
     parser.add_argument("--kafka", metavar="HOST:PORT", help="a broker to use; default: an embedded one")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round")
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not Path("/proc/self/stat").exists():
         raise SystemExit("bench: CPU time is read from /proc, which this system lacks")
     with broker(args.kafka) as bootstrap:

@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench.endpoint import cpu_s
 from bench.load import produce
 from tracker.cli.topics import create
 from tracker.contract.settings import load
@@ -27,13 +28,8 @@ from tracker.embedded import kafka, redis
 from tracker.embedded.process import Child, free_port, wait_until
 
 PARTITIONS = 64
-TICK = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    """User + system CPU of a process so far, s."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
+COUNT = 200_000
+VISITORS = 20_000
 
 
 @contextmanager
@@ -66,8 +62,8 @@ def metric(port: int, name: str) -> float:
 def worker(count: int, visitors: int) -> dict[str, Any]:
     with servers() as (bootstrap, url, redis_pid):
         env = {
-            "TRACKER_KAFKA": bootstrap, "TRACKER_REDIS": url, "TRACKER_PARTITIONS": str(PARTITIONS), "TRACKER_DEMO": "1",
-            "TRACKER_SESSION_TIMEOUT_S": "60", "TRACKER_WORKER_PORT": str(free_port()),
+            "TRACKER_KAFKA": bootstrap, "TRACKER_REDIS": url, "TRACKER_PARTITIONS": str(PARTITIONS),
+            "TRACKER_DEMO": "1", "TRACKER_SESSION_TIMEOUT_S": "60", "TRACKER_WORKER_PORT": str(free_port()),
         }  # fmt: skip
         settings = load(env)
         asyncio.run(create(settings))
@@ -120,13 +116,21 @@ def wait_for(check: Any, limit_s: float, every_s: float = 0.1) -> None:
         time.sleep(every_s)
 
 
-def rows(count: int = 100_000, visitors: int = 10_000) -> list[tuple[str, float, float]]:
-    """(what, CPU us an event, events/s)."""
-    r = worker(count, visitors)
-    n = r["events"]
-    stock = r["stock"]
-    return [
-        ("worker: both hops, counters, cart, churn", r["cpu_s"] / n * 1e6, n / r["wall_s"]),
-        ("  Redis's own CPU beside it", r["redis_cpu_s"] / n * 1e6, n / r["wall_s"]),
-        ("stock Faust, reading only", stock["cpu_s"] / stock["events"] * 1e6, stock["events"] / stock["wall_s"]),
-    ]
+def main() -> None:
+    """Print the table."""
+    print(f"worker: {COUNT:,} events of {VISITORS:,} visitors, {PARTITIONS} partitions")
+    result = worker(COUNT, VISITORS)
+    n, stock = result["events"], result["stock"]
+    rate, stock_rate = n / result["wall_s"], stock["events"] / stock["wall_s"]
+    print(f"{'':<46} {'CPU us/event':>14} {'events/s':>10}")
+    for what, cpu, speed in (
+        ("both hops, identity, counters, all signals", result["cpu_s"] / n, rate),
+        ("  Redis's own CPU beside it", result["redis_cpu_s"] / n, rate),
+        ("stock Faust, reading the same topic only", stock["cpu_s"] / stock["events"], stock_rate),
+    ):
+        print(f"{what:<46} {cpu * 1e6:>14.1f} {speed:>10,.0f}")
+    print(f"{'worker against stock Faust':<46} {'':>14} {rate / stock_rate:>9.1f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()

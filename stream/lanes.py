@@ -140,7 +140,7 @@ class Lanes:
         lanes = list(self.lanes.values())
         self.drop(list(self.lanes))
         end = monotonic() + timeout_s
-        while any(lane.busy for lane in lanes) and monotonic() < end:
+        while any(lane.busy for lane in lanes) and monotonic() < end:  # noqa: ASYNC110  # once, at the end
             await asyncio.sleep(0.02)
         for lane in lanes:
             if lane.task is not None:

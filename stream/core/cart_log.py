@@ -94,7 +94,7 @@ def take(state: CartLog, e: Entry, known_ms: int, rules: Rules) -> Change:
         after = e.do == "order" and e.ms < state.base.opened_ms
         e = replace(e, ms=state.base.at_ms, do="past_order" if after else e.do)
     in_order = e.ms >= state.cart.at_ms and (not state.log or key_of(e) > key_of(state.log[-1]))
-    if in_order and not any(t.unsure for t in state.told):
+    if in_order:
         cart, emitted = step(state.cart, e, rules)
         cart, fired = advance(cart, state.fired_ms, rules)
         state = _with(state, cart, (*state.log, e), e, rules)

@@ -25,7 +25,8 @@ def record(
 ) -> bytes:
     event: dict[str, Any] = {
         "profileId": pid, "src": [3, n, 0], "site": "demo", "type": "track" if name else "page", "messageId": f"m{n}",
-        "timestampMs": ts, "receivedAtMs": ts if received is None else received, "channel": "site", "anonymousId": f"a-{pid}",
+        "timestampMs": ts, "receivedAtMs": ts if received is None else received, "channel": "site",
+        "anonymousId": f"a-{pid}",
     }  # fmt: skip
     if name:
         event |= {"event": name, "properties": properties}
@@ -96,8 +97,8 @@ def shop_log(seed: int, length: int) -> list[bytes]:
         name = draw.choice([None, *names])
         log.append(
             record(
-                n, pid=f"p{draw.randrange(4)}", ts=now - late, received=now, name=name, product_id=f"x{draw.randrange(3)}",
-                price=10, quantity=draw.choice([1, 2]), order_id=f"o{n}", cart_id=None,
+                n, pid=f"p{draw.randrange(4)}", ts=now - late, received=now, name=name,
+                product_id=f"x{draw.randrange(3)}", price=10, quantity=draw.choice([1, 2]), order_id=f"o{n}",
             )
         )  # fmt: skip
     return log
