@@ -253,6 +253,29 @@ def test_a_late_event_that_moves_an_abandonment_a_little_keeps_its_id_and_tells_
     assert [t.at_ms for t in rig.state.told] == [T0_MS + 3_610_000]
 
 
+def test_an_abandonment_moved_by_a_late_event_and_then_bought_in_time_is_taken_back() -> None:
+    rig = Rig()
+    rig.take(add(0))
+    rig.clock(3600)
+    rig.take(add(10, "B", received_s=3700))  # @3610 instead, not yet fired
+    assert len(rig.published()) == 1
+    rig.take(order(3605, received_s=3700))
+    assert rig.published() == []
+
+
+def test_a_timer_that_is_past_already_fires_with_the_event_that_sets_it() -> None:
+    """Events that arrive in order, but behind the clock; were it not so, the next late one would count it twice."""
+    rig = Rig()
+    rig.take(add(0))
+    rig.clock(9000)
+    rig.take(remove(4000, received_s=9000))
+    rig.take(add(4001, "B", received_s=9000))
+    assert [t.at_ms for t in rig.triggers] == [T0_MS + 3_600_000, T0_MS + 7_601_000]
+    rig.take(click(3, received_s=9000))
+    rig.clock(9001)
+    assert rig.total("carts_abandoned_total") == len(rig.published()) == 2
+
+
 def test_a_late_event_that_shows_the_cart_alive_retracts_and_the_next_abandonment_has_a_new_id() -> None:
     rig = Rig()
     rig.take(add(0))
