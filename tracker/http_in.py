@@ -29,7 +29,6 @@ from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
 from tracker.intake import Call, Draft, take
 from tracker.intake.body import Batch, inflate, read_batch, read_key, read_text
 from tracker.rejections import (
-    BODY_TIMEOUT,
     INTERNAL_ERROR,
     INVALID_KEY,
     KAFKA_UNAVAILABLE,
@@ -52,7 +51,6 @@ Send = Callable[[MutableMapping[str, Any]], Any]
 Header = tuple[bytes, bytes]
 
 RETRY_AFTER_S: Final = 5
-BODY_TIMEOUT_S: Final = 15.0
 SKIPPED_BODIES: Final = 8
 """A body over the cap is read on and thrown away, up to so many caps, so that the connection stays usable."""
 MAX_DETAIL_CHARS: Final = 300
@@ -261,26 +259,22 @@ class HttpIn:
     # -- parts of a request
 
     async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | Refusal:
-        """The whole body, at most max_request_bytes of it; read within a deadline. Raises Gone."""
+        """The whole body, at most max_request_bytes of it. tracker/http_protocol.py has the deadline. Raises Gone."""
         cap = self._max_request_bytes
         parts: list[bytes] = []
         size = 0
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    message = await receive()
-                    if message["type"] != "http.request":
-                        raise Gone
-                    part: bytes = message.get("body", b"")
-                    size += len(part)
-                    if size <= cap:
-                        parts.append(part)
-                    elif size > cap * SKIPPED_BODIES:
-                        return refuse(REQUEST_TOO_LARGE, CLOSING)
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            return refuse(BODY_TIMEOUT, CLOSING)
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise Gone
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size <= cap:
+                parts.append(part)
+            elif size > cap * SKIPPED_BODIES:
+                return refuse(REQUEST_TOO_LARGE, CLOSING)
+            if not message.get("more_body", False):
+                break
         if size > cap:
             return refuse(REQUEST_TOO_LARGE, f"{size} bytes; the limit is {cap}")
         return parts[0] if len(parts) == 1 else b"".join(parts)

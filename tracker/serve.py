@@ -9,6 +9,7 @@ SIGTERM   /readyz says 503, so that a load balancer turns away; requests are ans
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -21,11 +22,13 @@ import uvicorn
 
 from tracker.app import Endpoint, create_app
 from tracker.contract.settings import Settings
+from tracker.http_protocol import Protocol
 
 WINDOW: Final = 0.1
 """Share of drain_s for which /readyz says 503 before connections are refused; a second at most."""
 GIVE_UP: Final = 0.6
 """Share of drain_s after which requests no longer wait for Kafka."""
+GC_THRESHOLD: Final = 20_000
 KEEP_ALIVE_S: Final = 65
 """Idle connections are kept a little longer than the usual load balancer keeps its own."""
 
@@ -39,6 +42,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        # Otherwise a tenth of the CPU time: what a request makes is freed by reference counts, not by the collector.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 50)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: at once. uvicorn's own would end the process by the signal, not with code 0."""
@@ -69,7 +76,7 @@ def run(settings: Settings) -> int:
         endpoint,
         host=settings.http_host,
         port=settings.http_port,
-        http="httptools",
+        http=Protocol,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         lifespan="on",
         ws="none",

@@ -1,13 +1,10 @@
-"""Deadlines of the hot path, without a server: what no client of a test can wait for."""
+"""The hot path without a server."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
 from typing import Any
-
-import msgspec
-import pytest
 
 from tracker import http_in, metrics
 from tracker.contract.producer import KafkaOut
@@ -37,16 +34,6 @@ async def call(*parts: dict[str, Any]) -> list[MutableMapping[str, Any]]:
 
     await app()(dict(SCOPE), receive, send)
     return sent
-
-
-async def test_a_body_that_does_not_end_is_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_in, "BODY_TIMEOUT_S", 0.05)
-    start, body = await asyncio.wait_for(call({"type": "http.request", "body": b"{", "more_body": True}), 5)
-    assert start["status"] == 408
-    headers = dict(start["headers"])
-    assert headers[b"connection"] == b"close"  # the rest of the body must not be read as a request
-    assert int(headers[b"retry-after"]) > 0
-    assert msgspec.json.decode(body["body"])["code"] == "body_timeout"
 
 
 async def test_nobody_is_answered_who_hung_up() -> None:
