@@ -2,9 +2,10 @@
 
     python -m bench.endpoint [--kafka HOST:PORT] [--seconds 5] [--rounds 3]
 
-Prints a row by requests of 1 and of 20 events: CPU time of the server's process (user + system, from /proc), and what
-went through in the time; the median of the rounds and their spread. Without --kafka it starts an embedded broker. With
-it, that broker's topics get the events of this run, of the site `demo`.
+Prints rows by requests of 1 and of 20 events: CPU time of the server's process (user + system, from /proc), and what
+went through in the time; the median of the rounds and their spread. The rows `bare` are the same server with an app
+that says yes to everything (bench/endpoint_bare.py): what HTTP costs on this machine at this moment, the rest is ours.
+Without --kafka it starts an embedded broker; with it, that broker gets this run's events, of the site `demo`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tracker.embedded import kafka
 from tracker.embedded.process import free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
-CONNECTIONS = 64
+CONNECTIONS = 256
 BODIES = 500
 WARM_UP_S = 1.0
 
@@ -144,9 +145,11 @@ async def load_for(port: int, pid: int, per_request: int, seconds: float) -> Run
 
 @contextmanager
 def serving(bootstrap: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The endpoint, or without `bootstrap` the bare app."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
     env |= {"TRACKER_KAFKA": bootstrap, "TRACKER_HTTP_PORT": str(port), "TRACKER_DEMO": "true"}
-    process = subprocess.Popen([sys.executable, "-m", "tracker.cli", "serve"], env=env, cwd=ROOT)
+    arguments = ["tracker.cli", "serve"] if bootstrap else ["bench.endpoint_bare", str(port)]
+    process = subprocess.Popen([sys.executable, "-m", *arguments], env=env, cwd=ROOT)
     try:
         wait_until(lambda: _ready(port) or process.poll() is not None, [], 30, "the endpoint")
         if process.poll() is not None:
@@ -194,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         asyncio.run(topics.create(load({}, kafka=bootstrap, demo=True)))
         print(f"endpoint, {CONNECTIONS} connections, {args.rounds} rounds of {args.seconds:g} s; median (least..most)")
         heads = (
+            ("", 8),
             ("events/request", 14),
             ("CPU us/request", 24),
             ("CPU us/event", 22),
@@ -203,17 +207,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         print(" ".join(f"{head:>{width}}" for head, width in heads))
         for per_request in (1, 20):
-            port = free_port()
-            with serving(bootstrap, port) as server:
-                runs = [uvloop.run(load_for(port, server.pid, per_request, args.seconds)) for _ in range(args.rounds)]
-            by_event = [run.cpu_s / run.events * 1e6 for run in runs]
-            rates = [run.events / run.wall_s for run in runs]
-            all_ms = sorted(ms for run in runs for ms in run.latencies_ms)
-            print(
-                f"{per_request:>14} {spread([x * per_request for x in by_event]):>24} {spread(by_event):>22}"
-                f" {spread(rates, 0):>26} {all_ms[len(all_ms) // 2]:>8.1f} {all_ms[len(all_ms) * 99 // 100]:>8.1f}",
-                flush=True,
-            )
+            for name, kafka_of_it in (("bare", ""), ("endpoint", bootstrap)):
+                port = free_port()
+                with serving(kafka_of_it, port) as server:
+                    runs = [
+                        uvloop.run(load_for(port, server.pid, per_request, args.seconds)) for _ in range(args.rounds)
+                    ]
+                print(row(name, per_request, runs), flush=True)
+
+
+def row(name: str, per_request: int, runs: list[Run]) -> str:
+    by_event = [run.cpu_s / run.events * 1e6 for run in runs]
+    rates = [run.events / run.wall_s for run in runs]
+    all_ms = sorted(ms for run in runs for ms in run.latencies_ms)
+    return (
+        f"{name:>8} {per_request:>14} {spread([x * per_request for x in by_event]):>24} {spread(by_event):>22}"
+        f" {spread(rates, 0):>26} {all_ms[len(all_ms) // 2]:>8.1f} {all_ms[len(all_ms) * 99 // 100]:>8.1f}"
+    )
 
 
 def spread(values: list[float], digits: int = 1) -> str:

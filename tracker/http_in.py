@@ -27,7 +27,7 @@ from tracker.contract.producer import Full, KafkaOut, ProduceError
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
 from tracker.intake import Call, Draft, take
-from tracker.intake.body import Batch, inflate, read_batch, read_key, read_text
+from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key, read_text
 from tracker.rejections import (
     INTERNAL_ERROR,
     INVALID_KEY,
@@ -163,25 +163,14 @@ class HttpIn:
     ) -> tuple[Iterable[Header], Refusal | None, list[Result] | None]:
         """-> CORS headers, why the request as a whole is refused, results of its events if asked for."""
         headers = request.headers
-        body = await self._read_body(headers, receive)
+        content = self._content(await self._read_body(receive), request)
         now_ms = self._now_ms()
-        if isinstance(body, bytes):
-            body = inflate(
-                body, headers.get(b"content-encoding", b"").decode("latin-1").strip().lower(), self._max_request_bytes
-            )
-        if isinstance(body, bytes):
-            body = read_text(body)
-        content: bytes | Batch | Refusal = body
-        if isinstance(body, bytes) and request.type is None:
-            content = read_batch(body)
         owner = self._owner(request, content)
         if isinstance(owner, Refusal):
             # A key in a body that can't be read is not missing.
-            return (
-                _ANY_ORIGIN,
-                content if isinstance(content, Refusal) and owner.rejection is MISSING_KEY else owner,
-                None,
-            )
+            if owner.rejection is MISSING_KEY and isinstance(content, Refusal):
+                owner = content
+            return _ANY_ORIGIN, owner, None
         cors: Iterable[Header] = _ANY_ORIGIN
         if owner.origins:
             origin = headers.get(b"origin")
@@ -258,7 +247,17 @@ class HttpIn:
 
     # -- parts of a request
 
-    async def _read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | Refusal:
+    def _content(self, body: bytes | Refusal, request: Request) -> bytes | Batch | Refusal:
+        """The body without compression: an event's JSON, or a batch."""
+        if not isinstance(body, Refusal):
+            encoding = request.headers.get(b"content-encoding")
+            if encoding is not None or body.startswith(GZIP_MAGIC):
+                body = inflate(body, (encoding or b"").decode("latin-1").strip().lower(), self._max_request_bytes)
+        if not isinstance(body, Refusal):
+            body = read_text(body)
+        return read_batch(body) if request.type is None and not isinstance(body, Refusal) else body
+
+    async def _read_body(self, receive: Receive) -> bytes | Refusal:
         """The whole body, at most max_request_bytes of it. tracker/http_protocol.py has the deadline. Raises Gone."""
         cap = self._max_request_bytes
         parts: list[bytes] = []
@@ -282,9 +281,11 @@ class HttpIn:
     def _owner(self, request: Request, content: bytes | Batch | Refusal) -> Owner | Refusal:
         """Whose key it is: Basic user name, X-Write-Key, body writeKey, ?writeKey=, in this order."""
         headers = request.headers
-        key = _basic_user(headers.get(b"authorization", b""))
-        if not key:
-            key = headers.get(b"x-write-key", b"").decode("latin-1").strip()
+        authorization, key = headers.get(b"authorization"), None
+        if authorization is not None:
+            key = _basic_user(authorization)
+        if not key and (plain := headers.get(b"x-write-key")) is not None:
+            key = plain.decode("latin-1").strip()
         if key:
             return self._owners.get(key) or refuse(INVALID_KEY)
         if isinstance(content, Refusal):

@@ -20,7 +20,7 @@ from tracker.rejections import (
     refuse,
 )
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
+GZIP_MAGIC: Final = b"\x1f\x8b"
 _STEP: Final = 64 * 1024
 
 
@@ -45,7 +45,7 @@ def inflate(body: bytes, encoding: str, cap: int) -> bytes | Refusal:
 
     Gzip is known by its first bytes too: some clients send it under a wrong name or none.
     """
-    if body.startswith(_GZIP_MAGIC):
+    if body.startswith(GZIP_MAGIC):
         wbits = 16 + zlib.MAX_WBITS
     elif encoding in ("", "identity", "gzip", "x-gzip"):  # gzip that is none: a proxy has inflated it already
         return body

@@ -21,7 +21,7 @@ MAX_DEPTH: Final = 32
 MAX_TEXT_CHARS: Final = 1000
 """Longest page or screen name and category: titles of pages are longer than ids."""
 
-_IDS: Final = ("user_id", "anonymous_id", "group_id", "previous_id")
+_IDS: Final = ("user_id", "anonymous_id", "group_id", "previous_id", "message_id")
 _TYPES: Final = frozenset(EVENT_TYPES)
 _string = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _bracket = re.compile(rb"[\[\]{}]")
@@ -34,17 +34,16 @@ def check(draft: Draft, call: Call) -> Refusal | None:
         return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
     for name in _IDS:
         value = getattr(wire, name)
-        if value is not None:
-            if value.__class__ is not str:
-                setattr(wire, name, value := str(value))
-            if len(value) > MAX_ID_CHARS:
-                return refuse(FIELD_TOO_LONG, f"{name} has {len(value)} characters")
-            if not value:
-                setattr(wire, name, None)
+        if value is None:
+            continue
+        if value.__class__ is not str:
+            setattr(wire, name, value := str(value))
+        if len(value) > MAX_ID_CHARS:
+            return refuse(FIELD_TOO_LONG, f"{name} has {len(value)} characters")
+        if not value:
+            setattr(wire, name, None)
     if wire.user_id is None and wire.anonymous_id is None:
         return refuse(MISSING_ID)
-    if wire.message_id is not None and len(wire.message_id) > MAX_ID_CHARS:
-        return refuse(FIELD_TOO_LONG, f"message_id has {len(wire.message_id)} characters")
     if wire.type == "track":
         if not wire.event or wire.event.isspace():
             return refuse(MISSING_EVENT)
