@@ -27,7 +27,6 @@ from tracker.contract.events import (
     ProfileEvent,
     decode_clock,
     decode_profile_event,
-    event_label,
 )
 from tracker.contract.settings import Settings
 from tracker.contract.triggers import encode_trigger
@@ -69,8 +68,10 @@ class Decoded(Struct):
 class Effects(Struct):
     """What a chunk does."""
 
-    counts: dict[tuple[str, int], dict[str, int]]
-    """(site, start of the minute in seconds) -> field -> n."""
+    seen: dict[tuple[str, int], dict[tuple[str, str], int]]
+    """Events: (site, start of the minute in seconds) -> (channel, label) -> n; `counts` makes fields of them."""
+    extra: dict[tuple[str, int], dict[str, int]]
+    """What signals count: (site, start of the minute in seconds) -> field -> n."""
     gauges: dict[str, int]
     touched: dict[tuple[str, str], Profile]
     src: dict[int, tuple[int, int]]
@@ -84,6 +85,16 @@ class Effects(Struct):
     repeats: int
     clock_ms: int
 
+    def counts(self) -> dict[tuple[str, int], dict[str, int]]:
+        """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts."""
+        found = {key: dict(fields) for key, fields in self.extra.items()}
+        for key, pairs in self.seen.items():
+            fields = found.setdefault(key, {})
+            for (channel, label), n in pairs.items():
+                for field in (keys.TOTAL_FIELD, keys.channel_field(channel), keys.event_field(label)):
+                    fields[field] = fields.get(field, 0) + n
+        return found
+
 
 def decode(values: Sequence[bytes | None]) -> Decoded:
     """Decode a chunk's values; what is neither event nor clock becomes poison."""
@@ -91,19 +102,20 @@ def decode(values: Sequence[bytes | None]) -> Decoded:
     profiles: set[tuple[str, str]] = set()
     poison: list[Poison] = []
     clock: int | None = None
+    add, append = profiles.add, items.append
     for index, value in enumerate(values):
         try:
-            if value is None:
-                raise msgspec.DecodeError("the record has no value")
-            if value.startswith(CLOCK_PREFIX):
+            if value is not None and value[:11] != CLOCK_PREFIX:
+                event = decode_profile_event(value)
+                add((event.site, event.profile_id))
+                append((index, event))
+            elif value is not None:
                 t = decode_clock(value)
                 clock = t if clock is None else max(clock, t)
-                items.append((index, t))
+                append((index, t))
             else:
-                event = decode_profile_event(value)
-                profiles.add((event.site, event.profile_id))
-                items.append((index, event))
-        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+                poison.append(Poison(index, "not_an_event", "the record has no value"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             poison.append(Poison(index, "not_an_event", str(e)))
     return Decoded(items, profiles, clock, poison)
 
@@ -153,7 +165,7 @@ class Folder:
         src: partition of events -> (offset, index) last applied from there, as before the chunk; not changed.
         clock_ms: the last clock record applied before the chunk.
         """
-        fx = Effects({}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
+        fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
         for index, item in decoded.items:
             if isinstance(item, int):
                 if item > fx.clock_ms:
@@ -179,12 +191,11 @@ class Folder:
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         profile.see(event)
         minute = event.timestamp_ms // 60_000 * 60
-        counts = fx.counts.get((event.site, minute))
+        counts = fx.seen.get((event.site, minute))
         if counts is None:
-            counts = fx.counts[event.site, minute] = {}
-        channel = event.channel if event.channel in _CHANNELS else metrics.OTHER
-        for field in (keys.TOTAL_FIELD, "channel|" + channel, "event|" + event_label(event)):
-            counts[field] = counts.get(field, 0) + 1
+            counts = fx.seen[event.site, minute] = {}
+        what = (event.channel if event.channel in _CHANNELS else metrics.OTHER, event.event or event.type)
+        counts[what] = counts.get(what, 0) + 1
         readers = self._readers.get(event.event, self._for_all) if event.event is not None else self._for_all
         if not readers:
             return
@@ -197,8 +208,10 @@ class Folder:
             return
         now_ms = max(fx.clock_ms, event.received_at_ms)
         for signal, result in results:
-            for field, n in result.counts:
-                counts[field] = counts.get(field, 0) + n
+            if result.counts:
+                extra = fx.extra.setdefault((event.site, minute), {})
+                for field, n in result.counts:
+                    extra[field] = extra.get(field, 0) + n
             self._keep(profile, signal, result, now_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
 
@@ -305,7 +318,7 @@ class Folder:
             "ttl": self.settings.profile_ttl_d * 86_400,
             "counts": [
                 [site, minute, self.utc_offset_s(site, minute), [x for pair in fields.items() for x in pair]]
-                for (site, minute), fields in fx.counts.items()
+                for (site, minute), fields in fx.counts().items()
             ],
             "tiers": [[tier, length, ttl] for tier, (length, ttl) in keys.TIERS.items()],
             "max_fields": keys.MAX_COUNTER_FIELDS,

@@ -75,6 +75,8 @@ class Lanes:
         self._fatal = fatal
         self._claiming = asyncio.Lock()
         self._complained = 0.0
+        self._waiting = 0
+        """Records in the lanes' queues."""
 
     # -- chunks
 
@@ -84,16 +86,22 @@ class Lanes:
         lane = self.lanes.get(chunk.tp)
         if lane is not None and lane.generation == chunk.generation:
             lane.queue.put_nowait(event)
-            if lane.queue.qsize() >= QUEUE and (thread := self.thread()) is not None:
-                thread.full.add(lane.tp)
+            self._waiting += len(chunk.records)
+            if (thread := self.thread()) is not None:
+                thread.backlog = self._waiting
+                if lane.queue.qsize() >= QUEUE:
+                    thread.full.add(lane.tp)
 
     async def _run(self, lane: Lane) -> None:
         label = lane.name
         while True:
             event = await lane.queue.get()
-            if lane.queue.qsize() < QUEUE and (thread := self.thread()) is not None:
-                thread.full.discard(lane.tp)
             chunk: Chunk = event.value
+            self._waiting -= len(chunk.records)
+            if (thread := self.thread()) is not None:
+                thread.backlog = self._waiting
+                if lane.queue.qsize() < QUEUE:
+                    thread.full.discard(lane.tp)
             if chunk.generation != lane.generation:
                 continue
             started = perf_counter()
@@ -132,6 +140,8 @@ class Lanes:
             lane = self.lanes.pop(tp, None)
             if lane is not None:
                 lane.generation = -1
+                while not lane.queue.empty():
+                    self._waiting -= len(lane.queue.get_nowait().value.records)
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
 

@@ -22,7 +22,7 @@ from stream.redis_store import Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
-from tracker.contract.events import EventHead, decode_event_head, with_profile
+from tracker.contract.events import EventHead, decode_event_head, profile_prefix, with_profile
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS, DeadLetter
@@ -84,27 +84,28 @@ class Resolve:
     async def process(self, chunk: Chunk) -> int:
         """Pass a chunk on: how many events it gave. Raises Lost, Unavailable, ProduceError: drop it, claim again."""
         records = chunk.records
-        heads = [_head(r.value) for r in records]
+        heads = _heads([r.value for r in records])
+        hashes = [0 if isinstance(h, str) else codec.message_hash(h.site, h.message_id) for h in heads]
         passed = 0
         if self._decided is not None:
             # Chunks may be cut differently this time: the decided records first, then the rest.
             end, ids = self._decided
             n = min(sum(r.offset < end for r in records), len(ids) // 16)
             if n:
-                passed = await self._pass_on(records[:n], heads[:n], ids, records[n - 1].offset + 1, end)
+                passed = await self._pass_on(records[:n], heads[:n], hashes[:n], ids, records[n - 1].offset + 1, end)
             else:
                 self._decided = None
-            records, heads = records[n:], heads[n:]
+            records, heads, hashes = records[n:], heads[n:], hashes[n:]
         if records:
-            ids, end = await self._decide(heads), records[-1].offset + 1
+            ids, end = await self._decide(heads, hashes), records[-1].offset + 1
             stored = binary(packb([self.next, end, ids]))
             await self._store.write("decide", self.head_key, [self._epoch, self._seq, self.next, stored])
             self._seq += 1
             self._decided = (end, ids)
-            passed += await self._pass_on(records, heads, ids, end, end)
+            passed += await self._pass_on(records, heads, hashes, ids, end, end)
         return passed
 
-    async def _decide(self, heads: Sequence[EventHead | str]) -> bytes:
+    async def _decide(self, heads: Sequence[EventHead | str], hashes: Sequence[int]) -> bytes:
         """16 bytes a record: the profile id, or DROPPED."""
         now = monotonic()
         ids: list[bytes] = [DROPPED] * len(heads)
@@ -113,17 +114,16 @@ class Resolve:
         for i, head in enumerate(heads):
             if isinstance(head, str):
                 continue
-            h = codec.message_hash(head.site, head.message_id)
+            h = hashes[i]
             if h in fresh or h in self._seen:
                 continue
             fresh.add(h)
-            anonymous, user = identifiers(head)
-            if anonymous is None and user is None:
-                continue
-            known = self._cache.get((head.site, anonymous, user))
-            if known is not None and known[1] > now:
+            known = self._cache.get((head.site, head.anonymous_id, head.user_id))
+            if known is not None and known[1] > now and head.type != "alias":
                 ids[i] = known[0]
-            else:
+                continue
+            anonymous, user = identifiers(head)
+            if anonymous is not None or user is not None:
                 unknown.setdefault(head.site, []).append((i, anonymous, user))
         for site, asked in unknown.items():
             await self._identify(site, asked, ids, now)
@@ -146,7 +146,7 @@ class Resolve:
         answer = unpackb(await self._store.call("identify", f"{{s:{site}}}:id", [ttl_ms, items]))
         found: dict[tuple[str | None, str | None], bytes] = {}
         for pair, (profile, linked) in zip(distinct, answer, strict=True):
-            found[pair] = id = UUID(profile).bytes
+            found[pair] = id = bytes.fromhex(profile.replace("-", ""))
             anonymous, user = pair
             if linked:
                 metrics.LINKS.inc()
@@ -159,11 +159,18 @@ class Resolve:
             ids[i] = found[anonymous, user]
 
     async def _pass_on(
-        self, records: Sequence[Any], heads: Sequence[EventHead | str], ids: bytes, next: int, end: int
+        self,
+        records: Sequence[Any],
+        heads: Sequence[EventHead | str],
+        hashes: Sequence[int],
+        ids: bytes,
+        next: int,
+        end: int,
     ) -> int:
         """Publish records as decided, then move the head to `next`. `ids` go up to `end`: the rest stays decided."""
         partitions = self._settings.partitions
-        append = self._out.append
+        profiles: dict[bytes, tuple[bytes, bytes, list[tuple[bytes | None, bytes]]]] = {}
+        out: dict[int, list[tuple[bytes | None, bytes]]] = {}
         acks: set[asyncio.Future[None]] = set()
         hours: dict[int, list[int]] = {}
         received_at_ms = self._received_at_ms
@@ -173,25 +180,30 @@ class Resolve:
                 acks.add(self._dead_letter(record, "not_an_event", head))
                 continue
             received_at_ms = head.received_at_ms
-            if ids[i * 16 : i * 16 + 16] == DROPPED:
+            id = ids[i * 16 : i * 16 + 16]
+            if id == DROPPED:
                 if identifiers(head) == (None, None):
                     acks.add(self._dead_letter(record, "no_identity", "no usable userId or anonymousId"))
                 else:
                     duplicates += 1
                 continue
-            hours.setdefault(head.received_at_ms // HOUR_MS, []).append(codec.message_hash(head.site, head.message_id))
-            x = ids[i * 16 : i * 16 + 16].hex()
-            profile_id = f"{x[:8]}-{x[8:12]}-{x[12:16]}-{x[16:20]}-{x[20:]}"
-            key = profile_id.encode()
-            spliced = with_profile(record.value, profile_id, self.partition, record.offset, 0)
-            acks.add(append(PROFILE_EVENTS, key, spliced, None, codec.partition_of(key, partitions)))
+            hours.setdefault(received_at_ms // HOUR_MS, []).append(hashes[i])
+            known = profiles.get(id)
+            if known is None:
+                key = str(UUID(bytes=id)).encode()
+                batch = out.setdefault(codec.partition_of(key, partitions), [])
+                known = profiles[id] = (key, profile_prefix(key, self.partition), batch)
+            key, prefix, batch = known
+            batch.append((key, with_profile(record.value, prefix, record.offset, 0)))
             passed += 1
+        for partition, batch in out.items():
+            acks |= self._out.extend(PROFILE_EVENTS, partition, batch)
         await acked(acks)
-        hashes = [[hour, binary(b"".join(h.to_bytes(8, "big") for h in each))] for hour, each in hours.items()]
+        kept = [[hour, binary(b"".join(h.to_bytes(8, "big") for h in each))] for hour, each in hours.items()]
         seen_ttl_s = (self._settings.dedupe_window_h + 1) * 3600
         ids = ids[len(records) * 16 :] if next < end else b""
         rest = binary(packb([next, end, ids])) if ids else False
-        argument = [self._epoch, self._seq, self.next, next, received_at_ms, hashes, seen_ttl_s, rest]
+        argument = [self._epoch, self._seq, self.next, next, received_at_ms, kept, seen_ttl_s, rest]
         await self._store.write("advance", self.head_key, argument)
         self._seq += 1
         self.next = next
@@ -237,11 +249,19 @@ def identifiers(head: EventHead) -> tuple[str | None, str | None]:
     return anonymous, user
 
 
+def _heads(values: list[bytes | None]) -> list[EventHead | str]:
+    """The fields the hop reads of each record, or what is wrong with it."""
+    try:  # A try a chunk, not a record: there is poison in next to none.
+        return [decode_event_head(value) for value in values]  # type: ignore[arg-type]
+    except Exception:
+        return [_head(value) for value in values]
+
+
 def _head(value: bytes | None) -> EventHead | str:
     """The fields the hop reads, or what is wrong with the record."""
     if not value:
         return "the record has no value"
     try:
         return decode_event_head(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         return str(e)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import aiokafka
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
@@ -30,6 +31,13 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 SCHEME = "chunks"
+MAX_BACKLOG = 10_000
+"""Records in lanes beyond which nothing more is fetched."""
+BUSY_RATE = 300.0
+"""Records a second from which on fetches are paced."""
+LINGER_S = 0.08
+FULL_LINGER_S = 0.25
+"""Between two looks at a topic under load; with a backlog, at the topic that is read first, so that its chunks grow."""
 PULSE_LIMIT_S = 15.0
 """The consumer thread keeps the group membership alive only while the main loop pulsed within this time."""
 
@@ -79,10 +87,17 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         self.claimed: set[TP] = set()
         self.full: set[TP] = set()
         """Partitions whose lanes have enough to do: not read until they drain, so that no lane holds up another."""
+        self.backlog = 0
+        """Records that wait in lanes; the lanes keep count."""
+        self._fetched = 0
+        self._busy = False
+        self._counted_at = self._ahead_at = self._rest_at = 0.0
         self.pulse = time.monotonic()
         self._keeper: asyncio.Task[None] | None = None
 
     async def on_start(self) -> None:
+        # Chunks keep aiokafka's parsed records; a ConsumerRecord of each would cost 1.8 us more and is used nowhere.
+        PartitionRecords._consumer_record = lambda _, tp, record: record
         await super().on_start()
         self._keeper = self.thread_loop.create_task(self._keep_polling())
 
@@ -133,16 +148,32 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     ) -> dict[TP, list[Any]]:
         """One fetch as {partition: [one Chunk]}. Partitions not claimed yet are not read: they have no position."""
         wanted = (self.claimed & set(active_partitions)) - self.full
-        if not wanted:
-            await asyncio.sleep(0.01)
+        if not wanted or self.backlog > MAX_BACKLOG:
+            await asyncio.sleep(0.005)
             return {}
+        first = cast(Transport, self.consumer.transport).first
+        ahead = {tp for tp in wanted if tp.topic == first}
+        rest = wanted - ahead
+        fetch = super()._fetch_records
+        fetched: dict[TP, Any] = {}
         try:
-            fetched = await super()._fetch_records(consumer, wanted, timeout, max_records)
+            now = time.monotonic()
+            if ahead and now >= self._ahead_at:
+                fetched.update(await fetch(consumer, ahead, 0, max_records))
+            if rest and now >= self._rest_at:
+                fetched.update(await fetch(consumer, rest, 0, max_records))
+            if not fetched:
+                pause_s = min(self._ahead_at, self._rest_at) - now
+                if pause_s > 0:
+                    await asyncio.sleep(min(pause_s, 0.02))
+                else:
+                    fetched.update(await fetch(consumer, wanted, timeout, max_records))
         except NoOffsetForPartitionError:
             return {}  # A partition between its assignment and our seek.
         except OffsetOutOfRangeError as e:
             cast(Transport, self.consumer.transport).on_out_of_range(e)
             return {}
+        self._pace(fetched, max_records or 1)
         chunks: dict[TP, list[Any]] = {}
         for tp, records in fetched.items():
             generation = self.generations.get(tp)
@@ -152,6 +183,19 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.positions[tp] = chunk.next
             chunks[tp] = [chunk]
         return chunks
+
+    def _pace(self, fetched: Mapping[TP, Any], max_records: int) -> None:
+        """Say when to look again: a chunk costs some 0.4 ms whatever is in it, so under load waiting for more pays."""
+        now = time.monotonic()
+        records = sum(map(len, fetched.values()))
+        self._fetched += records
+        if now - self._counted_at >= 0.5:
+            self._busy = self._fetched / (now - self._counted_at) > BUSY_RATE
+            self._fetched, self._counted_at = 0, now
+        if self._busy and records:
+            full = records >= max_records // 2
+            self._ahead_at = now + (FULL_LINGER_S if full else LINGER_S)
+            self._rest_at = now + (0.0 if full else LINGER_S)
 
     async def claim(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
         """Seek and start reading: {partition: its new generation}. Partitions no longer assigned are left out."""
@@ -246,6 +290,8 @@ class Transport(driver.Transport):
 
     Consumer = Consumer
     fetch_max_wait_ms: int = 100
+    first: str = ""
+    """The topic that is read before all others: what a hop has written before what it may still read."""
 
     async def on_assigned(self) -> None:  # set by stream/worker.py
         raise NotImplementedError

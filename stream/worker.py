@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -45,7 +46,9 @@ log = logging.getLogger(__name__)
 HANG_S: Final = 45.0
 """A main loop that did not turn for so long is given up: heartbeats run in their own thread and would hide it."""
 EX_FATAL: Final = 70
-LINGER_MS: Final = 2.0
+LINGER_MS: Final = 5.0
+FLUSH_BYTES: Final = 4 << 20
+"""Of all partitions together: what one chunk gives should leave as one batch a partition."""
 MAX_PENDING_BYTES: Final = 1 << 30
 """Out of reach: every lane has one chunk under way, so what waits is bounded by what was fetched."""
 
@@ -72,6 +75,7 @@ def make_app(settings: Settings, folder: str) -> faust.App:
         broker_max_poll_records=settings.max_chunk_records,
         broker_commit_interval=2.8,
         broker_check_crcs=True,
+        consumer_max_fetch_size=256 * 1024,
         stream_wait_empty=False,
         stream_buffer_maxsize=16,
         stream_recovery_delay=0.0,
@@ -82,7 +86,9 @@ def make_app(settings: Settings, folder: str) -> faust.App:
         datadir=folder,
         worker_redirect_stdouts=False,
     )
-    cast(Transport, app.transport).fetch_max_wait_ms = settings.fetch_max_wait_ms
+    transport = cast(Transport, app.transport)
+    transport.fetch_max_wait_ms = settings.fetch_max_wait_ms
+    transport.first = PROFILE_EVENTS
     return app
 
 
@@ -102,6 +108,7 @@ class Worker:
             client_id=f"{settings.worker_id}-out",
             observer=metrics.Producing(),
             ordered=True,
+            flush_bytes=FLUSH_BYTES,
         )
         self.offsets = AIOKafkaConsumer(
             bootstrap_servers=settings.kafka,
@@ -327,6 +334,8 @@ def run(settings: Settings) -> int:
     async def main() -> int:
         return await Worker(settings).main()
 
+    # Chunks make thousands of short-lived objects and no cycles: Python's default (700) looks at them all the time.
+    gc.set_threshold(50_000, 20, 20)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for the consumer's thread too
     try:
         return asyncio.run(main())

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from tests.harness import Site, Stack, eventually
 from tracker.contract.codec import partition_of
-from tracker.contract.events import with_profile
+from tracker.contract.events import profile_prefix, with_profile
 from tracker.contract.keys import profiles_tag
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS
 
@@ -172,7 +172,7 @@ async def test_poison_goes_to_the_dead_letters_and_the_partition_goes_on(stack: 
     }  # fmt: skip
     nobody = good | {"messageId": "nobody-1", "anonymousId": "null"}
     mark = f"not json of {site.name}".encode()
-    spliced = with_profile(json.dumps(good).encode(), "p", 0, 0, 0).replace(b'"src"', b'"scr"')
+    spliced = with_profile(json.dumps(good).encode(), profile_prefix(b"p", 0), 0, 0).replace(b'"src"', b'"scr"')
     async with AIOKafkaProducer(bootstrap_servers=stack.settings.kafka) as producer:
         await producer.send_and_wait(EVENTS, mark, partition=partition)
         await producer.send_and_wait(EVENTS, json.dumps(nobody).encode(), partition=partition)

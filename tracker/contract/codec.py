@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hashlib import sha1
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import UUID
 from zlib import crc32
 
 import xxhash
@@ -24,9 +25,18 @@ def message_hash(site: str, message_id: str) -> int:
 
 def new_profile_id(site: str, id_type: str, value: str) -> str:
     """Deterministic id of the profile that is made for an identifier seen first: a replay mints the same one."""
-    return str(uuid5(NAMESPACE, f"{site}\0{id_type}\0{value}"))
+    return _uuid5(f"{site}\0{id_type}\0{value}")
 
 
 def emission_id(site: str, message_id: str, kind: str, seq: int) -> str:
     """Deterministic id of a trigger: (site, messageId that opened the episode, kind, seq)."""
-    return str(uuid5(NAMESPACE, f"{site}\0{message_id}\0{kind}\0{seq}"))
+    return _uuid5(f"{site}\0{message_id}\0{kind}\0{seq}")
+
+
+def _uuid5(name: str) -> str:
+    """str(uuid.uuid5(NAMESPACE, name)) at a third of its price (RFC 9562, 5.5)."""
+    h = bytearray(sha1(NAMESPACE.bytes + name.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:16])
+    h[6] = h[6] & 0x0F | 0x50
+    h[8] = h[8] & 0x3F | 0x80
+    x = h.hex()
+    return f"{x[:8]}-{x[8:12]}-{x[12:16]}-{x[16:20]}-{x[20:]}"

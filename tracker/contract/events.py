@@ -96,7 +96,7 @@ class EventHead(Struct, rename="camel", gc=False):
     previous_id: str | None = None
 
 
-class ProfileEvent(Struct, rename="camel", kw_only=True):
+class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     """The value of a record in tracker.profile-events.v1, as JSON. Key: profileId.
 
     `src` = (partition, offset, index) of the record in tracker.events.v1 that it came from: rising by partition, so a
@@ -176,19 +176,11 @@ MESSAGE_CLICKS: Final[frozenset[str]] = frozenset(
     name for name, (_, action) in MESSAGE_ACTIONS.items() if action == "clicked"
 )
 
-_event_head = msgspec.json.Decoder(EventHead)
-_profile_event = msgspec.json.Decoder(ProfileEvent)
+decode_event_head = msgspec.json.Decoder(EventHead).decode
+"""Decode what the resolve hop needs. Raises msgspec.DecodeError (ValidationError for a wrong shape)."""
+decode_profile_event = msgspec.json.Decoder(ProfileEvent).decode
+"""Decode a record of tracker.profile-events.v1 that is not a clock record. Raises msgspec.DecodeError."""
 _clock = msgspec.json.Decoder(Clock)
-
-
-def decode_event_head(value: bytes) -> EventHead:
-    """Decode what the resolve hop needs. Raises msgspec.DecodeError (ValidationError for a wrong shape)."""
-    return _event_head.decode(value)
-
-
-def decode_profile_event(value: bytes) -> ProfileEvent:
-    """Decode a record of tracker.profile-events.v1 that is not a clock record. Raises msgspec.DecodeError."""
-    return _profile_event.decode(value)
 
 
 def decode_clock(value: bytes) -> int:
@@ -200,9 +192,14 @@ def encode_clock(clock_ms: int) -> bytes:
     return CLOCK_PREFIX + b"%d}" % clock_ms
 
 
-def with_profile(value: bytes, profile_id: str, partition: int, offset: int, index: int) -> bytes:
+def profile_prefix(profile_id: bytes, partition: int) -> bytes:
+    """What stands before the Event's bytes in a ProfileEvent, up to the offset: the same for all of a profile."""
+    return b'{"profileId":"%s","src":[%d,' % (profile_id, partition)
+
+
+def with_profile(value: bytes, prefix: bytes, offset: int, index: int) -> bytes:
     """The Event's bytes with profileId and src in front: a splice (0.2 us), not decoding and encoding (1.5 us)."""
-    return b'{"profileId":"%s","src":[%d,%d,%d],%s' % (profile_id.encode(), partition, offset, index, value[1:])
+    return b"%s%d,%d],%s" % (prefix, offset, index, value[1:])
 
 
 def event_label(event: ProfileEvent) -> str:

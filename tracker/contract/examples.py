@@ -140,7 +140,8 @@ def event(name: str) -> bytes:
 
 def profile_event(name: str) -> bytes:
     """The record of tracker.profile-events.v1 that becomes of it."""
-    return events.with_profile(event(name), PROFILE_ID, 7, 1000 + list(MESSAGES).index(name), 0)
+    prefix = events.profile_prefix(PROFILE_ID.encode(), 7)
+    return events.with_profile(event(name), prefix, 1000 + list(MESSAGES).index(name), 0)
 
 
 CLOCK: Final = events.encode_clock(AT_MS)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -94,11 +94,13 @@ class KafkaOut:
         client_id: str,
         observer: Observer,
         ordered: bool = False,
+        flush_bytes: int = FLUSH_BYTES,
     ) -> None:
         """`ordered`: when a batch fails, those that wait behind it in its partition fail too, so that whoever sends all
         of them again keeps their order; else they are sent by the next producer."""
         self._observer = observer
         self._ordered = ordered
+        self._flush_bytes = flush_bytes
         self._bootstrap = bootstrap
         self._linger_s = linger_ms / 1000
         self._max_pending_bytes = max_pending_bytes
@@ -174,11 +176,45 @@ class KafkaOut:
         batch.events += 1
         self.pending_bytes += size
         self._open_bytes += size
-        if self._open_bytes >= FLUSH_BYTES:
+        if self._open_bytes >= self._flush_bytes:
             self._flush_now()
         elif self._flush_at is None:
             self._flush_at = self._loop.call_later(self._linger_s, self._flush)
         return batch.done
+
+    def extend(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]
+    ) -> set[asyncio.Future[None]]:
+        """Add records, (key, value), to a partition in their order; the futures of the batches they are in.
+
+        As `append`, at half the price a record. Raises ProduceError and Full as it does, before any was taken.
+        """
+        if self._producer is None or self._stopping:
+            raise ProduceError(self.problem or "stopping")
+        size = sum(len(value) for _, value in records) + RECORD_OVERHEAD * len(records)
+        if self.pending_bytes + size > self._max_pending_bytes:
+            raise Full(f"{self.pending_bytes} bytes are waiting")
+        where = (topic, partition)
+        batch = self._open.get(where) or self._new_batch(where)
+        acks = {batch.done}
+        add = batch.builder.append
+        for key, value in records:
+            if add(timestamp=None, key=key, value=value) is None:  # full
+                self._full.setdefault(where, []).append(batch)
+                batch = self._new_batch(where)
+                acks.add(batch.done)
+                add = batch.builder.append
+                add(timestamp=None, key=key, value=value)
+                self._flush_now()
+            batch.events += 1
+            batch.bytes += len(value) + RECORD_OVERHEAD
+        self.pending_bytes += size
+        self._open_bytes += size
+        if self._open_bytes >= self._flush_bytes:
+            self._flush_now()
+        elif self._flush_at is None:
+            self._flush_at = self._loop.call_later(self._linger_s, self._flush)
+        return acks
 
     async def stop(self, timeout_s: float) -> None:
         """Take nothing more, wait for what is under way, at most `timeout_s`; the rest fails."""
@@ -340,7 +376,7 @@ class KafkaOut:
                 client_id=self._client_id,
                 acks="all",
                 enable_idempotence=True,
-                compression_type="lz4",
+                compression_type="snappy",  # a tenth of the CPU of aiokafka's lz4, which runs at level 9
                 max_batch_size=MAX_BATCH_BYTES,
                 max_request_size=4 * 1024 * 1024,
                 request_timeout_ms=max(1000, int(self._timeout_s * 1000)),
