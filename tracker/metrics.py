@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from prometheus_client import Gauge
+from prometheus_client import Gauge, disable_created_metrics
 
 from tracker.contract.events import EVENT_TYPES
 from tracker.rejections import REASONS
-from tracker.tallies import Count, Counter, Histogram
+from tracker.tallies import Counter, Histogram
 
 ROUTES: Final = (
     *(f"/v1/{name}" for name in (*EVENT_TYPES, "batch")),
@@ -45,17 +45,17 @@ _dead = Counter("tracker_dead_letters_total", "Events of batches that went to th
 _produce_errors = Counter("tracker_kafka_produce_errors_total", "Batches that Kafka did not ack.", ["retryable"])
 _build = Gauge("tracker_build_info", "Version of the endpoint.", ["version", "python"])
 
-_clamped = Counter("tracker_events_clamped_total", "Events whose impossible time became the time of receipt.")
-_skew = Histogram("tracker_client_clock_skew_seconds", "Client's clock off ours, either way.", buckets=_SKEW)
-_produce = Histogram("tracker_kafka_produce_duration_seconds", "From sending a batch to its ack.", buckets=_PRODUCE)
+CLAMPED: Final = Counter("tracker_events_clamped_total", "Events whose impossible time became the time of receipt.")
+SKEW_SECONDS: Final = Histogram(
+    "tracker_client_clock_skew_seconds", "Client's clock off ours, either way.", buckets=_SKEW
+)
+PRODUCE_SECONDS: Final = Histogram(
+    "tracker_kafka_produce_duration_seconds", "From sending a batch to its ack.", buckets=_PRODUCE
+)
 QUEUE_EVENTS: Final = Gauge("tracker_producer_queue_events", "Events waiting for Kafka's ack.")
 QUEUE_BYTES: Final = Gauge("tracker_producer_queue_bytes", "Bytes waiting for Kafka's ack.")
-_redis_errors = Counter("tracker_redis_errors_total", "Reads that Redis did not answer.")
+REDIS_ERRORS: Final = Counter("tracker_redis_errors_total", "Reads that Redis did not answer.")
 
-CLAMPED: Final = _clamped.labels()
-SKEW_SECONDS: Final = _skew.labels()
-PRODUCE_SECONDS: Final = _produce.labels()
-REDIS_ERRORS: Final = _redis_errors.labels()
 ACCEPTED: Final = {(s, t): _accepted.labels(s, t) for s in SOURCES for t in EVENT_TYPES}
 REJECTED: Final = {reason: _rejected.labels(reason) for reason in REASONS}
 DEAD_LETTERS: Final = {reason: _dead.labels(reason) for reason in REASONS}
@@ -64,7 +64,7 @@ _by_answer: Final = {
     (r, m, c): _requests.labels(r, m, c) for r in ROUTES[:7] for m, c in (("POST", 200), ("POST", 503))
 }
 _by_route: Final = {route: _seconds.labels(route) for route in ROUTES}
-_by_site: dict[str, Count] = {OTHER: _site_events.labels(OTHER)}
+_by_site: dict[str, Counter] = {OTHER: _site_events.labels(OTHER)}
 
 
 class Producing:
@@ -83,6 +83,7 @@ class Producing:
 
 def declare(sites: Iterable[str]) -> None:
     """The series that depend on settings: of the first 50 sites and of all others together."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no query reads
     try:
         ours = version("event-streaming-tracker")
     except PackageNotFoundError:
