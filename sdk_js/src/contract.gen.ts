@@ -34,12 +34,19 @@ export interface Message {
 
 /** CloudEvents 1.0 context attributes and the extension `site`; `data` is the struct of its kind. */
 export interface CloudEvent {
+  /** Always the same for the same trigger: drop one that you have seen. */
   id: string;
+  /** /sites/ and the site. */
   source: string;
+  /** tracker.KIND.v1; a retraction is tracker.KIND_retracted.v1. */
   type: string;
+  /** The profile id. */
   subject: string;
+  /** When it became true, RFC 3339: the timer's due time, or the event's. */
   time: string;
+  /** What it is about, by kind: see below. */
   data: Record<string, unknown>;
+  /** The site, as an extension attribute. */
   site: string;
   specversion?: string;
   datacontenttype?: string;

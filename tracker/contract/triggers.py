@@ -99,13 +99,13 @@ TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (CART_ABANDONED, CHURN_RISK)
 class CloudEvent(Struct, kw_only=True, omit_defaults=True):
     """CloudEvents 1.0 context attributes and the extension `site`; `data` is the struct of its kind."""
 
-    id: str
-    source: str
-    type: str
-    subject: str
-    time: str
-    data: msgspec.Raw
-    site: str
+    id: Annotated[str, Meta(description="Always the same for the same trigger: drop one that you have seen.")]
+    source: Annotated[str, Meta(description="/sites/ and the site.")]
+    type: Annotated[str, Meta(description="tracker.KIND.v1; a retraction is tracker.KIND_retracted.v1.")]
+    subject: Annotated[str, Meta(description="The profile id.")]
+    time: Annotated[str, Meta(description="When it became true, RFC 3339: the timer's due time, or the event's.")]
+    data: Annotated[msgspec.Raw, Meta(description="What it is about, by kind: see below.")]
+    site: Annotated[str, Meta(description="The site, as an extension attribute.")]
     specversion: str = "1.0"
     datacontenttype: str = "application/json"
 
