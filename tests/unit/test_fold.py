@@ -59,7 +59,7 @@ class Owner:
         self.next += len(values)
         self.src.update(fx.src)
         self.clock_ms = fx.clock_ms
-        for (site, minute), fields in fx.counts.items():
+        for (site, minute), fields in fx.counts().items():
             for field, n in fields.items():
                 self.counts[site, minute, field] = self.counts.get((site, minute, field), 0) + n
         for field, n in fx.gauges.items():
