@@ -5,14 +5,14 @@ assignment and commits stay Faust's. `Chunk` is stamped in the consumer thread w
 its partition and the position before it, so that whoever receives it can tell what lies between (see stream/lanes.py).
 
 Private methods of faust-streaming 0.15.3 and aiokafka 0.14.0 are overridden; both are pinned exactly, and each override
-says why. tests/integration/test_transport.py runs them against the real broker.
+says why. tests/integration/test_worker.py runs them against the real broker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import aiokafka
@@ -155,25 +155,29 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         ahead = {tp for tp in wanted if tp.topic == first}
         rest = wanted - ahead
         fetch = super()._fetch_records
-        fetched: dict[TP, Any] = {}
+        chunks: dict[TP, list[Any]] = {}
         try:
             now = time.monotonic()
             if ahead and now >= self._ahead_at:
-                fetched.update(await fetch(consumer, ahead, 0, max_records))
+                chunks |= self._stamped(await fetch(consumer, ahead, 0, max_records))
             if rest and now >= self._rest_at:
-                fetched.update(await fetch(consumer, rest, 0, max_records))
-            if not fetched:
+                chunks |= self._stamped(await fetch(consumer, rest, 0, max_records))
+            if not chunks:
                 pause_s = min(self._ahead_at, self._rest_at) - now
                 if pause_s > 0:
                     await asyncio.sleep(min(pause_s, 0.02))
                 else:
-                    fetched.update(await fetch(consumer, wanted, timeout, max_records))
+                    chunks |= self._stamped(await fetch(consumer, wanted, timeout, max_records))
         except NoOffsetForPartitionError:
-            return {}  # A partition between its assignment and our seek.
+            pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
         except OffsetOutOfRangeError as e:
             cast(Transport, self.consumer.transport).on_out_of_range(e)
-            return {}
-        self._pace(fetched, max_records or 1)
+        self._pace(chunks, max_records or 1)
+        return chunks
+
+    def _stamped(self, fetched: Mapping[TP, list[Any]]) -> dict[TP, list[Any]]:
+        """Chunks of what a fetch brought. At once after it: a seek or an error between aiokafka's step forward and ours
+        would make the next chunk look as if it followed the one before, and the records between would be lost."""
         chunks: dict[TP, list[Any]] = {}
         for tp, records in fetched.items():
             generation = self.generations.get(tp)
@@ -184,10 +188,10 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             chunks[tp] = [chunk]
         return chunks
 
-    def _pace(self, fetched: Mapping[TP, Any], max_records: int) -> None:
+    def _pace(self, chunks: Mapping[TP, list[Chunk]], max_records: int) -> None:
         """Say when to look again: a chunk costs some 0.4 ms whatever is in it, so under load waiting for more pays."""
         now = time.monotonic()
-        records = sum(map(len, fetched.values()))
+        records = sum(len(chunk.records) for (chunk,) in chunks.values())
         self._fetched += records
         if now - self._counted_at >= 0.5:
             self._busy = self._fetched / (now - self._counted_at) > BUSY_RATE
@@ -196,6 +200,24 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             full = records >= max_records // 2
             self._ahead_at = now + (FULL_LINGER_S if full else LINGER_S)
             self._rest_at = now + (0.0 if full else LINGER_S)
+
+    def highwater(self, tp: TP) -> int:
+        """Faust's, which would raise from its drain loop when the partition was just revoked."""
+        return self.end(tp) or 0
+
+    def end(self, tp: TP) -> int | None:
+        """End of the partition's log as the last fetch told it; None before, and when it was revoked meanwhile:
+        aiokafka asserts that it is assigned, which its own thread may just have changed."""
+        try:
+            return super().highwater(tp)
+        except (AssertionError, AttributeError, KeyError):
+            return None
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has ever said which partitions are ours; they may be none."""
+        coordinator = getattr(self._consumer, "_coordinator", None)
+        return coordinator is not None and getattr(coordinator, "generation", -1) >= 0
 
     async def claim(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
         """Seek and start reading: {partition: its new generation}. Partitions no longer assigned are left out."""
@@ -215,14 +237,9 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.full.discard(tp)
         return claimed
 
-    async def disclaim(self, tps: Iterable[TP]) -> None:
-        """Stop reading partitions until they are claimed again; chunks of them under way go out of date."""
-        await self.call_thread(self._disclaim, list(tps))
-
-    async def _disclaim(self, tps: list[TP]) -> None:
-        for tp in tps:
-            self.claimed.discard(tp)
-            self.generations[tp] = self.generations.get(tp, 0) + 1
+    def disclaim(self, tp: TP) -> None:
+        """Read a partition no more until it is claimed again. From any thread: it takes one step under the GIL."""
+        self.claimed.discard(tp)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """A commit only serves lag tools here: when it fails nothing is lost and nothing must crash. (Faust's own looks

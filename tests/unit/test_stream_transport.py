@@ -1,0 +1,41 @@
+"""Stamps of chunks: what happens to records when a second look in the same fetch fails."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka.errors import NoOffsetForPartitionError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream.transport import ChunkConsumerThread
+
+AHEAD, REST = TP("first", 0), TP("other", 0)
+
+
+async def test_records_of_one_topic_are_kept_when_another_has_no_position_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka has stepped past them: dropped, the next chunk would seem to follow the one before them."""
+    log = [SimpleNamespace(offset=n) for n in range(6)]
+
+    async def fetch(self: Any, consumer: Any, tps: set[TP], timeout: Any, max_records: Any) -> dict[TP, list[Any]]:  # noqa: ASYNC109
+        if REST in tps:
+            raise NoOffsetForPartitionError({REST: None})
+        taken, log[:3] = log[:3], []
+        return {AHEAD: taken}
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
+    thread = cast(Any, ChunkConsumerThread.__new__(ChunkConsumerThread))
+    thread.consumer = SimpleNamespace(transport=SimpleNamespace(first=AHEAD.topic))
+    thread.claimed, thread.full, thread.backlog = {AHEAD, REST}, set(), 0
+    thread.generations, thread.positions = {AHEAD: 1, REST: 1}, {AHEAD: 0, REST: 0}
+    thread._fetched, thread._busy, thread._counted_at, thread._ahead_at, thread._rest_at = 0, False, 0.0, 0.0, 0.0
+    offsets: list[int] = []
+    expected = 0
+    for _ in range(6):
+        for (chunk,) in (await thread._fetch_records(None, {AHEAD, REST}, 1.0, 100)).values():
+            assert chunk.base == expected
+            offsets += [record.offset for record in chunk.records]
+            expected = chunk.next
+    assert offsets == [0, 1, 2, 3, 4, 5]
