@@ -9,6 +9,7 @@ a Redis that lost its last second all end in the same state.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from time import monotonic, perf_counter
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 QUEUE: Final = 2
 """Chunks that wait in a lane before its partition is no longer fetched; Faust's buffer may hold a few more."""
 CLAIM_TIMEOUT_S: Final = 8.0
+CLAIM_AT_ONCE: Final = 4
+"""Partitions claimed together: their dedupe windows are loaded, so those before are at work meanwhile."""
 CHECK_EVERY_S: Final = 2.0
 
 
@@ -73,7 +76,9 @@ class Lanes:
         self._offsets = offsets
         self._hops = hops
         self._fatal = fatal
-        self._claiming = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._idle_at: dict[TP, tuple[int, int, int]] = {}
+        """Partition -> (generation, steps, position of the consumer) of an idle lane at the last check."""
         self._complained = 0.0
         self._waiting = 0
         """Records in the lanes' queues."""
@@ -111,8 +116,9 @@ class Lanes:
                     raise Lost(f"the chunk begins at {chunk.base}, the head is at {lane.hop.next}")
                 events = await lane.hop.process(chunk)
             except (Lost, ProduceError, RedisError, *Unavailable) as e:
-                self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: {type(e).__name__}: {e}; claiming it again")
-                self.drop([lane.tp])
+                if self.lanes.get(lane.tp) is lane:  # Else it was dropped meanwhile, and a newer one is none of its.
+                    self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: {type(e).__name__}: {e}; claiming it again")
+                    self.drop([lane.tp])
                 return
             except Exception as e:
                 log.critical("%s[%d]: offset %d", lane.tp.topic, lane.tp.partition, chunk.base, exc_info=True)
@@ -126,13 +132,15 @@ class Lanes:
             metrics.CHUNKS_TOTAL.labels(label).inc()
             metrics.CHUNK_EVENTS.labels(label).observe(len(chunk.records))
             metrics.CHUNK_SECONDS.labels(label).observe(perf_counter() - started)
+            if lane.generation < 0:  # Dropped while it was busy: nothing comes any more.
+                return
 
     # -- ownership
 
     async def on_assigned(self) -> None:
-        """After a rebalance: claim everything anew. Never raises and never takes long; `keep` tries again."""
+        """After a rebalance: `keep` claims everything anew, beside the rebalance, which must not wait for it."""
         self.drop(list(self.lanes))
-        await self._try_claim()
+        self._wake.set()
 
     def drop(self, tps: Iterable[TP]) -> None:
         """Forget partitions: their chunks under way go out of date, what is in Redis stays."""
@@ -140,6 +148,8 @@ class Lanes:
             lane = self.lanes.pop(tp, None)
             if lane is not None:
                 lane.generation = -1
+                if (thread := self.thread()) is not None:
+                    thread.disclaim(tp)
                 while not lane.queue.empty():
                     self._waiting -= len(lane.queue.get_nowait().value.records)
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
@@ -160,7 +170,9 @@ class Lanes:
         """For ever: claim what is assigned but not ours yet; find out when Redis went back in time."""
         checked = monotonic()
         while True:
-            await asyncio.sleep(0.25 if self._missing() else 1.0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), 0.25 if self._missing() else 1.0)
+            self._wake.clear()
             await self._try_claim()
             if monotonic() - checked >= CHECK_EVERY_S:
                 checked = monotonic()
@@ -177,32 +189,35 @@ class Lanes:
 
     async def _try_claim(self) -> None:
         try:
-            async with asyncio.timeout(CLAIM_TIMEOUT_S):
-                await self._claim()
+            while missing := self._missing()[:CLAIM_AT_ONCE]:
+                async with asyncio.timeout(CLAIM_TIMEOUT_S):
+                    if not await self._claim(missing):
+                        return
         except (KafkaError, RedisError, *Unavailable) as e:
             self._complain(f"Claiming partitions: {type(e).__name__}: {e}; trying again")
 
-    async def _claim(self) -> None:
-        async with self._claiming:
-            missing = self._missing()
-            thread = self.thread()
-            if not missing or thread is None:
-                return
-            hops = {tp: self._hops[tp.topic][1](tp.partition) for tp in missing}
-            nexts = dict(zip(missing, await asyncio.gather(*(h.claim(None) for h in hops.values())), strict=True))
-            new = [tp for tp, next in nexts.items() if next is None]
-            if new:  # A new install: from the beginning of the log.
-                first = await self._offsets.beginning_offsets(new)
-                for tp in new:
-                    nexts[tp] = await hops[tp].claim(first[tp])
-            generations = await thread.claim({tp: next for tp, next in nexts.items() if next is not None})
-            for tp, generation in generations.items():
-                lane = self.lanes[tp] = Lane(tp, hops[tp], generation, self._hops[tp.topic][0])
-                lane.task = asyncio.create_task(self._run(lane))
-            log.info("Claimed %d partitions", len(generations))
+    async def _claim(self, missing: list[TP]) -> int:
+        """Make lanes of partitions: of how many. Only `keep` calls it, one call after the other."""
+        thread = self.thread()
+        if thread is None:
+            return 0
+        hops = {tp: self._hops[tp.topic][1](tp.partition) for tp in missing}
+        nexts = dict(zip(missing, await asyncio.gather(*(h.claim(None) for h in hops.values())), strict=True))
+        new = [tp for tp, next in nexts.items() if next is None]
+        if new:  # A new install: from the beginning of the log.
+            first = await self._offsets.beginning_offsets(new)
+            for tp in new:
+                nexts[tp] = await hops[tp].claim(first[tp])
+        generations = await thread.claim({tp: next for tp, next in nexts.items() if next is not None})
+        for tp, generation in generations.items():
+            lane = self.lanes[tp] = Lane(tp, hops[tp], generation, self._hops[tp.topic][0])
+            lane.task = asyncio.create_task(self._run(lane))
+        log.info("Claimed %d partitions", len(generations))
+        return len(generations)
 
     async def _check_heads(self) -> None:
-        """A partition without traffic would not notice that its head went back."""
+        """A partition without traffic would not notice that its head went back, or that its last chunk never came."""
+        self._drop_starved()
         idle = [(lane, lane.steps, lane.hop.next) for lane in self.lanes.values() if not lane.busy]
         if not idle:
             return
@@ -212,6 +227,21 @@ class Lanes:
                 self._complain(
                     f"{lane.tp.topic}[{lane.tp.partition}]: Redis is at {head!r}, not {next}; claiming it again"
                 )
+                self.drop([lane.tp])
+
+    def _drop_starved(self) -> None:
+        """Between the consumer's thread and its lane a chunk can vanish (Faust clears its queues around a rebalance).
+        The next one would show it; where none comes, a lane that was idle at two checks behind its position does."""
+        before, self._idle_at = self._idle_at, {}
+        if (thread := self.thread()) is None:
+            return
+        for lane in list(self.lanes.values()):
+            position = thread.positions.get(lane.tp, lane.hop.next)
+            if lane.busy or not lane.queue.empty() or position <= lane.hop.next:
+                continue
+            self._idle_at[lane.tp] = now = (lane.generation, lane.steps, position)
+            if before.get(lane.tp) == now:
+                self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: a chunk got lost on its way; claiming it again")
                 self.drop([lane.tp])
 
     def _complain(self, text: str) -> None:

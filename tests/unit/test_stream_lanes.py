@@ -1,0 +1,152 @@
+"""Lanes: a partition that is dropped while its chunk is under way, and a chunk that never arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from faust.types import TP
+
+from stream import lanes as module
+from stream.lanes import Lanes
+from stream.redis_store import Lost
+from stream.transport import Chunk
+from tests.harness import eventually
+
+TP0 = TP("t", 0)
+
+
+class Partition:
+    """What Redis and Kafka would hold of one partition: `length` records, an epoch, the offset to go on at."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.epoch = self.next = self.claims = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+
+class SlowHop:
+    """A hop of the partition whose chunks take as long as its gate is closed, and that is fenced by its epoch."""
+
+    head_key = "head"
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.next = self.epoch = 0
+
+    async def claim(self, first: int | None) -> int | None:
+        self.partition.epoch += 1
+        self.partition.claims += 1
+        self.epoch, self.next = self.partition.epoch, self.partition.next
+        return self.next
+
+    async def process(self, chunk: Chunk) -> int:
+        await self.partition.gate.wait()
+        if self.epoch != self.partition.epoch:
+            raise Lost("epoch")
+        self.next = self.partition.next = chunk.next
+        return len(chunk.records)
+
+
+class Reader:
+    """The consumer's thread, as far as lanes see it, reading one partition."""
+
+    _consumer = object()
+
+    def __init__(self) -> None:
+        self.generations: dict[TP, int] = {}
+        self.positions: dict[TP, int] = {}
+        self.full: set[TP] = set()
+        self.backlog = 0
+
+    def disclaim(self, tp: TP) -> None:
+        pass
+
+    def assignment(self) -> set[TP]:
+        return {TP0}
+
+    async def claim(self, offsets: dict[TP, int]) -> dict[TP, int]:
+        for tp, offset in offsets.items():
+            self.positions[tp] = offset
+            self.generations[tp] = self.generations.get(tp, 0) + 1
+        return {tp: self.generations[tp] for tp in offsets}
+
+    def fetch(self, count: int) -> Any:
+        """The next records as an event of Faust's."""
+        base = self.positions[TP0]
+        records = [SimpleNamespace(offset=base + n) for n in range(count)]
+        chunk = Chunk(TP0, self.generations[TP0], base, records)
+        self.positions[TP0] = chunk.next
+        return SimpleNamespace(value=chunk, ack=lambda: None)
+
+
+class Redis:
+    """The head, for the check of idle partitions."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+
+    async def run(self, *command: Any) -> bytes:
+        return str(self.partition.next).encode()
+
+
+def make(partition: Partition) -> tuple[Lanes, Reader]:
+    def fatal(reason: str) -> None:
+        raise AssertionError(reason)
+
+    lanes = Lanes(cast(Any, Redis(partition)), cast(Any, None), {"t": ("resolve", lambda p: SlowHop(partition))}, fatal)
+    reader = Reader()
+    lanes.thread = lambda: cast(Any, reader)
+    return lanes, reader
+
+
+async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_that_came_after_it() -> None:
+    partition = Partition(10)
+    lanes, reader = make(partition)
+    await lanes._try_claim()
+    partition.gate.clear()
+    lanes.put(reader.fetch(3))
+    old = lanes.lanes[TP0]
+    await eventually(lambda: old.busy)
+    await lanes.on_assigned()
+    await lanes._try_claim()
+    new = lanes.lanes[TP0]
+    assert new is not old
+    partition.gate.set()
+    await eventually(lambda: old.task is not None and old.task.done())
+    assert lanes.lanes.get(TP0) is new
+    lanes.put(reader.fetch(5))
+    await eventually(lambda: partition.next == 5)
+    assert partition.claims == 2
+    await lanes.finish(0)
+
+
+async def test_a_lane_that_is_dropped_while_it_is_busy_ends_after_its_chunk() -> None:
+    partition = Partition(10)
+    lanes, reader = make(partition)
+    await lanes._try_claim()
+    partition.gate.clear()
+    lanes.put(reader.fetch(3))
+    lane = lanes.lanes[TP0]
+    await eventually(lambda: lane.busy)
+    lanes.drop([TP0])
+    partition.gate.set()
+    await eventually(lambda: lane.task is not None and lane.task.done())
+    assert partition.next == 3
+
+
+async def test_a_last_chunk_that_vanishes_on_its_way_is_fetched_again(monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "CHECK_EVERY_S", 0.05)
+    partition = Partition(3)
+    lanes, reader = make(partition)
+    keeping = asyncio.create_task(lanes.keep())
+    await eventually(lambda: TP0 in lanes.lanes)
+    reader.fetch(3)  # Given to nobody, and no other will ever come.
+    await eventually(lambda: partition.claims == 2)
+    await eventually(lambda: TP0 in lanes.lanes)
+    lanes.put(reader.fetch(3))
+    await eventually(lambda: partition.next == 3)
+    keeping.cancel()
+    await lanes.finish(0)
