@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from stream import metrics
+from stream.poison import MAX_MS
 from stream.profile import Profile, ProfileCodec
 from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
@@ -33,6 +34,8 @@ from tracker.contract.triggers import encode_trigger
 
 log = logging.getLogger(__name__)
 TRY_AGAIN_MS: Final = 3_600_000
+MAX_PLACE: Final = 2**53
+"""Offsets beyond it are not exact in Redis's Lua."""
 _CHANNELS: Final = frozenset(CHANNELS)
 
 
@@ -107,10 +110,16 @@ def decode(values: Sequence[bytes | None]) -> Decoded:
         try:
             if value is not None and value[:11] != CLOCK_PREFIX:
                 event = decode_profile_event(value)
+                if not (0 <= event.timestamp_ms <= MAX_MS and 0 <= event.received_at_ms <= MAX_MS):
+                    raise msgspec.DecodeError("timestampMs or receivedAtMs is no time")
+                if max(event.src) > MAX_PLACE:
+                    raise msgspec.DecodeError("src is no place in the log")
                 add((event.site, event.profile_id))
                 append((index, event))
             elif value is not None:
                 t = decode_clock(value)
+                if not 0 <= t <= MAX_MS:
+                    raise msgspec.DecodeError("clockMs is no time")
                 clock = t if clock is None else max(clock, t)
                 append((index, t))
             else:
@@ -254,6 +263,9 @@ class Folder:
     ) -> None:
         """Every timer due <= clock_ms, of profiles due before the chunk or touched by it, earliest first."""
         candidates = {key: profiles[key] for key in due}
+        for key, profile in candidates.items():
+            if profile.due_ms is None or profile.due_ms > clock_ms:
+                fx.touched[key] = profile  # The index is behind: the profile expired, or its signal is gone.
         candidates.update(fx.touched)
         ready = sorted(
             (p.due_ms, p.site, p.id, key)
@@ -282,6 +294,9 @@ class Folder:
                 profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
                 continue
             self._keep(profile, signal, result, now_ms, fx)
+            if result.state is not None and (after := signal.due_ms(result.state)) is not None and after <= until_ms:
+                log.error("Signal %s left a timer due that it had fired", signal.name)  # It would fire for ever.
+                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
         profile.due_ms = self.codec.due_ms(profile)
 
     def _context(self, profile: Profile, ts_ms: int) -> Context:

@@ -81,7 +81,7 @@ class SignalsHop:
         records = chunk.records
         decoded = decode([r.value for r in records])
         due = await self._load(decoded.profiles, decoded.clock_ms)
-        if len(due) >= DUE_LIMIT:
+        if self._too_many(due, decoded):
             return await self._process_in_parts(records, decoded)
         return await self._apply(records, decoded, due, records[-1].offset + 1)
 
@@ -95,7 +95,7 @@ class SignalsHop:
             await self._load(part.profiles, None)
             applied = await self._apply(records[:first], part, (), records[first].offset)
         clock = decode([records[first].value])
-        while len(due := await self._load(set(), clock.clock_ms)) >= DUE_LIMIT:
+        while self._too_many(due := await self._load(set(), clock.clock_ms), clock):
             # The head stays before the clock record until its last timers have fired.
             await self._apply([], clock, due, self.next, clock_ms=self.clock_ms)
         await self._apply([records[first]], clock, due, records[first].offset + 1)
@@ -103,10 +103,15 @@ class SignalsHop:
         if rest:
             part = decode([r.value for r in rest])
             due = await self._load(part.profiles, part.clock_ms)
-            if len(due) >= DUE_LIMIT:
+            if self._too_many(due, part):
                 return applied + await self._process_in_parts(rest, part)
             applied += await self._apply(rest, part, due, rest[-1].offset + 1)
         return applied
+
+    def _too_many(self, due: Sequence[tuple[str, str]], decoded: Decoded) -> bool:
+        """Whether there may be more timers to fire than `due`. A clock record behind the clock (written by a former
+        owner of partition 0) fires none, so none would ever become fewer by it."""
+        return len(due) >= DUE_LIMIT and decoded.clock_ms is not None and decoded.clock_ms > self.clock_ms
 
     async def _load(self, profiles: Iterable[tuple[str, str]], clock_ms: int | None) -> list[tuple[str, str]]:
         """Bring profiles into the cache; which ones have a timer due <= clock_ms (these too), at most DUE_LIMIT."""
@@ -119,9 +124,12 @@ class SignalsHop:
                 missing.append(key)
         due: list[tuple[str, str]] = []
         if missing or clock_ms is not None:
-            for site, id in await self._fetch(missing, clock_ms):
-                due.append((site, id))
+            due = await self._fetch(missing, clock_ms)
             await self._fetch([key for key in due if key not in cache], None)
+            for key in due:
+                profile = cache[key]
+                if clock_ms is not None and (profile.stored_due_ms is None or profile.stored_due_ms > clock_ms):
+                    profile.stored_due_ms = -1  # The index says otherwise: it is to be written.
         return due
 
     async def _fetch(self, wanted: Sequence[tuple[str, str]], clock_ms: int | None) -> list[tuple[str, str]]:
