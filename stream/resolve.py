@@ -18,6 +18,7 @@ import msgspec
 
 from stream import metrics
 from stream.core.identity import usable
+from stream.poison import MAX_MS
 from stream.redis_store import Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
@@ -33,9 +34,14 @@ CACHE_ENTRIES: Final = 20_000
 CACHE_S: Final = 30.0
 """How long a profile id is believed without asking Redis: a link made by another worker is seen after that."""
 HOUR_MS: Final = 3_600_000
+MAX_HOURS: Final = 24 * 14
+"""Beyond it no hashes are kept: twice the longest retention of events."""
 PROFILE_TTL_MS: Final = 86_400_000
 
 _encode = msgspec.json.Encoder().encode
+
+
+_Who = tuple[str, str | None, str | None]
 
 
 class Resolve:
@@ -54,7 +60,8 @@ class Resolve:
         self._decided: tuple[int, bytes] | None = None
         """(offset after the last decided record, 16 bytes a record from `next` on)."""
         self._seen = Seen(settings.dedupe_window_h)
-        self._cache: OrderedDict[tuple[str, str | None, str | None], tuple[bytes, float]] = OrderedDict()
+        self._cache: OrderedDict[_Who, tuple[str | None, bytes, float]] = OrderedDict()
+        """Anonymous id, else user id -> (the user it came with last, profile id, believed until)."""
 
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
@@ -64,21 +71,23 @@ class Resolve:
             return None
         self._epoch, self._seq, self.next = epoch, seq, next
         tag = keys.events_tag(self.partition)
-        hour = int(time() * 1000) // HOUR_MS
-        hours = range(hour - self._settings.dedupe_window_h, hour + 1)
-        received_at_ms, decided, *seen = await asyncio.gather(
-            store.run("HGET", self.head_key, "received_at_ms"),
-            store.run("GET", f"{tag}:decided"),
-            *(store.run("GET", f"{tag}:seen:{h}") for h in hours),
+        received_at_ms, decided = await asyncio.gather(
+            store.run("HGET", self.head_key, "received_at_ms"), store.run("GET", f"{tag}:decided")
         )
         self._received_at_ms = int(received_at_ms or 0)
         if decided is not None:
             base, end, ids = unpackb(decided)
             if base == next:
                 self._decided = (end, ids)
+        # The window goes by receivedAt: of a backlog that is long ago, of an endpoint with a fast clock the next hour.
+        hour = int(time() * 1000) // HOUR_MS
+        first_hour = min(hour, self._received_at_ms // HOUR_MS or hour) - self._settings.dedupe_window_h
+        hours = range(max(first_hour, hour - MAX_HOURS), hour + 2)
+        seen = await asyncio.gather(*(store.run("GET", f"{tag}:seen:{h}") for h in hours))
         for h, hashes in zip(hours, seen, strict=True):
             if hashes:
                 self._seen.load(h, hashes)
+                await asyncio.sleep(0)  # 20 ms for an hour of 50,000: the loop has other things to do.
         return self.next
 
     async def process(self, chunk: Chunk) -> int:
@@ -109,7 +118,9 @@ class Resolve:
         """16 bytes a record: the profile id, or DROPPED."""
         now = monotonic()
         ids: list[bytes] = [DROPPED] * len(heads)
-        unknown: dict[str, list[tuple[int, str | None, str | None]]] = {}
+        asked: dict[str, list[tuple[str | None, str | None]]] = {}
+        waiting: list[tuple[int, str, int]] = []  # (index of the record, site, index in what is asked of the site)
+        latest: dict[_Who, tuple[str | None, int]] = {}  # what this chunk asks last of an id: later events follow it
         fresh: set[int] = set()
         for i, head in enumerate(heads):
             if isinstance(head, str):
@@ -118,21 +129,32 @@ class Resolve:
             if h in fresh or h in self._seen:
                 continue
             fresh.add(h)
-            known = self._cache.get((head.site, head.anonymous_id, head.user_id))
-            if known is not None and known[1] > now and head.type != "alias":
-                ids[i] = known[0]
+            anonymous, user = head.anonymous_id, head.user_id
+            who: _Who = (head.site, anonymous, None) if anonymous is not None else (head.site, None, user)
+            known = self._cache.get(who)
+            if (
+                known is not None and known[2] > now and (user is None or user == known[0])
+                and who not in latest and head.type != "alias"
+            ):  # fmt: skip
+                ids[i] = known[1]
                 continue
             anonymous, user = identifiers(head)
-            if anonymous is not None or user is not None:
-                unknown.setdefault(head.site, []).append((i, anonymous, user))
-        for site, asked in unknown.items():
-            await self._identify(site, asked, ids, now)
+            if anonymous is None and user is None:
+                continue
+            who = _who(head.site, anonymous, user)
+            last = latest.get(who)
+            if last is None or (user is not None and user != last[0]):
+                pairs = asked.setdefault(head.site, [])
+                last = latest[who] = (user, len(pairs))
+                pairs.append((anonymous, user))
+            waiting.append((i, head.site, last[1]))
+        found = {site: await self._identify(site, pairs, now) for site, pairs in asked.items()}
+        for i, site, index in waiting:
+            ids[i] = found[site][index]
         return b"".join(ids)
 
-    async def _identify(
-        self, site: str, asked: list[tuple[int, str | None, str | None]], ids: list[bytes], now: float
-    ) -> None:
-        distinct = list(dict.fromkeys((anonymous, user) for _, anonymous, user in asked))
+    async def _identify(self, site: str, pairs: list[tuple[str | None, str | None]], now: float) -> list[bytes]:
+        """Profile ids of (anonymous id, user id) pairs, asked of Redis in this order: an earlier link counts later."""
         items = [
             [
                 keys.id_part(anonymous) if anonymous is not None else False,
@@ -140,23 +162,20 @@ class Resolve:
                 codec.new_profile_id(site, "anonymous_id", anonymous) if anonymous is not None else False,
                 codec.new_profile_id(site, "user_id", user) if user is not None else False,
             ]
-            for anonymous, user in distinct
+            for anonymous, user in pairs
         ]
         ttl_ms = self._settings.profile_ttl_d * PROFILE_TTL_MS
         answer = unpackb(await self._store.call("identify", f"{{s:{site}}}:id", [ttl_ms, items]))
-        found: dict[tuple[str | None, str | None], bytes] = {}
-        for pair, (profile, linked) in zip(distinct, answer, strict=True):
-            found[pair] = id = bytes.fromhex(profile.replace("-", ""))
-            anonymous, user = pair
+        found = []
+        for (anonymous, user), (profile, linked) in zip(pairs, answer, strict=True):
+            id = UUID(profile).bytes
+            found.append(id)
             if linked:
                 metrics.LINKS.inc()
-            if anonymous is not None and user is not None:
-                self._cache.pop((site, anonymous, None), None)  # It means the user from now on.
-            self._cache[site, anonymous, user] = (id, now + CACHE_S)
+            self._cache[_who(site, anonymous, user)] = (user, id, now + CACHE_S)
             if len(self._cache) > CACHE_ENTRIES:
                 self._cache.popitem(last=False)
-        for i, anonymous, user in asked:
-            ids[i] = found[anonymous, user]
+        return found
 
     async def _pass_on(
         self,
@@ -241,6 +260,11 @@ def dead_letter(
     return out.append(DEAD_LETTERS, None, _encode(letter), None, 0)
 
 
+def _who(site: str, anonymous: str | None, user: str | None) -> _Who:
+    """What an event goes by: its anonymous id where it has one, whoever is logged in there."""
+    return (site, anonymous, None) if anonymous is not None else (site, None, user)
+
+
 def identifiers(head: EventHead) -> tuple[str | None, str | None]:
     """(anonymous id, user id) that an event means. An alias call says that previousId is the same person as userId."""
     anonymous, user = usable(head.anonymous_id), usable(head.user_id)
@@ -252,9 +276,13 @@ def identifiers(head: EventHead) -> tuple[str | None, str | None]:
 def _heads(values: list[bytes | None]) -> list[EventHead | str]:
     """The fields the hop reads of each record, or what is wrong with it."""
     try:  # A try a chunk, not a record: there is poison in next to none.
-        return [decode_event_head(value) for value in values]  # type: ignore[arg-type]
+        heads = [decode_event_head(value) for value in values]  # type: ignore[arg-type]
+        times = [head.received_at_ms for head in heads]
+        if min(times) >= 0 and max(times) <= MAX_MS:
+            return [*heads]
     except Exception:
-        return [_head(value) for value in values]
+        pass
+    return [_head(value) for value in values]
 
 
 def _head(value: bytes | None) -> EventHead | str:
@@ -262,6 +290,7 @@ def _head(value: bytes | None) -> EventHead | str:
     if not value:
         return "the record has no value"
     try:
-        return decode_event_head(value)
+        head = decode_event_head(value)
+        return head if 0 <= head.received_at_ms <= MAX_MS else "receivedAtMs is no time"
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         return str(e)

@@ -1,0 +1,160 @@
+"""The hops over a real Redis, chunk by chunk, without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from stream import metrics, signals_hop
+from stream.fold import Folder
+from stream.redis_store import Store
+from stream.resolve import HOUR_MS, Resolve, _heads
+from stream.signals import SIGNALS
+from stream.signals_hop import SignalsHop
+from stream.transport import Chunk
+from tests.harness import embedded_redis
+from tracker.contract import codec
+from tracker.contract.events import encode_clock
+from tracker.contract.producer import KafkaOut
+from tracker.contract.settings import load
+from tracker.contract.topics import PROFILE_EVENTS
+
+pytestmark = pytest.mark.integration
+T0 = 1_795_000_000_000
+SETTINGS = load({"TRACKER_DEMO": "1", "TRACKER_PARTITIONS": "8"})
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    url, child = await asyncio.to_thread(embedded_redis, tmp_path)
+    store = Store(url)
+    try:
+        await store.start()
+        yield store
+    finally:
+        await store.stop()
+        child.stop()
+
+
+def no_kafka() -> KafkaOut:
+    """A producer that was never started: these tests' chunks give it nothing."""
+    return KafkaOut(
+        "", linger_ms=1, max_pending_bytes=1, produce_timeout_s=1, client_id="t", observer=metrics.Producing()
+    )
+
+
+def chunk(topic: str, base: int, *values: bytes) -> Chunk:
+    records = [SimpleNamespace(offset=base + n, value=value) for n, value in enumerate(values)]
+    return Chunk(SimpleNamespace(topic=topic, partition=0), 1, base, records)  # type: ignore[arg-type]
+
+
+def added(n: int, ts: int = T0) -> bytes:
+    """Somebody of their own puts something into a cart."""
+    return json.dumps(
+        {
+            "profileId": f"p{n}", "src": [3, n, 0], "site": "demo", "type": "track", "event": "Product Added",
+            "messageId": f"m{n}", "timestampMs": ts, "receivedAtMs": T0, "channel": "site", "anonymousId": f"a{n}",
+            "properties": {"product_id": "x", "price": 1},
+        }
+    ).encode()  # fmt: skip
+
+
+async def signals(store: Store, monkeypatch: pytest.MonkeyPatch) -> SignalsHop:
+    monkeypatch.setattr(signals_hop, "DUE_LIMIT", 4)
+    hop = SignalsHop(0, store, no_kafka(), Folder(SIGNALS, SETTINGS), SETTINGS)
+    await hop.claim(0)
+    return hop
+
+
+async def test_timers_of_profiles_that_are_gone_leave_the_index_and_hold_nothing_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hop = await signals(store, monkeypatch)
+    await hop.process(chunk(PROFILE_EVENTS, 0, *(added(n) for n in range(9))))
+    for n in range(9):
+        await store.run("DEL", f"{{p0}}:v:demo:p{n}")
+    hop = await signals(store, monkeypatch)  # another worker, with nothing in its cache
+    async with asyncio.timeout(10):
+        await hop.process(chunk(PROFILE_EVENTS, 9, encode_clock(T0 + 10**9)))
+    assert hop.next == 10
+    assert await store.run("ZCARD", "{p0}:due") == 0
+
+
+async def test_a_clock_record_behind_the_clock_passes_while_many_late_timers_are_due(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hop = await signals(store, monkeypatch)
+    await hop.process(chunk(PROFILE_EVENTS, 0, encode_clock(T0)))
+    past = T0 - 23 * HOUR_MS // 2
+    await hop.process(chunk(PROFILE_EVENTS, 1, *(added(n, past) for n in range(9))))
+    async with asyncio.timeout(10):  # A former owner of partition 0 wrote it.
+        await hop.process(chunk(PROFILE_EVENTS, 10, encode_clock(T0 - 1)))
+    assert (hop.next, hop.clock_ms) == (11, T0)
+    assert await store.run("ZCARD", "{p0}:due") == 9
+
+
+def event(n: int, **ids: str) -> bytes:
+    return json.dumps(
+        {
+            "site": "demo", "type": "page", "messageId": f"m{n}", "timestampMs": T0, "receivedAtMs": T0,
+            "channel": "site", **ids,
+        }
+    ).encode()  # fmt: skip
+
+
+async def decisions(store: Store, site: str, chunks: list[list[dict[str, str]]]) -> list[str]:
+    """The profile ids that a new owner gives to events with these identifiers."""
+    hop = Resolve(0, store, no_kafka(), SETTINGS)
+    await hop.claim(0)
+    found: list[str] = []
+    n = 0
+    for ids in chunks:
+        values = [event(n + i, **each) for i, each in enumerate(ids)]
+        n += len(values)
+        heads = _heads([v.replace(b'"demo"', f'"{site}"'.encode()) for v in values])
+        hashes = [codec.message_hash(site, f"m{n - len(values) + i}") for i in range(len(values))]
+        decided = await hop._decide(heads, hashes)
+        found += [decided[i : i + 16].hex() for i in range(0, len(decided), 16)]
+    return found
+
+
+async def test_who_an_event_is_from_does_not_depend_on_where_chunks_are_cut(store: Store) -> None:
+    rng = random.Random(7)
+    for round in range(40):
+        ids = []
+        for _ in range(12):
+            some = {"anonymousId": rng.choice(["a", "b"]), "userId": rng.choice(["u", "v"])}
+            for name in rng.sample(list(some), rng.choice([0, 1])):
+                del some[name]
+            ids.append(some)
+        results = []
+        for cut in (1, 3, 12):
+            got = await decisions(store, f"s{round}-{cut}", [ids[i : i + cut] for i in range(0, 12, cut)])
+            first: dict[str, int] = {}  # Profile ids of different sites differ: compare who is who.
+            results.append([first.setdefault(id, len(first)) for id in got])
+        assert results[0] == results[1] == results[2], ids
+
+
+@pytest.mark.parametrize(
+    ("of_head_h", "of_repeat_h"),
+    [(-40, -60), (0, 1)],
+    ids=["of a backlog that is caught up with", "of an endpoint whose clock is ahead"],
+)
+async def test_the_dedupe_window_is_loaded_by_the_time_of_receipt(
+    store: Store, of_head_h: int, of_repeat_h: int
+) -> None:
+    hour = int(time.time() * 1000) // HOUR_MS
+    await Resolve(0, store, no_kafka(), SETTINGS).claim(0)
+    repeat = codec.message_hash("demo", "m1")
+    await store.run("APPEND", f"{{e0}}:seen:{hour + of_repeat_h}", repeat.to_bytes(8, "big"))
+    await store.run("HSET", "{e0}:head", "received_at_ms", (hour + of_head_h) * HOUR_MS)
+    owner = Resolve(0, store, no_kafka(), SETTINGS)
+    await owner.claim(None)
+    assert repeat in owner._seen
