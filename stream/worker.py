@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any, Final, cast
 
 import faust
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 HANG_S: Final = 45.0
 """A main loop that did not turn for so long is given up: heartbeats run in their own thread and would hide it."""
+STOP_S: Final = 15.0
+"""Beyond twice drain_s: then a stop is given up."""
 EX_FATAL: Final = 70
 LINGER_MS: Final = 5.0
 FLUSH_BYTES: Final = 4 << 20
@@ -162,18 +164,25 @@ class Worker:
     async def pulse(self) -> None:
         """Show that the main loop turns, to the consumer thread and the watchdog."""
         while True:
+            if self.app.crashed:  # Its parts stop then, and nothing else would tell.
+                self.fatal(f"Faust crashed: {self.app.crash_reason!r}")
             self._pulse = monotonic()
             if (thread := self.thread()) is not None:
                 thread.pulse = self._pulse
             await asyncio.sleep(1.0)
 
     def watch(self) -> None:
-        """In a thread of its own: end a process whose main loop hangs, with its stacks."""
+        """In a thread of its own: end a process whose main loop hangs, or that does not come to its end, with its
+        stacks."""
         while not self._stopped.wait(5.0):
             if monotonic() - self._pulse > HANG_S:
                 print("The main loop hangs; stacks follow", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback()
                 os._exit(EX_FATAL)
+        sleep(2 * self.settings.drain_s + STOP_S)
+        print("The worker does not come to its end; stacks follow", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback()
+        os._exit(EX_FATAL)
 
     async def measure(self) -> None:
         """Gauges, every two seconds."""
@@ -186,7 +195,7 @@ class Worker:
             clocks: list[int] = []
             lags: set[tuple[str, int]] = set()
             for tp, lane in lanes.items():
-                end = thread.highwater(tp) if thread is not None and thread._consumer is not None else None
+                end = thread.end(tp) if thread is not None and thread._consumer is not None else None
                 if end is not None:
                     lags.add((tp.topic, tp.partition))
                     metrics.LAG.labels(tp.topic, str(tp.partition)).set(max(0, end - lane.hop.next))
@@ -205,9 +214,8 @@ class Worker:
                     metrics.GAUGES[name].labels(metrics.site_label(site)).set(n)
             for topic in (EVENTS, PROFILE_EVENTS):
                 metrics.OWNED.labels(topic).set(sum(tp.topic == topic for tp in lanes))
-            oldest = min(clocks, default=0)
-            if oldest:
-                metrics.CLOCK_LAG.set(max(0.0, time() - oldest / 1000))
+            oldest = min(filter(None, clocks), default=0)  # 0: a new partition, before its first clock record.
+            metrics.CLOCK_LAG.set(max(0.0, time() - oldest / 1000) if oldest else 0.0)
 
     async def check_topics(self) -> None:
         """Raises NotReady when a topic is missing or has another number of partitions than the setting says."""
@@ -228,7 +236,7 @@ class Worker:
         if self.stopping.is_set():
             return "stopping"
         thread = self.thread()
-        if thread is None or thread._consumer is None or self.app.rebalancing:
+        if thread is None or not thread.joined or self.app.rebalancing:
             return "no partitions assigned yet"
         if missing := self.lanes._missing():
             return f"{len(missing)} partitions not claimed yet"
@@ -275,24 +283,17 @@ class Worker:
             loop.add_signal_handler(s, self.stopping.set)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics.declare(self.settings.sites)
-        try:
-            await self.store.start()
-        except (RedisError, *Unavailable) as e:
-            raise NotReady(
-                f"Redis does not answer at the setting `redis` ({type(e).__name__}): run `tracker doctor`"
-            ) from None
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._folder.cleanup)
-            stack.push_async_callback(self.store.stop)
-            try:
-                await self.offsets.start()
-                stack.push_async_callback(self.offsets.stop)
-            except KafkaError as e:
-                raise NotReady(f"Kafka does not answer at {self.settings.kafka} ({e}): run `tracker doctor`") from None
-            await self.check_topics()
-            await self.out.start({t.name: None for t in TOPICS})
-            stack.push_async_callback(self.out.stop, 5.0)
-            await stack.enter_async_context(self.web())
+            starting = asyncio.create_task(self._start(stack))
+            stopping = asyncio.create_task(self.stopping.wait())
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait((starting,))
+                return 0
+            stopping.cancel()
+            await starting
             threading.Thread(target=self.watch, daemon=True, name="watchdog").start()
             beside = [
                 asyncio.create_task(self.pulse()),
@@ -321,6 +322,30 @@ class Worker:
                 await asyncio.wait_for(self.app.stop(), self.settings.drain_s)
             app.cancel()
         return 0 if self.reason is None else EX_FATAL
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Connect everything, check that it fits. Raises NotReady."""
+        stack.push_async_callback(self.store.stop)
+        stack.push_async_callback(self.offsets.stop)
+        try:
+            await self.store.start()
+        except (RedisError, *Unavailable) as e:
+            raise NotReady(
+                f"Redis does not answer at the setting `redis` ({type(e).__name__}): run `tracker doctor`"
+            ) from None
+        library = logging.getLogger("aiokafka")
+        level = library.level
+        library.setLevel(logging.CRITICAL)  # It tells the same in several lines.
+        try:
+            await self.offsets.start()
+            await self.check_topics()
+        except KafkaError as e:
+            raise NotReady(f"Kafka does not answer at {self.settings.kafka} ({e}): run `tracker doctor`") from None
+        finally:
+            library.setLevel(level)
+        await self.out.start({t.name: None for t in TOPICS})
+        stack.push_async_callback(self.out.stop, 5.0)
+        await stack.enter_async_context(self.web())
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (e := task.exception()) is not None:
