@@ -57,14 +57,14 @@ class Endpoint:
         self.draining = False
         self.stop_by_s: float | None = None
         """Monotonic time by which a stop must be over; set by who drains."""
-        self._http_in = HttpIn(settings, self.kafka)
+        self.http_in = HttpIn(settings, self.kafka)
         self.pages = _pages(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             if path in ROUTES:
-                await self._http_in(scope, receive, send)
+                await self.http_in(scope, receive, send)
             else:
                 await self._answer(path, scope, receive, send)
         else:

@@ -64,3 +64,8 @@ class Draft(Struct, gc=False):
     channel: str = ""
     key: bytes = NO_BYTES
     value: bytes = NO_BYTES
+
+    @property
+    def type(self) -> str:
+        """Known once `check` has let it through."""
+        return self.wire.type or ""
