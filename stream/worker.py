@@ -140,7 +140,8 @@ class Worker:
         transport.on_assigned = self.lanes.on_assigned
         transport.on_out_of_range = lambda e: self.app.loop.call_soon_threadsafe(
             self.fatal,
-            f"Kafka no longer has the records to go on from ({e}): a topic was recreated, or retention passed",
+            f"Kafka no longer has the records to go on from ({e}): retention passed, or a topic was recreated "
+            "(then empty Redis, too)",
         )
 
     async def _agent(self, stream: Any) -> None:
