@@ -14,16 +14,16 @@ for i, item in ipairs(a[2]) do
   local before = anonymous and redis.call('GETEX', anonymous_key .. anonymous, 'PX', ttl)
   local profile, linked = before, 0
   if user then
-    profile = redis.call('GET', user_key .. user)
+    profile = redis.call('GETEX', user_key .. user, 'PX', ttl)
     if not profile then
       if before and redis.call('EXISTS', owner_key .. before) == 0 then
         profile, linked = before, 1
       else
         profile = item[4]
       end
-      redis.call('SET', user_key .. user, profile)
-      redis.call('SET', owner_key .. profile, user)
+      redis.call('SET', user_key .. user, profile, 'PX', ttl)
     end
+    redis.call('SET', owner_key .. profile, user, 'PX', ttl)
   end
   profile = profile or item[3]
   if anonymous and profile ~= before then
