@@ -1,8 +1,9 @@
 """The clock in the log: once a second, the owner of events partition 0 writes the time to all of profile-events.
 
-Its time is the least receivedAt at the resolve hop's heads; a partition at the end of its log, freshly asked, counts as
-now - 2 s, and so far behind its head is every other one. So every event received before a clock record stands before it in the log, timers that fire by it see them
-all, an outage fires no cart whose purchase still waits in a backlog, and a fold of the log reproduces every firing.
+Its time is the least receivedAt at the resolve hop's heads, less 2 s; a partition at the end of its log, freshly asked,
+counts as now - 2 s. So every event received before a clock record stands before it in the log, timers that fire by it
+see them all, an outage fires no cart whose purchase still waits in a backlog, and a fold of the log reproduces every
+firing.
 Whoever writes it, it is true: a worker that lost partition 0 and does not know yet does no harm.
 """
 
