@@ -48,6 +48,7 @@ class Endpoint:
         self.kafka = KafkaOut(
             settings.kafka,
             linger_ms=settings.linger_ms,
+            linger_max_ms=settings.linger_max_ms,
             max_pending_bytes=settings.max_pending_bytes,
             produce_timeout_s=settings.produce_timeout_s,
             client_id="tracker-endpoint",

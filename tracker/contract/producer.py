@@ -4,6 +4,9 @@ One open batch a partition collects what arrives within the linger; all its wait
 one batch under way at a time (aiokafka would hold a second one back anyway), so what arrives meanwhile makes the next
 batch larger: batches grow with the load by themselves, and nothing ever waits inside aiokafka's queue.
 
+A batch costs about as much as ten records. So the linger grows up to its bound while there is a flow of records that is
+spread thinly over the partitions, and falls back to the least when the flow ends or fills the batches.
+
     append -> open batch -> (linger, or enough bytes) -> under way -> acked: the future has its result
                                                                   \\-> failed or too late: the future has ProduceError
 
@@ -18,11 +21,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import TopicPartition
 
 from tracker.contract.codec import partition_of
 
@@ -36,6 +41,11 @@ RECORD_OVERHEAD: Final = 100
 """What a record's bookkeeping takes in memory besides its bytes, about."""
 SWEEP_S: Final = 0.1
 NO_HEADERS: Final[list[tuple[str, bytes]]] = []  # aiokafka takes nothing but a list
+THIN: Final = 4
+"""Records a batch, on average over a flush, below which the linger grows; from twice as many on it shrinks."""
+FLOW: Final = 8
+"""A flush of fewer records than so many is no flow: nothing would be gained by waiting for more."""
+GROWTH: Final = 1.5
 RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -81,6 +91,31 @@ class Batch:
         self.events = 0
 
 
+class Linger:
+    """How long the first record of a batch waits for others, s."""
+
+    def __init__(self, least_s: float, most_s: float) -> None:
+        self._least_s = self._now_s = least_s
+        self._most_s = max(least_s, most_s)
+        self._flushed_s = 0.0
+
+    def wait_s(self, now_s: float) -> float:
+        """For the first record after a flush. After a pause it is the least: nobody is there to share a batch with."""
+        if now_s - self._flushed_s > self._most_s:
+            self._now_s = self._least_s
+        return self._now_s
+
+    def flushed(self, records: int, batches: int, now_s: float) -> None:
+        """Fit the linger to what a flush has sent."""
+        self._flushed_s = now_s
+        if records < FLOW:
+            self._now_s = self._least_s
+        elif records < THIN * batches:
+            self._now_s = min(max(self._now_s, 0.001) * GROWTH, self._most_s)  # at least a bit: it may start at zero
+        elif records >= 2 * THIN * batches:
+            self._now_s = max(self._now_s / GROWTH, self._least_s)
+
+
 class KafkaOut:
     """An idempotent producer that answers after the ack of all in-sync replicas. Of one event loop."""
 
@@ -95,14 +130,17 @@ class KafkaOut:
         observer: Observer,
         ordered: bool = False,
         flush_bytes: int = FLUSH_BYTES,
+        linger_max_ms: float = 0.0,
     ) -> None:
-        """`ordered`: when a batch fails, those that wait behind it in its partition fail too, so that whoever sends all
+        """`linger_max_ms`: what the linger may grow to; not at all if it is not above `linger_ms`.
+
+        `ordered`: when a batch fails, those that wait behind it in its partition fail too, so that whoever sends all
         of them again keeps their order; else they are sent by the next producer."""
         self._observer = observer
         self._ordered = ordered
         self._flush_bytes = flush_bytes
         self._bootstrap = bootstrap
-        self._linger_s = linger_ms / 1000
+        self._linger = Linger(linger_ms / 1000, linger_max_ms / 1000)
         self._max_pending_bytes = max_pending_bytes
         self._timeout_s = produce_timeout_s
         self._client_id = client_id
@@ -112,13 +150,14 @@ class KafkaOut:
         self._open: dict[Where, Batch] = {}
         self._full: dict[Where, list[Batch]] = {}
         self._under_way: dict[Where, Batch] = {}
+        self._late: set[Where] = set()
+        """Partitions whose open batch has had its linger, and waits only for the ack of the one before it."""
         self._open_bytes = 0
         self._flush_at: asyncio.TimerHandle | None = None
-        self._flush_soon = False
+        self._flush_soon = self._late_soon = False
         self._broken = asyncio.Event()
         self._idle = asyncio.Event()
         self._stopping = False
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._background: list[asyncio.Task[None]] = []
         self.pending_bytes = 0
         self.problem = "not connected to Kafka yet"
@@ -179,7 +218,7 @@ class KafkaOut:
         if self._open_bytes >= self._flush_bytes:
             self._flush_now()
         elif self._flush_at is None:
-            self._flush_at = self._loop.call_later(self._linger_s, self._flush)
+            self._flush_at = self._loop.call_later(self._linger.wait_s(time.monotonic()), self._flush)
         return batch.done
 
     def extend(
@@ -213,7 +252,7 @@ class KafkaOut:
         if self._open_bytes >= self._flush_bytes:
             self._flush_now()
         elif self._flush_at is None:
-            self._flush_at = self._loop.call_later(self._linger_s, self._flush)
+            self._flush_at = self._loop.call_later(self._linger.wait_s(time.monotonic()), self._flush)
         return acks
 
     async def stop(self, timeout_s: float) -> None:
@@ -228,9 +267,9 @@ class KafkaOut:
             except TimeoutError:
                 break
         self.give_up("stopped before Kafka acked")
-        for task in (*self._background, *self._tasks):
+        for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._background, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
         if self._producer is not None:
             await self._close(self._producer, max(0.5, deadline_s - time.monotonic()))
             self._producer = None
@@ -254,7 +293,7 @@ class KafkaOut:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send the oldest batch of every partition that has none under way."""
+        """Send the oldest batch of every partition that has none under way; the others go when theirs is acked."""
         self._flush_soon = False
         if self._flush_at is not None:
             self._flush_at.cancel()
@@ -262,33 +301,52 @@ class KafkaOut:
         if self._producer is None:
             return
         self._open_bytes = 0
-        sending = []
-        for where in [*self._full, *(w for w in self._open if w not in self._full)]:
+        waiting = [*self._full, *(where for where in self._open if where not in self._full)]
+        records, batches = self._send(waiting)
+        self._late = {where for where in waiting if where in self._open}
+        self._linger.flushed(records, batches, time.monotonic())
+
+    def _flush_late(self) -> None:
+        """After acks: send what has waited for them. The rest goes on collecting until its linger is over."""
+        self._late_soon = False
+        if self._producer is not None:
+            ready = [where for where in (*self._full, *self._late) if where not in self._under_way]
+            self._send(ready)
+            self._late.intersection_update(self._open)
+
+    def _send(self, places: Iterable[Where]) -> tuple[int, int]:
+        """Hand the oldest batch of each of these partitions to aiokafka; -> records, batches.
+
+        As aiokafka's `send_batch` does, but without a coroutine and a shielded future for each: there is no other batch
+        of the partition that it could have to wait for, and the topics were found at the start.
+        """
+        assert self._producer is not None
+        accumulator = self._producer._message_accumulator
+        broken = accumulator._exception or (ProducerClosed() if accumulator._closed else None)
+        records = batches = 0
+        now_s = time.monotonic()
+        for where in places:
             if where in self._under_way:
-                continue  # its ack flushes again
+                continue
             if full := self._full.get(where):
                 batch = full.pop(0)
                 if not full:
                     del self._full[where]
-            else:
+            elif where in self._open:
                 batch = self._open.pop(where)
-            batch.builder.close()
-            self._under_way[where] = batch
-            sending.append(batch)
-        if sending:
-            task = self._loop.create_task(self._send(self._producer, sending))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _send(self, producer: AIOKafkaProducer, batches: list[Batch]) -> None:
-        for batch in batches:
-            batch.sent_s = time.monotonic()
-            try:
-                acked = await producer.send_batch(batch.builder, batch.where[0], partition=batch.where[1])
-            except Exception as e:  # whatever it is, these waiters must hear of it
-                self._finish(batch, e)
             else:
-                acked.add_done_callback(lambda future, batch=batch: self._acked(batch, future))
+                continue
+            batch.builder.close()
+            batch.sent_s = now_s
+            self._under_way[where] = batch
+            records += batch.events
+            batches += 1
+            if broken is not None:
+                self._loop.call_soon(self._finish, batch, broken)
+            else:
+                sent = accumulator._append_batch(batch.builder, TopicPartition(*where))
+                sent.future.add_done_callback(partial(self._acked, batch))
+        return records, batches
 
     def _acked(self, batch: Batch, future: asyncio.Future[Any]) -> None:
         error = ProduceError("cancelled") if future.cancelled() else future.exception()
@@ -314,8 +372,9 @@ class KafkaOut:
             self._broken.set()
         if not self.pending_bytes:
             self._idle.set()
-        if batch.where in self._open or batch.where in self._full:
-            self._flush_now()
+        if (batch.where in self._late or batch.where in self._full) and not self._late_soon:
+            self._late_soon = True
+            self._loop.call_soon(self._flush_late)
 
     @staticmethod
     def _fail(batch: Batch, error: ProduceError) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,6 +78,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     linger_ms: Annotated[
         float, _s("ms", "How long the endpoint collects events before a Kafka batch leaves.", ge=0, le=1000)
     ] = 5.0
+    linger_max_ms: Annotated[
+        float,
+        _s(
+            "ms",
+            "What linger_ms may grow to, within the latency budget, while events come in a flow that leaves Kafka's "
+            "batches nearly empty; fuller batches cost less CPU an event. A lone request waits linger_ms.",
+            ge=0,
+            le=1000,
+        ),
+    ] = 20.0
     produce_timeout_s: Annotated[
         float, _s("s", "An event that Kafka has not acked by then is answered with 503.", gt=0)
     ] = 10.0
@@ -89,8 +100,13 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     # -- worker
     worker_id: Annotated[
-        str, _s("name", "Stable name of a worker: restarted under the same name it gets its partitions back at once.")
-    ] = "worker-0"
+        str,
+        _s(
+            "name",
+            "Stable name of a worker, its own in the group: restarted under the same name it gets its partitions back "
+            "at once. Default: the host's name and worker_port.",
+        ),
+    ] = ""
     worker_host: Annotated[str, _s("address", "Address of the worker's /metrics, /livez and /readyz.")] = "127.0.0.1"
     worker_port: Annotated[int, _s("port", "Port of the worker's /metrics, /livez and /readyz.", ge=0, le=65535)] = 8081
     group: Annotated[str, _s("name", "Kafka consumer group of the workers.")] = "tracker-stream"
@@ -162,6 +178,8 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
         except msgspec.ValidationError as e:
             raise SettingsError(f"{origin[name]}: {e}") from None
     settings = Settings(**values)
+    if not settings.worker_id:
+        settings = msgspec.structs.replace(settings, worker_id=f"{socket.gethostname()}-{settings.worker_port}")
     if settings.demo and DEMO_SITE not in settings.sites:
         demo = Site(write_key=DEMO_WRITE_KEY, secret_key=DEMO_SECRET_KEY)
         settings = msgspec.structs.replace(settings, sites={**settings.sites, DEMO_SITE: demo})
