@@ -30,8 +30,9 @@ from tracker.contract.events import EVENT_TYPES
 from tracker.contract.producer import Full, KafkaOut, ProduceError
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
-from tracker.intake import Call, Draft, take
-from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key, read_text
+from tracker.intake import Call, Draft, read_event, take
+from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key, read_text, text_of
+from tracker.intake.draft import UNREAD, Wire
 from tracker.rejections import (
     INTERNAL_ERROR,
     INVALID_KEY,
@@ -189,7 +190,8 @@ class HttpIn:
         headers = post.headers
         content = self._content(body, post)
         now_ms = self._now_ms()
-        owner = self._owner(post, content)
+        wire = read_event(content, self._max_event_bytes) if isinstance(content, bytes) else None
+        owner = self._owner(post, content, wire)
         if isinstance(owner, Refusal):
             # A key in a body that can't be read is not missing.
             return content if owner.rejection is MISSING_KEY and isinstance(content, Refusal) else owner
@@ -204,7 +206,9 @@ class HttpIn:
         verbose = b"verbose=1" in post.query
         if isinstance(content, Batch):
             return self._take_batch(content, call, post, verbose)
-        draft, refusal = take(content, call)
+        if isinstance(wire, Refusal):
+            return wire
+        draft, refusal = take(content, call, 0, wire or UNREAD)
         if refusal is not None:
             return refusal
         ack = self._kafka.append(EVENTS, draft.key, draft.value, now_ms)
@@ -334,7 +338,7 @@ class HttpIn:
             more = message.get("more_body", False)
         return body.whole()
 
-    def _owner(self, post: Post, content: bytes | Batch | Refusal) -> Owner | Refusal:
+    def _owner(self, post: Post, content: bytes | Batch | Refusal, wire: Wire | Refusal | None) -> Owner | Refusal:
         """Whose key it is: Basic user name, X-Write-Key, body writeKey, ?writeKey=, in this order."""
         headers = post.headers
         authorization, key = headers.get(b"authorization"), None
@@ -346,8 +350,10 @@ class HttpIn:
             return self._owners.get(key) or refuse(INVALID_KEY)
         if isinstance(content, Refusal):
             found = None
+        elif isinstance(content, Batch):
+            found = content.write_key
         else:
-            found = content.write_key if isinstance(content, Batch) else read_key(content)
+            found = text_of(wire.write_key) if isinstance(wire, Wire) else read_key(content)
         found = found or _query_key(post.query)
         if not found:
             return refuse(MISSING_KEY)

@@ -11,8 +11,8 @@ from typing import Final
 
 from tracker.intake.channel import put_channel
 from tracker.intake.check import check
-from tracker.intake.decode import decode, encode
-from tracker.intake.draft import Call, Draft
+from tracker.intake.decode import decode, encode, read_event
+from tracker.intake.draft import UNREAD, Call, Draft, Wire
 from tracker.intake.time import put_time
 from tracker.rejections import Refusal
 
@@ -21,16 +21,16 @@ Step = Callable[[Draft, Call], Refusal | None]
 STEPS: Final[tuple[Step, ...]] = (decode, check, put_time, put_channel, encode)
 
 
-def take(original: bytes, call: Call, index: int = 0) -> tuple[Draft, Refusal | None]:
+def take(original: bytes, call: Call, index: int = 0, wire: Wire = UNREAD) -> tuple[Draft, Refusal | None]:
     """One event's bytes as the client sent them -> the draft; it has the record's key and value if it is not refused.
 
-    `index`: the event's place in its batch.
+    `index`: the event's place in its batch. `wire`: what `read_event` made of the bytes, where that was needed before.
     """
-    draft = Draft(original, index)
+    draft = Draft(original, index, wire)
     for step in STEPS:
         if (refusal := step(draft, call)) is not None:
             return draft, refusal
     return draft, None
 
 
-__all__ = ["STEPS", "Call", "Draft", "take"]
+__all__ = ["STEPS", "Call", "Draft", "read_event", "take"]

@@ -38,6 +38,7 @@ class _Key(Struct, rename="camel"):
 
 _batch = msgspec.json.Decoder(Batch)
 _key = msgspec.json.Decoder(_Key)
+_text = msgspec.json.Decoder(str)
 
 
 def inflate(body: bytes, encoding: str, cap: int) -> bytes | Refusal:
@@ -114,8 +115,16 @@ def read_batch(body: bytes) -> Batch | Refusal:
     return batch
 
 
+def text_of(part: Raw | UnsetType) -> str | None:
+    """A JSON string's text; None for anything else."""
+    try:
+        return None if part is UNSET else _text.decode(part)
+    except msgspec.DecodeError:
+        return None
+
+
 def read_key(body: bytes) -> str | None:
-    """The writeKey in an event's body, if there is one that can be read."""
+    """The writeKey in the body of an event that can't be read otherwise, if there is one that can."""
     if b'"writeKey"' not in body:
         return None
     try:

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from tracker.contract.events import EVENT_TYPES, MAX_ID_CHARS
-from tracker.intake.draft import Call, Draft
+from tracker.intake.draft import Call, Draft, Wire
 from tracker.rejections import (
     FIELD_TOO_LONG,
     MISSING_EVENT,
@@ -32,16 +32,11 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     wire.type = call.type or wire.type
     if wire.type not in _TYPES:
         return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
-    for name in _IDS:
-        value = getattr(wire, name)
-        if value is None:
-            continue
-        if value.__class__ is not str:
-            setattr(wire, name, value := str(value))
-        if len(value) > MAX_ID_CHARS:
-            return refuse(FIELD_TOO_LONG, f"{name} has {len(value)} characters")
-        if not value:
-            setattr(wire, name, None)
+    for value in (wire.user_id, wire.anonymous_id, wire.group_id, wire.previous_id, wire.message_id):
+        if value is not None and not (value.__class__ is str and 0 < len(value) <= MAX_ID_CHARS):
+            if (refusal := _mend_ids(wire)) is not None:
+                return refusal
+            break
     if wire.user_id is None and wire.anonymous_id is None:
         return refuse(MISSING_ID)
     if wire.type == "track":
@@ -57,6 +52,21 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     raw = draft.original
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
         return refuse(TOO_DEEP, f"{_depth(raw)} levels")
+    return None
+
+
+def _mend_ids(wire: Wire) -> Refusal | None:
+    """Numbers become texts, an empty text is no id."""
+    for name in _IDS:
+        value = getattr(wire, name)
+        if value is None:
+            continue
+        if value.__class__ is not str:
+            setattr(wire, name, value := str(value))
+        if len(value) > MAX_ID_CHARS:
+            return refuse(FIELD_TOO_LONG, f"{name} has {len(value)} characters")
+        if not value:
+            setattr(wire, name, None)
     return None
 
 

@@ -10,10 +10,14 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 NO_BYTES: Final = b""
 
 
-class Wire(Struct, rename="camel", gc=False):
-    """An event as a client sends it (tracker.contract.events.Message), open where intake does not look."""
+class Wire(Struct, rename="camel", gc=False, omit_defaults=True):
+    """An event as a client sends it (tracker.contract.events.Message), open where intake does not look.
+
+    It is what is written, too: `encode` puts the endpoint's findings in front of it.
+    """
 
     type: str | None = None
+    message_id: str | None = None
     event: str | None = None
     name: str | None = None
     category: str | None = None
@@ -22,13 +26,18 @@ class Wire(Struct, rename="camel", gc=False):
     anonymous_id: str | int | None = None
     group_id: str | int | None = None
     previous_id: str | int | None = None
-    message_id: str | None = None
-    timestamp: str | None = None
-    original_timestamp: str | None = None
-    sent_at: str | None = None
     properties: Raw | UnsetType = UNSET
     traits: Raw | UnsetType = UNSET
     context: Raw | UnsetType = UNSET
+    # What is not written:
+    timestamp: str | None = None
+    original_timestamp: str | None = None
+    sent_at: str | None = None
+    write_key: Raw | UnsetType = UNSET
+
+
+UNREAD: Final = Wire()
+"""Stands for a Wire that is still to be decoded; never changed."""
 
 
 class Call(Struct):
@@ -55,7 +64,7 @@ class Draft(Struct, gc=False):
 
     original: bytes
     index: int = 0
-    wire: Wire = field(default_factory=Wire)
+    wire: Wire = field(default_factory=lambda: UNREAD)
     timestamp_ms: int = 0
     skew_ms: int | None = None
     """The client's clock minus ours, as far as sentAt tells."""
