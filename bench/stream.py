@@ -78,7 +78,7 @@ def worker(count: int, visitors: int) -> dict[str, Any]:
             asyncio.run(produce(bootstrap, PARTITIONS, count, visitors))
             before, redis_before, started = cpu_s(process.pid), cpu_s(redis_pid), time.perf_counter()
             process.send_signal(signal.SIGCONT)
-            wait_for(lambda: metric(port, 'stream_events_total{hop="signals"}') >= count, 300.0, every_s=0.2)
+            wait_for(lambda: metric(port, 'stream_events_total{hop="signals"}') >= count, 300.0, every_s=0.5)
             wall_s = time.perf_counter() - started
             result = {
                 "events": count, "wall_s": wall_s, "cpu_s": cpu_s(process.pid) - before,

@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Struct
 
 from stream import metrics
-from stream.poison import MAX_MS
 from stream.profile import Profile, ProfileCodec
 from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
@@ -34,8 +33,6 @@ from tracker.contract.triggers import encode_trigger
 
 log = logging.getLogger(__name__)
 TRY_AGAIN_MS: Final = 3_600_000
-MAX_PLACE: Final = 2**53
-"""Offsets beyond it are not exact in Redis's Lua."""
 _CHANNELS: Final = frozenset(CHANNELS)
 
 
@@ -110,16 +107,10 @@ def decode(values: Sequence[bytes | None]) -> Decoded:
         try:
             if value is not None and value[:11] != CLOCK_PREFIX:
                 event = decode_profile_event(value)
-                if not (0 <= event.timestamp_ms <= MAX_MS and 0 <= event.received_at_ms <= MAX_MS):
-                    raise msgspec.DecodeError("timestampMs or receivedAtMs is no time")
-                if max(event.src) > MAX_PLACE:
-                    raise msgspec.DecodeError("src is no place in the log")
                 add((event.site, event.profile_id))
                 append((index, event))
             elif value is not None:
                 t = decode_clock(value)
-                if not 0 <= t <= MAX_MS:
-                    raise msgspec.DecodeError("clockMs is no time")
                 clock = t if clock is None else max(clock, t)
                 append((index, t))
             else:

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_MS: Final = 4_102_444_800_000
-"""The year 2100. No event is later: calendars end in 9999, and a clock of then would fire every timer."""
-
 REASONS: Final[dict[str, str]] = {
     "not_an_event": "The record's value is no JSON object with an event's fields: something else writes to the topic.",
     "no_identity": "Neither userId nor anonymousId can be used: blocked values like 'null' or 'guest' mean nobody.",

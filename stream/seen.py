@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Final
 
 SPAN_H: Final = 6
@@ -23,8 +24,8 @@ class _Span:
         self.fresh: set[int] = set()
         self.runs: list[array[int]] = []
 
-    def add(self, h: int) -> None:
-        self.fresh.add(h)
+    def add(self, hashes: Iterable[int]) -> None:
+        self.fresh.update(hashes)
         if len(self.fresh) >= FRESH:
             self.absorb(array("Q", sorted(self.fresh)))
             self.fresh = set()
@@ -65,9 +66,9 @@ class Seen:
                 return True
         return False
 
-    def add(self, hour: int, h: int) -> None:
+    def add(self, hour: int, *hashes: int) -> None:
         """`hour` = received_at_ms // 3_600_000."""
-        self._span(hour).add(h)
+        self._span(hour).add(hashes)
 
     def _span(self, hour: int) -> _Span:
         key = hour // SPAN_H

@@ -28,7 +28,11 @@ CHANNELS: Final[tuple[str, ...]] = (
 MAX_ID_CHARS: Final = 200
 """Longest userId, anonymousId, groupId, previousId, messageId, event name; longer ones are refused."""
 
-Id = Annotated[str, Meta(max_length=MAX_ID_CHARS)]
+MAX_TIME_MS: Final = 4_102_444_800_000
+"""The year 2100. No event is later: calendars end in 9999, and a clock of then would fire every timer."""
+
+Time = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
+Place = Annotated[int, Meta(ge=0, le=2**53)]  # beyond, Redis's Lua is not exact
 
 
 class Message(Struct, rename="camel", kw_only=True, omit_defaults=True):
@@ -90,7 +94,7 @@ class EventHead(Struct, rename="camel", gc=False):
     site: str
     type: str
     message_id: str
-    received_at_ms: int
+    received_at_ms: Time
     user_id: str | None = None
     anonymous_id: str | None = None
     previous_id: str | None = None
@@ -104,12 +108,12 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     """
 
     profile_id: str
-    src: tuple[int, int, int]
+    src: tuple[Place, Place, Place]
     site: str
     type: str
     message_id: str
-    timestamp_ms: int
-    received_at_ms: int
+    timestamp_ms: Time
+    received_at_ms: Time
     channel: str = "site"
     event: str | None = None
     name: str | None = None
@@ -122,7 +126,7 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
 class Clock(Struct, rename="camel"):
     """A clock record in tracker.profile-events.v1 (no key): events received before it stand before it in the log."""
 
-    clock_ms: int
+    clock_ms: Time
 
 
 CLOCK_PREFIX: Final = b'{"clockMs":'
