@@ -5,6 +5,7 @@
 Prints rows by requests of 1 and of 20 events: CPU time of the server's process (user + system, from /proc), and what
 went through in the time; the median of the rounds and their spread. The rows `bare` are the same server with an app
 that says yes to everything (bench/endpoint_bare.py): what HTTP costs on this machine at this moment, the rest is ours.
+At the end it says what an event costs by step of the intake, in this process, without HTTP and Kafka.
 Without --kafka it starts an embedded broker; with it, that broker gets this run's events, of the site `demo`.
 """
 
@@ -27,9 +28,10 @@ from typing import NamedTuple, cast
 import uvloop
 
 from tracker.cli import topics
-from tracker.contract.settings import DEMO_WRITE_KEY, load
+from tracker.contract.settings import DEMO_SITE, DEMO_WRITE_KEY, load
 from tracker.embedded import kafka
 from tracker.embedded.process import free_port, wait_until
+from tracker.intake import STEPS, Call, Draft
 
 ROOT = Path(__file__).parent.parent
 CONNECTIONS = 256
@@ -214,6 +216,23 @@ def main(argv: Sequence[str] | None = None) -> None:
                         uvloop.run(load_for(port, server.pid, per_request, args.seconds)) for _ in range(args.rounds)
                     ]
                 print(row(name, per_request, runs), flush=True)
+    print("us/event by step of the intake, least of 7: " + ", ".join(f"{k} {v:.2f}" for k, v in steps().items()))
+
+
+def steps(events: int = 2000) -> dict[str, float]:
+    """Least time an event takes in each step, us."""
+    call = Call(DEMO_SITE, "client", time.time_ns() // 1_000_000, lambda: "made", 32 * 1024)
+    originals = [json.dumps(event(i), ensure_ascii=False).encode() for i in range(events)]
+    least = dict.fromkeys([step.__name__ for step in STEPS], float("inf"))
+    for _ in range(7):
+        drafts = [Draft(original) for original in originals]
+        for step in STEPS:
+            began_ns = time.perf_counter_ns()
+            for draft in drafts:
+                if step(draft, call) is not None:
+                    raise SystemExit("bench: an event was refused")
+            least[step.__name__] = min(least[step.__name__], (time.perf_counter_ns() - began_ns) / events / 1000)
+    return {**least, "all": sum(least.values())}
 
 
 def row(name: str, per_request: int, runs: list[Run]) -> str:

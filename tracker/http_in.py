@@ -226,19 +226,29 @@ class HttpIn:
         refused: list[str] = []
         results: list[Result] = []
         acks: set[asyncio.Future[None]] = set()
-        append = self._kafka.append
+        kafka = self._kafka
+        records: dict[bytes, list[tuple[bytes | None, bytes]]] = {}
+        letters: list[bytes] = []
         for index, original in enumerate(batch.batch):
             draft, refusal = take(bytes(original), call, index)
             if refusal is None:
-                acks.add(append(EVENTS, draft.key, draft.value, call.now_ms))
+                same = records.get(draft.key)
+                if same is None:
+                    records[draft.key] = [(draft.key, draft.value)]
+                else:
+                    same.append((draft.key, draft.value))
                 types[draft.type] = types.get(draft.type, 0) + 1
                 clamped += draft.clamped
                 skew_ms = draft.skew_ms
             else:
                 refused.append(refusal.rejection.name)
-                acks.add(append(DEAD_LETTERS, None, self._dead_letter(draft, refusal, call), call.now_ms))
+                letters.append(self._dead_letter(draft, refusal, call))
             if verbose:
                 results.append(_result(draft, refusal))
+        for key, of_key in records.items():
+            acks |= kafka.extend(EVENTS, kafka.partition_of(EVENTS, key), of_key, call.now_ms)
+        for letter in letters:
+            acks.add(kafka.append(DEAD_LETTERS, None, letter, call.now_ms))
         post.tally = Tally(call.source, call.site, types, clamped, skew_ms, refused)
         post.ok = _ok(post, results if verbose else None)
         for ack in acks:

@@ -171,6 +171,12 @@ class KafkaOut:
         """Partitions of a topic. Raises KeyError before the first connection."""
         return self._partitions[topic]
 
+    def partition_of(self, topic: str, key: bytes) -> int:
+        """Where records of this key belong. Raises ProduceError before the first connection."""
+        if topic not in self._partitions:
+            raise ProduceError(self.problem)
+        return partition_of(key, self._partitions[topic])
+
     async def start(self, topics: Mapping[str, int | None]) -> None:
         """Begin to connect, and go on for as long as it takes: `ready` tells.
 
@@ -222,7 +228,11 @@ class KafkaOut:
         return batch.done
 
     def extend(
-        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes]]
+        self,
+        topic: str,
+        partition: int,
+        records: Sequence[tuple[bytes | None, bytes]],
+        timestamp_ms: int | None = None,
     ) -> set[asyncio.Future[None]]:
         """Add records, (key, value), to a partition in their order; the futures of the batches they are in.
 
@@ -238,12 +248,12 @@ class KafkaOut:
         acks = {batch.done}
         add = batch.builder.append
         for key, value in records:
-            if add(timestamp=None, key=key, value=value) is None:  # full
+            if add(timestamp=timestamp_ms, key=key, value=value) is None:  # full
                 self._full.setdefault(where, []).append(batch)
                 batch = self._new_batch(where)
                 acks.add(batch.done)
                 add = batch.builder.append
-                add(timestamp=None, key=key, value=value)
+                add(timestamp=timestamp_ms, key=key, value=value)
                 self._flush_now()
             batch.events += 1
             batch.bytes += len(value) + RECORD_OVERHEAD
