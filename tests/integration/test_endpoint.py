@@ -154,10 +154,9 @@ async def test_the_events_of_one_visitor_are_in_one_partition_in_order(stack: St
         end = (await consumer.end_offsets([where]))[where]
         while await consumer.position(where) < end:
             record = await consumer.getone()
-            value = json.loads(record.value)
-            if value.get("anonymousId") == visitor:
+            if visitor.encode() in record.value:  # others' may be no JSON: some tests write poison
                 assert record.key == visitor.encode()
-                found.append(value["messageId"])
+                found.append(json.loads(record.value)["messageId"])
     assert found == [f"m{i}" for i in range(60)]
 
 
@@ -460,9 +459,9 @@ async def test_nothing_counts_that_stands_behind_the_end_of_a_connection(stack: 
         answer = await asyncio.to_thread(exchange, shop, last + raw("/v1/track", {**key, "userId": behind}))
         assert answer.count(b"HTTP/1.1 ") == 1
     assert (await stack.request("POST", "/v1/page", {"userId": "u"}, key=stack.sites[0].write_key))[0] == 200
-    users = [json.loads(value).get("userId") for value in await _values(stack.settings.kafka)]
-    assert users.count(first) == 1
-    assert behind not in users
+    values = await _values(stack.settings.kafka)
+    assert sum(first.encode() in value for value in values) == 1
+    assert not any(behind.encode() in value for value in values)
 
 
 @pytest.mark.parametrize(
