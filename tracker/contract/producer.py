@@ -376,8 +376,9 @@ class KafkaOut:
 
     def _finish(self, batch: Batch, error: BaseException | None) -> None:
         """The batch is with Kafka, or lost: nothing of it is in memory any more."""
-        if self._under_way.get(batch.where) is batch:
-            del self._under_way[batch.where]
+        if self._under_way.get(batch.where) is not batch:
+            return  # given up with the producer it was in
+        del self._under_way[batch.where]
         self.pending_bytes -= batch.bytes
         if error is None:
             if not batch.done.done():
@@ -485,6 +486,9 @@ class KafkaOut:
             self._producer, self.problem = None, "the Kafka producer broke and is replaced"
             log.warning("%s", self.problem)
             await self._close(producer, 1.0)
+            # aiokafka puts a batch that was in a request back into its queue, where nobody finishes it any more.
+            for batch in [*self._under_way.values()]:
+                self._finish(batch, KafkaError("its producer was replaced"))
             await asyncio.sleep(RECONNECT_S[0])
 
     async def _find_topics(self, producer: AIOKafkaProducer) -> dict[str, int]:
