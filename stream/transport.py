@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import aiokafka
@@ -310,8 +310,7 @@ class Transport(driver.Transport):
     first: str = ""
     """The topic that is read before all others: what a hop has written before what it may still read."""
 
-    async def on_assigned(self) -> None:  # set by stream/worker.py
-        raise NotImplementedError
-
-    def on_out_of_range(self, error: OffsetOutOfRangeError) -> None:  # set by stream/worker.py
-        raise error
+    on_assigned: Callable[[], Awaitable[None]]
+    """After a rebalance: claims what is ours. Set by stream/worker.py, as the next."""
+    on_out_of_range: Callable[[OffsetOutOfRangeError], object]
+    """Kafka no longer has the records to go on from. Called in the consumer's thread."""
