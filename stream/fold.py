@@ -27,6 +27,7 @@ from tracker.contract.events import (
     ProfileEvent,
     decode_clock,
     decode_profile_event,
+    event_label,
 )
 from tracker.contract.settings import Settings
 from tracker.contract.triggers import encode_trigger
@@ -126,7 +127,6 @@ class Folder:
     def __init__(self, signals: Sequence[Signal[Any]], settings: Settings) -> None:
         self.settings = settings
         self.codec = ProfileCodec(signals)
-        self._by_name = {s.name: s for s in signals}
         self._timed = [s for s in signals if s.state_type is not type(None)]
         self._for_all = tuple(s for s in signals if s.events is None)
         readers: dict[str, list[Signal[Any]]] = {}
@@ -194,7 +194,7 @@ class Folder:
         counts = fx.seen.get((event.site, minute))
         if counts is None:
             counts = fx.seen[event.site, minute] = {}
-        what = (event.channel if event.channel in _CHANNELS else metrics.OTHER, event.event or event.type)
+        what = (event.channel if event.channel in _CHANNELS else metrics.OTHER, event_label(event))
         counts[what] = counts.get(what, 0) + 1
         readers = self._readers.get(event.event, self._for_all) if event.event is not None else self._for_all
         if not readers:

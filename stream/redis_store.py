@@ -84,12 +84,6 @@ class Store:
         """Run a script with one key and one msgpack argument. Raises Unavailable or ResponseError."""
         return await self.run("EVALSHA", self._sha[script], 1, key, packb(argument))
 
-    async def write(self, script: str, key: str, argument: Any) -> None:
-        """Run a script that writes to a partition. Raises Lost when its head is not ours."""
-        answer: bytes = await self.call(script, key, argument)
-        if answer != APPLIED:
-            raise Lost(answer.decode("utf-8", "replace"))
-
     async def _flush(self) -> None:
         try:
             while self._queue:
@@ -121,4 +115,29 @@ class Store:
                 future.set_result(answer)
 
 
-__all__ = ["Lost", "RedisError", "Store", "Unavailable", "binary", "packb", "unpackb"]
+class Head:
+    """A partition's head in Redis, as its owner knows it: who may write (epoch), the number of the next write (seq)."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.key = key
+        self.epoch = 0
+        self.seq = 0
+        self._store = store
+
+    async def claim(self, first: int | None) -> int | None:
+        """Take the partition over: the offset to go on at; None = there is none and `first` does not say it."""
+        epoch, seq, next = unpackb(await self._store.call("claim", self.key, [False if first is None else first]))
+        if next < 0:
+            return None
+        self.epoch, self.seq = epoch, seq
+        return int(next)
+
+    async def write(self, script: str, argument: Any) -> None:
+        """Run a script that writes to the partition; `argument` has epoch and seq. Raises Lost: it is not ours."""
+        answer: bytes = await self._store.call(script, self.key, argument)
+        if answer != APPLIED:
+            raise Lost(answer.decode("utf-8", "replace"))
+        self.seq += 1
+
+
+__all__ = ["Head", "Lost", "RedisError", "Store", "Unavailable", "binary", "packb", "unpackb"]

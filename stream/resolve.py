@@ -18,7 +18,7 @@ import msgspec
 
 from stream import metrics
 from stream.core.identity import usable
-from stream.redis_store import Store, binary, packb, unpackb
+from stream.redis_store import Head, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
@@ -52,8 +52,7 @@ class Resolve:
         self._store = store
         self._out = out
         self._settings = settings
-        self._epoch = 0
-        self._seq = 0
+        self._head = Head(store, self.head_key)
         self.next = 0
         self._received_at_ms = 0
         self._decided: tuple[int, bytes] | None = None
@@ -65,10 +64,10 @@ class Resolve:
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
         store = self._store
-        epoch, seq, next = unpackb(await store.call("claim", self.head_key, [False if first is None else first]))
-        if next < 0:
+        next = await self._head.claim(first)
+        if next is None:
             return None
-        self._epoch, self._seq, self.next = epoch, seq, next
+        self.next = next
         tag = keys.events_tag(self.partition)
         received_at_ms, decided = await asyncio.gather(
             store.run("HGET", self.head_key, "received_at_ms"), store.run("GET", f"{tag}:decided")
@@ -107,8 +106,7 @@ class Resolve:
         if records:
             ids, end = await self._decide(heads, hashes), records[-1].offset + 1
             stored = binary(packb([self.next, end, ids]))
-            await self._store.write("decide", self.head_key, [self._epoch, self._seq, self.next, stored])
-            self._seq += 1
+            await self._head.write("decide", [self._head.epoch, self._head.seq, self.next, stored])
             self._decided = (end, ids)
             passed += await self._pass_on(records, heads, hashes, ids, end, end)
         return passed
@@ -221,9 +219,8 @@ class Resolve:
         seen_ttl_s = (self._settings.dedupe_window_h + 1) * 3600
         ids = ids[len(records) * 16 :] if next < end else b""
         rest = binary(packb([next, end, ids])) if ids else False
-        argument = [self._epoch, self._seq, self.next, next, received_at_ms, kept, seen_ttl_s, rest]
-        await self._store.write("advance", self.head_key, argument)
-        self._seq += 1
+        argument = [self._head.epoch, self._head.seq, self.next, next, received_at_ms, kept, seen_ttl_s, rest]
+        await self._head.write("advance", argument)
         self.next = next
         self._received_at_ms = received_at_ms
         self._decided = (end, ids) if ids else None

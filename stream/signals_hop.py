@@ -16,7 +16,7 @@ from typing import Any, Final
 from stream import metrics
 from stream.fold import Decoded, Effects, Folder, Outgoing, decode, unpack_outgoing
 from stream.profile import Profile
-from stream.redis_store import Store, unpackb
+from stream.redis_store import Head, Store, unpackb
 from stream.resolve import acked, dead_letter
 from stream.transport import Chunk
 from tracker.contract import keys
@@ -43,8 +43,7 @@ class SignalsHop:
         self._out = out
         self._folder = folder
         self._settings = settings
-        self._epoch = 0
-        self._seq = 0
+        self._head = Head(store, self.head_key)
         self.next = 0
         self.clock_ms = 0
         self.gauges: dict[str, int] = {}
@@ -56,10 +55,10 @@ class SignalsHop:
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
         store = self._store
-        epoch, seq, next = unpackb(await store.call("claim", self.head_key, [False if first is None else first]))
-        if next < 0:
+        next = await self._head.claim(first)
+        if next is None:
             return None
-        self._epoch, self._seq, self.next = epoch, seq, next
+        self.next = next
         clock, src, gauges, out = await asyncio.gather(
             store.run("HGET", self.head_key, "clock_ms"),
             store.run("HGETALL", f"{self.tag}:src"),
@@ -162,9 +161,8 @@ class SignalsHop:
             for p in (*decoded.poison, *fx.poison)
         ]
         await acked(letters)
-        blob = self._folder.blob(fx, epoch=self._epoch, seq=self._seq, base=self.next, next=next)
-        await self._store.write("apply", self.head_key, blob)
-        self._seq += 1
+        blob = self._folder.blob(fx, epoch=self._head.epoch, seq=self._head.seq, base=self.next, next=next)
+        await self._head.write("apply", blob)
         self.next = next
         self.clock_ms = fx.clock_ms
         self._src.update(fx.src)
@@ -182,8 +180,7 @@ class SignalsHop:
         if not self._outbox:
             return
         await acked({self._out.append(t.topic, t.key, t.value, None, 0, HEADERS) for t in self._outbox})
-        await self._store.write("trim", self.head_key, [self._epoch, self._seq, len(self._outbox)])
-        self._seq += 1
+        await self._head.write("trim", [self._head.epoch, self._head.seq, len(self._outbox)])
         now_ms = time() * 1000
         for t in self._outbox:
             metrics.FIRED.labels(t.kind).inc()
