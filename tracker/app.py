@@ -23,7 +23,8 @@ from tracker import metrics, read_api, rejections
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
-from tracker.http_in import ROUTES, HttpIn, Receive, Scope, Send
+from tracker.http_in import HttpIn, Receive, Scope, Send
+from tracker.routes import ROUTES
 
 log = logging.getLogger(__name__)
 

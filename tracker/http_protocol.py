@@ -16,8 +16,10 @@ from typing import Any, Final, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tracker import metrics
-from tracker.http_in import OK, OK_ANY_ORIGIN, ROUTES, Answer, Body, HttpIn, Post, error_body
+from tracker.http_in import HttpIn
+from tracker.post import OK, OK_ANY_ORIGIN, Answer, Body, Post, error_body
 from tracker.rejections import BODY_TIMEOUT, refuse
+from tracker.routes import ROUTES, Route
 
 REQUEST_TIMEOUT_S: Final = 30.0
 """From the opening of a connection, or a request's first byte, to the request's last byte. uvicorn has a limit for idle
@@ -88,7 +90,7 @@ class Protocol(HttpToolsProtocol):
         headers = dict(self.headers)
         if b"expect" in headers or self.parser.should_upgrade() or self.parser.get_http_version() != "1.1":
             return False
-        direct = Direct(target[0], target[1], headers, query, self, Body(self._http_in.max_request_bytes))
+        direct = Direct(target, headers, query, self, Body(self._http_in.max_request_bytes))
         direct.keep_alive = self.parser.should_keep_alive()
         if self.transport.is_closing():
             direct.response_complete = True  # nothing counts that stands behind the request that closed it
@@ -176,14 +178,13 @@ class Direct(Post):
 
     def __init__(
         self,
-        route: str,
-        kind: str | None,
+        route: Route,
         headers: dict[bytes, bytes],
         query: bytes,
         protocol: Protocol,
         body: Body,
     ) -> None:
-        super().__init__(route, kind, headers, query)
+        super().__init__(route, headers, query, protocol.client[0] if protocol.client else "")
         self._protocol = protocol
         self.body = body
         self.keep_alive = True

@@ -1,0 +1,70 @@
+"""Whose key a request came with: Basic user name, X-Write-Key, body writeKey, ?writeKey=, in this order."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import NamedTuple
+from urllib.parse import parse_qs
+
+from tracker.contract.settings import Settings
+from tracker.rejections import INVALID_KEY, MISPLACED_SECRET_KEY, MISSING_KEY, Refusal, refuse
+
+
+class Owner(NamedTuple):
+    """Who a key belongs to."""
+
+    site: str
+    source: str
+    """'client' for the write key, 'import' for the secret key."""
+    origins: frozenset[bytes]
+    """Origins whose pages may send; empty: all."""
+
+
+class Keys:
+    def __init__(self, settings: Settings) -> None:
+        self._owners: dict[str, Owner] = {}
+        for name, site in settings.sites.items():
+            origins = frozenset(origin.rstrip("/").lower().encode() for origin in site.origins)
+            self._owners[site.write_key] = Owner(name, "client", origins)
+            self._owners[site.secret_key] = Owner(name, "import", origins)
+
+    def in_head(self, headers: dict[bytes, bytes]) -> Owner | Refusal | None:
+        """The key of a header; None: there is none."""
+        authorization, key = headers.get(b"authorization"), None
+        if authorization is not None:
+            key = _basic_user(authorization)
+        if not key and (plain := headers.get(b"x-write-key")) is not None:
+            key = plain.decode("latin-1").strip()
+        if not key:
+            return None
+        return self._owners.get(key) or refuse(INVALID_KEY)
+
+    def in_open(self, body_key: str | None, query: bytes) -> Owner | Refusal:
+        """The key of the body, else of the address: there a secret key would be seen by others."""
+        key = body_key or _query_key(query)
+        if not key:
+            return refuse(MISSING_KEY)
+        owner = self._owners.get(key)
+        if owner is None:
+            return refuse(INVALID_KEY)
+        return owner if owner.source == "client" else refuse(MISPLACED_SECRET_KEY)
+
+    def of_query(self, query: bytes) -> Owner | None:
+        return self._owners.get(_query_key(query) or "")
+
+
+def _basic_user(authorization: bytes) -> str:
+    """User name of a Basic Authorization header, or ''."""
+    if authorization[:6].lower() != b"basic ":
+        return ""
+    try:
+        return base64.b64decode(authorization[6:].strip(), validate=True).partition(b":")[0].decode().strip()
+    except (binascii.Error, UnicodeDecodeError):
+        return "\0"  # a header that can't be read is not the same as none: it is an unknown key
+
+
+def _query_key(query: bytes) -> str | None:
+    if b"writeKey" not in query:
+        return None
+    return parse_qs(query.decode("latin-1")).get("writeKey", [None])[0]

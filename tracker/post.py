@@ -1,0 +1,136 @@
+"""A request with events from its head to its answer, as the parts of the hot path hand it around."""
+
+from __future__ import annotations
+
+import time
+from typing import Final, NamedTuple
+
+import msgspec
+
+from tracker.cors import ANY_ORIGIN, Header
+from tracker.rejections import REQUEST_TOO_LARGE, Refusal, refuse
+from tracker.routes import Route
+
+RETRY_AFTER_S: Final = 5
+SKIPPED_BODIES: Final = 8
+"""A body over the cap is read on and thrown away, up to so many caps, so that the connection stays usable."""
+MAX_DETAIL_CHARS: Final = 300
+CLOSING: Final = "the connection is closed"
+"""Detail of a refusal that came before the body's end: what follows on the connection can't be told apart from it."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    headers: tuple[Header, ...] = ()
+    """All but content-type and content-length."""
+
+
+OK: Final = Answer(200, b'{"success":true}')
+OK_ANY_ORIGIN: Final = Answer(200, OK.body, ANY_ORIGIN)
+"""The two usual answers, as values that a door may compare by identity."""
+
+
+class Tally(NamedTuple):
+    """What of a request is counted when Kafka has acked it."""
+
+    source: str
+    site: str
+    types: dict[str, int]
+    clamped: int
+    skew_ms: int | None
+    refused: list[str]
+
+
+NO_TALLY: Final = Tally("", "", {}, 0, None, [])
+
+
+class Post:
+    """A POST to one of ROUTES. A front door is a subclass: it says where answers go."""
+
+    __slots__ = ("acks", "cors", "headers", "known", "ok", "peer", "query", "route", "started_s", "tally")
+
+    def __init__(self, route: Route, headers: dict[bytes, bytes], query: bytes, peer: str) -> None:
+        self.route = route
+        self.headers = headers
+        self.query = query
+        self.peer = peer
+        """Address of the other end of the connection; '' on a Unix socket."""
+        self.started_s = time.perf_counter()
+        self.cors: tuple[Header, ...] = ANY_ORIGIN
+        self.acks = 0
+        """Batches of Kafka that it still waits for."""
+        self.ok = OK
+        self.tally = NO_TALLY
+        self.known: list[int] | None = None
+        """Of ?verbose=1: hashes of its events, known from the ack on."""
+
+    def answer(self, answer: Answer) -> None:
+        raise NotImplementedError
+
+
+class Body:
+    """A body as it comes in, at most `cap` bytes of it in memory."""
+
+    __slots__ = ("_cap", "_parts", "_size")
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> bool:
+        """False: it is so far over the cap that nothing more is read."""
+        self._size += len(part)
+        if self._size <= self._cap:
+            self._parts.append(part)
+        return self._size <= self._cap * SKIPPED_BODIES
+
+    def whole(self) -> bytes | Refusal:
+        if self._size <= self._cap:
+            return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self._size > self._cap * SKIPPED_BODIES:
+            return refuse(REQUEST_TOO_LARGE, CLOSING)
+        return refuse(REQUEST_TOO_LARGE, f"{self._size} bytes; the limit is {self._cap}")
+
+
+class Result(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What became of one event, for ?verbose=1."""
+
+    message_id: str | None
+    status: str
+    """'ok', 'duplicate' (acked before) or 'rejected' (in the dead letters)."""
+    reason: str | None = None
+    detail: str | None = None
+
+
+def accepted(post: Post, results: list[Result] | None) -> Answer:
+    """The answer for when every event is safe."""
+    cors = post.cors if b"origin" in post.headers else ()
+    body = post.route.ok
+    if results is not None:
+        return Answer(200, b'%s,"results":%s}' % (body[:-1], _encode(results)), cors)
+    if body is not OK.body or (cors and cors is not ANY_ORIGIN):
+        return Answer(200, body, cors)
+    return OK_ANY_ORIGIN if cors else OK
+
+
+def refused(refusal: Refusal, post: Post) -> Answer:
+    """The answer to a request that is refused as a whole."""
+    status = refusal.rejection.status
+    more = post.cors if b"origin" in post.headers else ()
+    if status in (408, 429) or status >= 500:
+        more = (*more, (b"retry-after", b"%d" % RETRY_AFTER_S))
+    if refusal.detail == CLOSING:
+        more = (*more, (b"connection", b"close"))
+    return Answer(status, error_body(refusal), more)
+
+
+def error_body(refusal: Refusal) -> bytes:
+    rejection = refusal.rejection
+    message = f"{rejection.message} ({refusal.detail})" if refusal.detail else rejection.message
+    return _encode(
+        {"success": False, "code": rejection.name, "message": message[:MAX_DETAIL_CHARS], "hint": rejection.hint}
+    )
