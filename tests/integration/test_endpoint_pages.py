@@ -1,0 +1,89 @@
+"""The pages beside the events: the snippet, the metrics, the OpenAPI document."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tests.endpoint import (
+    SHOP,
+    Http,
+)
+from tests.harness import Stack
+
+pytestmark = pytest.mark.integration
+
+
+def test_the_snippet_is_cached_and_compressed(shop: int) -> None:
+    built = (Path(__file__).parents[2] / "tracker" / "static" / "t.js").read_bytes()
+    with Http(shop) as client:
+        status, plain, body = client.request("GET", "/t.js")
+        assert (status, body) == (200, built)
+        assert plain["content-type"] == "text/javascript; charset=utf-8"
+        assert plain["cache-control"].startswith("public, max-age=")
+        assert plain["vary"] == "Accept-Encoding"
+        status, packed, body = client.request("GET", "/t.js", Accept_Encoding="gzip, br")
+        assert (status, packed["content-encoding"], gzip.decompress(body)) == (200, "gzip", built)
+        assert packed["etag"] != plain["etag"]
+        for headers, encoding in ((plain, ""), (packed, "gzip")):
+            again = client.request("GET", "/t.js", If_None_Match=headers["etag"], Accept_Encoding=encoding)
+            assert (again[0], again[2], again[1]["etag"]) == (304, b"", headers["etag"])
+        assert client.request("GET", "/t.js", If_None_Match='"other"')[0] == 200
+        assert client.request("HEAD", "/t.js")[2] == b""
+
+
+def test_the_start_page_leads_to_the_demo_where_there_is_one(stack: Stack, shop: int) -> None:
+    with Http(stack.settings.http_port) as client:
+        status, headers, _ = client.request("GET", "/")
+        assert (status, headers["location"]) == (307, "/demo/")
+    with Http(shop) as client:
+        status, _, body = client.request("GET", "/")
+        assert status == 200
+        assert b"/t.js" in body
+
+
+def test_series_are_there_before_anything_happened(shop: int) -> None:
+    with Http(shop) as client:
+        text = client.request("GET", "/metrics")[2].decode()
+    for series in (
+        'tracker_events_accepted_total{source="import",type="alias"}', 'tracker_dead_letters_total{reason="too_deep"}',
+        'tracker_kafka_produce_errors_total{retryable="false"}', 'tracker_site_events_accepted_total{site="other"}',
+        "tracker_build_info{", "tracker_producer_queue_events ", "process_cpu_seconds_total ",
+    ):  # fmt: skip
+        assert f"\n{series}" in text
+    assert "_created" not in text
+
+
+def test_made_up_names_add_no_series(shop: int) -> None:
+    def series() -> set[str]:
+        with Http(shop) as client:
+            text = client.request("GET", "/metrics")[2].decode()
+        return {line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+
+    with Http(shop) as client:
+        for path in ("/warm", "/v1/track"):  # each kind of answer has been there once
+            client.request("GET", path)
+        client.post("/v1/track", {"userId": "u", "event": "warm"}, X_Write_Key=SHOP.write_key)
+        client.post("/v1/track", {"userId": "u", "event": "warm"}, X_Write_Key="unknown-key")
+        client.request("BREW", "/warm")
+        client.request("BREW", "/v1/track")
+        before = series()
+        for i in range(100):
+            client.request("GET", f"/made/up/{i}")
+            client.request(f"BREW{i}", "/warm")
+            client.request(f"BREW{i}", "/v1/track")
+            client.post("/v1/track", {"userId": f"u{i}", "event": f"e{i}"}, X_Write_Key=SHOP.write_key)
+            client.post("/v1/track", {"userId": f"u{i}", "event": f"e{i}"}, X_Write_Key=f"unknown-key-{i}")
+    assert series() == before
+
+
+def test_one_wants_no_docs_from_a_cdn(shop: int) -> None:
+    with Http(shop) as client:
+        assert client.request("GET", "/docs")[0] == 404
+        status, _, document = client.request("GET", "/openapi.json")
+    assert status == 200
+    assert set(document["paths"]) == {
+        "/api/v1/sites/{site}/counters", "/api/v1/sites/{site}/profiles/{id_type}/{value}",
+    }  # fmt: skip
