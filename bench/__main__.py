@@ -1,4 +1,4 @@
-"""`python -m bench [endpoint|worker]`: CPU us an event and events/s, all of it in one run on this machine.
+"""`python -m bench [endpoint|worker [options]]`: CPU us an event and events/s, all of it in one run on this machine.
 
 Compare rows with each other, not with another machine's figures.
 """
@@ -9,16 +9,19 @@ import sys
 
 from bench import endpoint, stream
 
-PARTS = {"endpoint": lambda: endpoint.main([]), "worker": stream.main}
+PARTS = {"endpoint": endpoint.main, "worker": stream.main}
 
 
 def main() -> int:
-    wanted = sys.argv[1:] or list(PARTS)
-    if unknown := set(wanted) - set(PARTS):
-        print(f"bench: there is no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}", file=sys.stderr)
+    if not sys.argv[1:]:
+        for run in PARTS.values():
+            run([])
+        return 0
+    part, *options = sys.argv[1:]
+    if part not in PARTS:
+        print(f"bench: there is no part {part}; there are: {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    for part in wanted:
-        PARTS[part]()
+    PARTS[part](options)
     return 0
 
 

@@ -6,6 +6,7 @@ the process's own clock, user and system, all threads. Redis's CPU is measured t
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -116,8 +117,9 @@ def wait_for(check: Any, limit_s: float, every_s: float = 0.1) -> None:
         time.sleep(every_s)
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Print the table."""
+    argparse.ArgumentParser(prog="python -m bench worker", description=__doc__).parse_args(argv)
     print(f"worker: {COUNT:,} events of {VISITORS:,} visitors, {PARTITIONS} partitions")
     result = worker(COUNT, VISITORS)
     n, stock = result["events"], result["stock"]
@@ -130,7 +132,3 @@ def main() -> None:
     ):
         print(f"{what:<46} {cpu * 1e6:>14.1f} {speed:>10,.0f}")
     print(f"{'worker against stock Faust':<46} {'':>14} {rate / stock_rate:>9.1f}x", flush=True)
-
-
-if __name__ == "__main__":
-    main()
