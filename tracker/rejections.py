@@ -26,6 +26,8 @@ class Refusal(Struct, frozen=True):
 
     rejection: Rejection
     detail: str = ""
+    retry_after_s: int = 0
+    """When to send again; 0: the setting retry_after_s."""
 
 
 # -- about the request
@@ -70,6 +72,36 @@ BODY_TIMEOUT: Final = Rejection(
     408,
     "The body did not arrive in time.",
     "Send again, in smaller batches if the line is slow.",
+)
+MALFORMED_REQUEST: Final = Rejection(
+    "malformed_request",
+    400,
+    "This is no HTTP/1.1 request, or one that could be read in two ways.",
+    "Send one Host, one Content-Length or `Transfer-Encoding: chunked`, and lines that end with CR LF.",
+)
+URL_TOO_LONG: Final = Rejection(
+    "url_too_long",
+    414,
+    "The address is too long.",
+    "Send events in the body of a POST; the limit is the setting max_url_bytes.",
+)
+HEADERS_TOO_LARGE: Final = Rejection(
+    "headers_too_large",
+    431,
+    "There are too many headers, or they are too large.",
+    "Send fewer cookies; the limits are the settings max_headers and max_head_bytes.",
+)
+RATE_LIMITED: Final = Rejection(
+    "rate_limited",
+    429,
+    "Too much was sent in a short time.",
+    "Send again after Retry-After; the limits are the settings rate_limit_key_events_s and rate_limit_ip_requests_s.",
+)
+TOO_MANY_BAD_KEYS: Final = Rejection(
+    "too_many_bad_keys",
+    429,
+    "Too many unknown keys came from this address.",
+    "Compare the key with the site's keys in tracker.toml; the limit is the setting rate_limit_bad_keys_s.",
 )
 REQUEST_TOO_LARGE: Final = Rejection(
     "request_too_large",
@@ -170,6 +202,18 @@ OVERLOADED: Final = Rejection(
     503,
     "Too many events are waiting for Kafka.",
     "Send them again later, with the same messageIds.",
+)
+TOO_MANY_CONNECTIONS: Final = Rejection(
+    "too_many_connections",
+    503,
+    "Too many connections are open.",
+    "Connect again later; the limits are the settings max_connections and max_ip_connections.",
+)
+TOO_MANY_BODIES: Final = Rejection(
+    "too_many_bodies",
+    503,
+    "Too many bodies are arriving at once.",
+    "Send them again later; the limit is the setting max_inflight_bytes.",
 )
 INTERNAL_ERROR: Final = Rejection(
     "internal_error",

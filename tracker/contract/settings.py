@@ -17,6 +17,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
@@ -95,8 +96,121 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, _s("bytes", "Events waiting for Kafka's ack; over it requests get 503.", ge=1 << 20)
     ] = 64 << 20
     drain_s: Annotated[float, _s("s", "Deadline of a graceful stop.", gt=0)] = 10.0
+    retry_after_s: Annotated[
+        int,
+        _s(
+            "s",
+            "Least Retry-After of answers that ask to send again. They name from it to twice it, in turn, so that "
+            "clients do not all come back at once.",
+            ge=1,
+        ),
+    ] = 5
     snippet_path: Annotated[str, _s("path", "Where the snippet is served.")] = "/t.js"
     demo: Annotated[bool, _s("bool", "Serve the demo shop at /demo/ and accept the demo site's public keys.")] = False
+
+    # -- endpoint: what one sender may take of what all share; counted in each process for itself
+    head_timeout_s: Annotated[
+        float, _s("s", "From opening a connection, or a request's first byte, to the end of its headers.", gt=0)
+    ] = 10.0
+    request_timeout_s: Annotated[float, _s("s", "From the same to the last byte of its body.", gt=0)] = 30.0
+    write_timeout_s: Annotated[
+        float, _s("s", "A client that does not read its answers for so long is cut off.", gt=0)
+    ] = 30.0
+    keep_alive_s: Annotated[
+        int,
+        _s(
+            "s",
+            "How long a connection may idle between requests: longer than a load balancer in front keeps its own.",
+            ge=1,
+        ),
+    ] = 65
+    max_connections: Annotated[
+        int,
+        _s(
+            "connections",
+            "Most open connections; more are answered with 503 and closed. It is lowered to what the limit of open "
+            "files (ulimit -n) leaves room for.",
+            ge=1,
+        ),
+    ] = 10_000
+    max_ip_connections: Annotated[
+        int,
+        _s(
+            "connections",
+            "The same of one address; trusted proxies are exempt. 0: no limit, because behind a proxy that is not in "
+            "trusted_proxies all clients are one address.",
+            ge=0,
+        ),
+    ] = 0
+    max_pipelined: Annotated[
+        int, _s("requests", "Most requests that a connection sends ahead of their answers; more end it.", ge=1)
+    ] = 16
+    max_url_bytes: Annotated[int, _s("bytes", "Longest path and query.", ge=256)] = 16 * 1024
+    max_head_bytes: Annotated[int, _s("bytes", "Largest request line and headers together.", ge=1024)] = 32 * 1024
+    max_headers: Annotated[int, _s("headers", "Most headers of a request.", ge=16)] = 100
+    max_inflight_bytes: Annotated[
+        int,
+        _s(
+            "bytes",
+            "Parts of requests that are still arriving, of all connections; over it requests that arrive in parts get "
+            "503.",
+            ge=1 << 20,
+        ),
+    ] = 64 << 20
+    skipped_bodies: Annotated[
+        int,
+        _s(
+            "bodies",
+            "A body over max_request_bytes is read on and thrown away up to so many times that size, so that the "
+            "connection stays usable; then it is closed.",
+            ge=1,
+        ),
+    ] = 8
+    trusted_proxies: Annotated[
+        str,
+        _s(
+            "networks, comma separated",
+            "Proxies whose X-Forwarded-For is believed, for example 10.0.0.0/8. Empty: the peer is the client.",
+        ),
+    ] = ""
+    rate_limit_key_events_s: Annotated[
+        float,
+        _s(
+            "events/s",
+            "Rate limit of a key; over it 429. 0: none, because what is right depends on the site's traffic, and a "
+            "limit that is too low loses events of clients that give up.",
+            ge=0,
+        ),
+    ] = 0.0
+    rate_limit_key_burst_events: Annotated[int, _s("events", "What a key may send at once after a pause.", ge=1)] = (
+        10_000
+    )
+    rate_limit_ip_requests_s: Annotated[
+        float,
+        _s(
+            "requests/s",
+            "Rate limit of an address (of IPv6 a /64); over it 429. 0: none, because behind a proxy that is not in "
+            "trusted_proxies, and behind the NAT of a mobile network, many clients are one address.",
+            ge=0,
+        ),
+    ] = 0.0
+    rate_limit_ip_burst_requests: Annotated[
+        int, _s("requests", "What an address may send at once after a pause.", ge=1)
+    ] = 1000
+    rate_limit_bad_keys_s: Annotated[
+        float,
+        _s(
+            "keys/s",
+            "Unknown keys of an address (of IPv6 a /64). Over it unknown and secret keys of this address get 429; "
+            "write keys are taken as ever. 0: no limit.",
+            ge=0,
+        ),
+    ] = 10.0
+    rate_limit_bad_keys_burst: Annotated[int, _s("keys", "The same at once after a pause.", ge=1)] = 100
+    rate_limit_addresses: Annotated[
+        int,
+        _s("addresses", "Addresses that each rate limit remembers; about 200 bytes each.", ge=2),
+    ] = 100_000
 
     # -- worker
     worker_id: Annotated[
@@ -143,6 +257,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     kafka_heap_mb: Annotated[int, _s("MB", "Heap of the embedded Kafka.", ge=256)] = 512
 
     sites: Annotated[dict[str, Site], _s("table", "The sites, by name: see above.")] = {}
+
+
+Network = IPv4Network | IPv6Network
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """'10.0.0.0/8, ::1' -> networks. Raises ValueError."""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overrides: Any) -> Settings:
@@ -203,5 +325,13 @@ def _check(settings: Settings) -> None:
                 raise SettingsError(f"site '{name}': keys have at least 8 characters")
             if owner.setdefault(key, name) != name or site.write_key == site.secret_key:
                 raise SettingsError(f"site '{name}': each key is used once; '{owner[key]}' has the same")
+    if settings.request_timeout_s < settings.head_timeout_s:
+        raise SettingsError("request_timeout_s must not be below head_timeout_s")
+    if settings.max_inflight_bytes < 2 * settings.max_request_bytes:
+        raise SettingsError("max_inflight_bytes must be at least twice max_request_bytes")
+    try:
+        networks(settings.trusted_proxies)
+    except ValueError as e:
+        raise SettingsError(f"trusted_proxies: {e}") from None
     if settings.churn_leave >= settings.churn_enter:
         raise SettingsError("churn_leave must be below churn_enter")

@@ -1,0 +1,145 @@
+"""What one sender may take of what all share: requests and events by token bucket, connections, guesses at keys.
+
+The rates are GCRA (the leaky bucket of ITU-T I.371): a bucket is one number, the time at which it will be full again.
+All state has a fixed size, however many addresses are made up. Limits count in one process: N processes let through up
+to N times as much.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv6Network
+from math import ceil
+from typing import Final
+
+from tracker.contract.settings import Settings
+from tracker.rejections import RATE_LIMITED, TOO_MANY_BAD_KEYS, Refusal
+
+_SLACK_S: Final = 1e-6
+"""Less than this is rounding, not waiting."""
+
+
+class Limiter:
+    """Token buckets by name: `rate_s` tokens a second flow in, `burst` fit in. Pure: the time is an argument.
+
+    At most `max_names` buckets are remembered, in two generations: a name in use is in the young one, and when that
+    has half of them, the old one is forgotten. Who makes up names to have an own bucket forgotten needs half of
+    `max_names` of them each time, and has a burst with each of those anyway.
+    """
+
+    __slots__ = ("_burst", "_burst_s", "_half", "_old", "_token_s", "_young")
+
+    def __init__(self, rate_s: float, burst: int, max_names: int) -> None:
+        self._token_s = 1 / rate_s
+        self._burst = burst
+        self._burst_s = burst * self._token_s
+        self._half = max(1, max_names // 2)
+        self._young: dict[str, float] = {}
+        """Name -> when its bucket is full again, s."""
+        self._old: dict[str, float] = {}
+
+    @property
+    def names(self) -> int:
+        """How many are remembered."""
+        return len(self._young) + len(self._old)
+
+    def take(self, name: str, cost: int, now_s: float) -> float:
+        """Take `cost` tokens: 0.0, or, when it has not enough, the seconds until it has; then nothing is taken.
+
+        What costs more than a bucket holds is let through when the bucket is full, and leaves it in debt: refused, it
+        would be sent for ever.
+        """
+        full_s = self._young.get(name)
+        if full_s is None:
+            if len(self._young) >= self._half:
+                self._old, self._young = self._young, {}
+            # Refused or not, it is in use.
+            self._young[name] = full_s = self._old.pop(name, now_s)
+        if full_s < now_s:
+            full_s = now_s
+        wait_s = full_s - now_s + ((cost if cost < self._burst else self._burst) * self._token_s - self._burst_s)
+        if wait_s > _SLACK_S:
+            return wait_s
+        self._young[name] = full_s + cost * self._token_s
+        return 0.0
+
+    def wait_s(self, name: str, now_s: float) -> float:
+        """What `take` of one token would return; takes and remembers nothing."""
+        full_s = self._young.get(name) or self._old.get(name, now_s)
+        wait_s = full_s - now_s + (self._token_s - self._burst_s)
+        return wait_s if wait_s > _SLACK_S else 0.0
+
+
+class Limits:
+    """The limits that the settings set; a rate of 0 is none."""
+
+    def __init__(self, settings: Settings) -> None:
+        def limiter(rate_s: float, burst: int) -> Limiter | None:
+            return Limiter(rate_s, burst, settings.rate_limit_addresses) if rate_s else None
+
+        self._key = limiter(settings.rate_limit_key_events_s, settings.rate_limit_key_burst_events)
+        self._ip = limiter(settings.rate_limit_ip_requests_s, settings.rate_limit_ip_burst_requests)
+        self._bad_keys = limiter(settings.rate_limit_bad_keys_s, settings.rate_limit_bad_keys_burst)
+
+    def request(self, ip: str, now_s: float) -> Refusal | None:
+        """One more request of an address."""
+        if self._ip is None or not (wait_s := self._ip.take(_host(ip), 1, now_s)):
+            return None
+        return Refusal(RATE_LIMITED, "of this address", ceil(wait_s))
+
+    def events(self, key: str, events: int, now_s: float) -> Refusal | None:
+        """More events of a key that is known here. `key`: any name for it."""
+        if self._key is None or not (wait_s := self._key.take(key, events, now_s)):
+            return None
+        return Refusal(RATE_LIMITED, "of this key", ceil(wait_s))
+
+    def bad_key(self, ip: str, now_s: float) -> Refusal | None:
+        """One more unknown key of an address."""
+        if self._bad_keys is None or not (wait_s := self._bad_keys.take(_host(ip), 1, now_s)):
+            return None
+        return Refusal(TOO_MANY_BAD_KEYS, "", ceil(wait_s))
+
+    def secret_key(self, ip: str, now_s: float) -> Refusal | None:
+        """A secret key of an address that tried too many: refused too, or the answer would say which guess was right.
+
+        A write key is not: it stands in every page, nobody has to guess it, and visitors may share an address.
+        """
+        if self._bad_keys is None or not (wait_s := self._bad_keys.wait_s(_host(ip), now_s)):
+            return None
+        return Refusal(TOO_MANY_BAD_KEYS, "", ceil(wait_s))
+
+
+def _host(ip: str) -> str:
+    """Who is counted under one address: of IPv6 the network that one customer gets, a /64."""
+    return _network(ip) if ":" in ip else ip
+
+
+@lru_cache(4096)
+def _network(ip: str) -> str:
+    return str(IPv6Network((ip, 64), strict=False))
+
+
+class Connections:
+    """How many connections are open, in all and of one peer."""
+
+    def __init__(self, most: int, most_of_peer: int) -> None:
+        self._most, self._most_of_peer = most, most_of_peer
+        self._by_peer: dict[str, int] = {}
+        self.open = 0
+
+    def admit(self, peer: str) -> bool:
+        """Count one more, unless it is one too many. `peer`: '' counts for none (a trusted proxy, a Unix socket)."""
+        of_peer = self._by_peer.get(peer, 0)
+        if self.open >= self._most or (peer and self._most_of_peer and of_peer >= self._most_of_peer):
+            return False
+        self.open += 1
+        self._by_peer[peer] = of_peer + 1
+        return True
+
+    def leave(self, peer: str) -> None:
+        """One that was admitted has ended."""
+        self.open -= 1
+        if (left := self._by_peer[peer] - 1) == 0:
+            del self._by_peer[peer]
+        else:
+            self._by_peer[peer] = left
