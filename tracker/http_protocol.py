@@ -231,6 +231,7 @@ class _Collected:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._parts: list[bytes] = []
+        self.is_closing = transport.is_closing  # asked several times a request; the rest goes through __getattr__
 
     def write(self, data: bytes) -> None:
         if not self._parts:

@@ -9,7 +9,7 @@ import msgspec
 
 from tracker.cors import ANY_ORIGIN, Header
 from tracker.rejections import REQUEST_TOO_LARGE, Refusal, refuse
-from tracker.routes import Route
+from tracker.routes import OK_BODY, Route
 
 RETRY_AFTER_S: Final = 5
 SKIPPED_BODIES: Final = 8
@@ -28,8 +28,8 @@ class Answer(NamedTuple):
     """All but content-type and content-length."""
 
 
-OK: Final = Answer(200, b'{"success":true}')
-OK_ANY_ORIGIN: Final = Answer(200, OK.body, ANY_ORIGIN)
+OK: Final = Answer(200, OK_BODY)
+OK_ANY_ORIGIN: Final = Answer(200, OK_BODY, ANY_ORIGIN)
 """The two usual answers, as values that a door may compare by identity."""
 
 
@@ -112,7 +112,7 @@ def accepted(post: Post, results: list[Result] | None) -> Answer:
     body = post.route.ok
     if results is not None:
         return Answer(200, b'%s,"results":%s}' % (body[:-1], _encode(results)), cors)
-    if body is not OK.body or (cors and cors is not ANY_ORIGIN):
+    if body is not OK_BODY or (cors and cors is not ANY_ORIGIN):
         return Answer(200, body, cors)
     return OK_ANY_ORIGIN if cors else OK
 

@@ -7,12 +7,15 @@ from typing import Final, NamedTuple
 from tracker.contract.events import EVENT_TYPES
 
 
+OK_BODY: Final = b'{"success":true}'
+
+
 class Route(NamedTuple):
     metric: str
     """Its name in metrics: the labels are a closed set (tracker/metrics.py)."""
     type: str | None
     """The call it makes; None for a batch, whose items name their own."""
-    ok: bytes = b'{"success":true}'
+    ok: bytes = OK_BODY
     """The answer when every event is safe."""
 
 
