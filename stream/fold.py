@@ -189,13 +189,14 @@ class Folder:
         return fx
 
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
-        profile.see(event)
         minute = event.timestamp_ms // 60_000 * 60
-        counts = fx.seen.get((event.site, minute))
-        if counts is None:
-            counts = fx.seen[event.site, minute] = {}
-        what = (event.channel if event.channel in _CHANNELS else metrics.OTHER, event_label(event))
-        counts[what] = counts.get(what, 0) + 1
+        if not event.counted:
+            profile.see(event)
+            counts = fx.seen.get((event.site, minute))
+            if counts is None:
+                counts = fx.seen[event.site, minute] = {}
+            what = (event.channel if event.channel in _CHANNELS else metrics.OTHER, event_label(event))
+            counts[what] = counts.get(what, 0) + 1
         readers = self._readers.get(event.event, self._for_all) if event.event is not None else self._for_all
         if not readers:
             return

@@ -250,7 +250,7 @@ def dead_letter(
     """Give a record that could not be used to tracker.dead-letters.v1."""
     letter = DeadLetter(
         reason=reason, detail=detail, stage=stage, at_ms=int(time() * 1000), original=record.value or b"",
-        topic=topic, partition=partition, offset=record.offset,
+        topic=topic, partition=partition, offset=record.offset, key=record.key,
     )  # fmt: skip
     return out.append(DEAD_LETTERS, None, _encode(letter), None, 0)
 

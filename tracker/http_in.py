@@ -26,12 +26,13 @@ from tracker import cors, metrics
 from tracker.contract.codec import message_hash
 from tracker.contract.producer import Full, KafkaOut, ProduceError
 from tracker.contract.settings import Settings
-from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
+from tracker.contract.topics import DEAD_LETTERS, EVENTS
+from tracker.dead_letters import letter_of
 from tracker.intake import Call, Draft, read_event, take
 from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key, read_text, text_of
 from tracker.intake.draft import UNREAD, Wire
 from tracker.keys import Keys, Owner
-from tracker.post import MAX_DETAIL_CHARS, NO_TALLY, Answer, Body, Post, Result, Tally, accepted, refused
+from tracker.post import NO_TALLY, Answer, Body, Post, Result, Tally, accepted, refused
 from tracker.recent import Recent
 from tracker.rejections import (
     INTERNAL_ERROR,
@@ -140,7 +141,7 @@ class HttpIn:
             repeat = False
             if refusal is not None:
                 refusals.append(refusal.rejection.name)
-                letters.append(self._dead_letter(draft, refusal, call))
+                letters.append(letter_of(draft, refusal, call))
             elif not (verbose and (repeat := self._repeats(draft, call, post))):
                 same = records.get(draft.key)
                 if same is None:
@@ -223,23 +224,6 @@ class HttpIn:
         lines += answer.headers
         await send({"type": "http.response.start", "status": answer.status, "headers": lines})
         await send({"type": "http.response.body", "body": answer.body})
-
-    def _dead_letter(self, draft: Draft, refusal: Refusal, call: Call) -> bytes:
-        rejection, original = refusal.rejection, draft.original
-        detail = f"{rejection.message} {refusal.detail}".strip()
-        if len(original) > self._max_event_bytes:  # a record of Kafka has a limit, too
-            detail += f"; kept: the first {self._max_event_bytes} of {len(original)} bytes"
-            original = original[: self._max_event_bytes]
-        return _encode(
-            DeadLetter(
-                reason=rejection.name,
-                detail=detail[:MAX_DETAIL_CHARS],
-                stage="endpoint",
-                at_ms=call.now_ms,
-                original=original,
-                site=call.site,
-            )
-        )
 
     # -- parts of a request
 

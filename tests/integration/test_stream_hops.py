@@ -51,7 +51,7 @@ def no_kafka() -> KafkaOut:
 
 
 def chunk(topic: str, base: int, *values: bytes) -> Chunk:
-    records = [SimpleNamespace(offset=base + n, value=value) for n, value in enumerate(values)]
+    records = [SimpleNamespace(offset=base + n, key=None, value=value) for n, value in enumerate(values)]
     return Chunk(SimpleNamespace(topic=topic, partition=0), 1, base, records)  # type: ignore[arg-type]
 
 

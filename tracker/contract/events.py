@@ -31,6 +31,9 @@ MAX_ID_CHARS: Final = 200
 MAX_TIME_MS: Final = 4_102_444_800_000
 """The year 2100. No event is later: calendars end in 9999, and a clock of then would fire every timer."""
 
+REPLAYS: Final = 1024
+"""Stands for the dead letters among the partitions of tracker.events.v1, of which there are 1024 at most."""
+
 Time = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 Place = Annotated[int, Meta(ge=0, le=2**53)]  # beyond, Redis's Lua is not exact
 
@@ -104,7 +107,8 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     """The value of a record in tracker.profile-events.v1, as JSON. Key: profileId.
 
     `src` = (partition, offset, index) of the record in tracker.events.v1 that it came from: rising by partition, so a
-    consumer that keeps the last one it applied by partition drops every repeat.
+    consumer that keeps the last one it applied by partition drops every repeat. Of a dead letter that is replayed it is
+    (REPLAYS, offset of its Replay, place in it).
     """
 
     profile_id: str
@@ -121,6 +125,8 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     anonymous_id: str | None = None
     properties: Raw | UnsetType = UNSET
     traits: Raw | UnsetType = UNSET
+    counted: bool = False
+    """A replay of one that a signal failed on: the counters have it already."""
 
 
 class Clock(Struct, rename="camel"):

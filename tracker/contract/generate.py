@@ -115,6 +115,7 @@ def schemas() -> dict[str, Schema]:
         "profile-event": _schema(events.ProfileEvent),
         "clock": _schema(events.Clock),
         "dead-letter": _schema(topics.DeadLetter),
+        "replay": _schema(topics.Replay),
         "cloudevent": _schema(triggers.CloudEvent),
     }
     for kind, data, ce_type in _trigger_types():
@@ -373,6 +374,12 @@ def topics_page() -> str:
 {_one_line(topics.DeadLetter.__doc__ or "")}
 
 {_fields(topics.DeadLetter)}
+
+## Replay
+
+{_one_line(topics.Replay.__doc__ or "")}
+
+{_fields(topics.Replay)}
 """
 
 

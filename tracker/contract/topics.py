@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tracker.contract.triggers import TRIGGER_KINDS
 
@@ -35,8 +35,8 @@ TOPICS: Final[tuple[Topic, ...]] = (
         value="ProfileEvent, or Clock once a second", retention_ms=7 * DAY_MS,
     ),
     Topic(
-        name=DEAD_LETTERS, owner="endpoint, worker", key="none", value="DeadLetter", retention_ms=30 * DAY_MS,
-        partitioned=False,
+        name=DEAD_LETTERS, owner="endpoint, worker, CLI", key="none", value="DeadLetter, or Replay",
+        retention_ms=30 * DAY_MS, partitioned=False,
     ),
     *(
         Topic(
@@ -50,7 +50,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
 
 
 class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
-    """The value of a record in tracker.dead-letters.v1: what could not be used, whole, and why."""
+    """The value of a record in tracker.dead-letters.v1: what could not be used, why, and what it takes to try again."""
 
     reason: str
     """A closed set: tracker/rejections.py for the endpoint's, stream/poison.py for the worker's."""
@@ -58,9 +58,43 @@ class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
     stage: str
     """'endpoint', 'resolve' or 'signals'."""
     at_ms: int
+    """The endpoint's: when the request was received."""
     original: bytes
     """The bytes as they came; base64 in the JSON."""
     site: str | None = None
+    # What an event of a request came with:
+    source: str = "client"
+    """'client' (write key) or 'import' (secret key)."""
+    type: str | None = None
+    """The call that the path named; of a batch none."""
+    index: int = 0
+    """Its place in its batch. The next three are the batch's."""
+    sent_at: str | None = None
+    message_id: str | None = None
+    context: Raw | UnsetType = UNSET
+    missing_bytes: int = 0
+    """What was too large to be kept of the original and the batch's context; above 0 there is no replay of it."""
+    # Where a worker found it:
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
+    key: bytes | None = None
+    """The record's key; base64 in the JSON."""
+
+
+class Replay(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """Another value in tracker.dead-letters.v1: letters that `tracker dead-letters replay` took up, or has done.
+
+    It stands behind its letters in their partition, so it is kept as long as they are.
+    """
+
+    replay: Literal["begun", "done"]
+    at_ms: int
+    letters: list[int]
+    """Their offsets."""
+    begun: int | None = None
+    """Of one that is done: the offset of the record that says begun."""
+
+
+REPLAY_PREFIX: Final = b'{"replay":'
+"""How a Replay begins; a DeadLetter never does."""
