@@ -38,7 +38,8 @@ class Keys:
             key = plain.decode("latin-1").strip()
         if not key:
             return None
-        return self._owners.get(key) or refuse(INVALID_KEY)
+        # Jitsu's keys are `id:secret`: where the whole is not a site's key, the id is.
+        return self._owners.get(key) or self._owners.get(key.partition(":")[0]) or refuse(INVALID_KEY)
 
     def in_open(self, body_key: str | None, query: bytes) -> Owner | Refusal:
         """The key of the body, else of the address: there a secret key would be seen by others."""
@@ -55,11 +56,12 @@ class Keys:
 
 
 def _basic_user(authorization: bytes) -> str:
-    """User name of a Basic Authorization header, or ''."""
+    """User name, and password if there is one, of a Basic Authorization header; or ''."""
     if authorization[:6].lower() != b"basic ":
         return ""
     try:
-        return base64.b64decode(authorization[6:].strip(), validate=True).partition(b":")[0].decode().strip()
+        text = base64.b64decode(authorization[6:].strip(), validate=True).decode().strip()
+        return "" if text.startswith(":") else text.removesuffix(":")
     except (binascii.Error, UnicodeDecodeError):
         return "\0"  # a header that can't be read is not the same as none: it is an unknown key
 

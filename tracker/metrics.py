@@ -14,10 +14,15 @@ from prometheus_client import Gauge, disable_created_metrics
 
 from tracker.contract.events import EVENT_TYPES
 from tracker.rejections import REASONS
+from tracker.routes import ROUTES as EVENT_ROUTES
 from tracker.tallies import Counter, Histogram
 
+_OF_EVENTS: Final = tuple(dict.fromkeys(route.metric for route in EVENT_ROUTES.values()))
 ROUTES: Final = (
-    *(f"/v1/{name}" for name in (*EVENT_TYPES, "batch")),
+    *_OF_EVENTS,
+    "/pixel",
+    "/v1/projects",
+    "/sourceConfig",
     "/t.js",
     "/api",
     "/demo",
@@ -61,7 +66,7 @@ REJECTED: Final = {reason: _rejected.labels(reason) for reason in REASONS}
 DEAD_LETTERS: Final = {reason: _dead.labels(reason) for reason in REASONS}
 PRODUCE_ERRORS: Final = {retryable: _produce_errors.labels(retryable) for retryable in ("true", "false")}
 _by_answer: Final = {
-    (r, m, c): _requests.labels(r, m, c) for r in ROUTES[:7] for m, c in (("POST", 200), ("POST", 503))
+    (r, m, c): _requests.labels(r, m, c) for r in _OF_EVENTS for m, c in (("POST", 200), ("POST", 503))
 }
 _by_route: Final = {route: _seconds.labels(route) for route in ROUTES}
 _by_site: dict[str, Counter] = {OTHER: _site_events.labels(OTHER)}
