@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from tracker import metrics, read_api, rejections
+from tracker import compat, metrics, read_api, rejections
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
@@ -67,6 +67,8 @@ class Endpoint:
             path = scope["path"]
             if path in ROUTES:
                 await self.http_in(scope, receive, send)
+            elif path in compat.PIXELS:
+                await compat.pixel(self.http_in, scope, send)
             else:
                 await self._answer(path, scope, receive, send)
         else:
@@ -119,8 +121,10 @@ def _route(path: str, snippet_path: str) -> str:
         return "/t.js"
     if path in ("/livez", "/readyz"):
         return "/health"
+    if path.startswith("/v1/projects/"):
+        return "/v1/projects"
     first = "/" + path.split("/", 2)[1] if path.startswith("/") else ""
-    return first if first in ("/api", "/demo", "/metrics") else metrics.OTHER
+    return first if first in ("/api", "/demo", "/metrics", "/sourceConfig") else metrics.OTHER
 
 
 def _pages(endpoint: Endpoint) -> FastAPI:
@@ -172,6 +176,7 @@ def _pages(endpoint: Endpoint) -> FastAPI:
         return HTMLResponse(_PAGE.replace("SNIPPET", settings.snippet_path))
 
     app.include_router(read_api.router(settings, endpoint.redis))
+    app.include_router(compat.router(settings, endpoint.http_in.keys))
     if settings.demo:
         from tracker.live import mount
 

@@ -70,7 +70,7 @@ class HttpIn:
         self._max_batch_events = settings.max_batch_events
         self._waiting: dict[asyncio.Future[None], list[Post]] = {}
         """Ack of a batch -> who waits for it."""
-        self._keys = Keys(settings)
+        self.keys = Keys(settings)
         self._recent = Recent()
         # Unique as a uuid, and 1 us cheaper: a random part of this process and a count.
         run, count = uuid.uuid4().hex, itertools.count(1)
@@ -203,7 +203,7 @@ class HttpIn:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path is in ROUTES."""
         route, method = ROUTES[scope["path"]], scope["method"]
-        post = _Awaited(route, dict(scope["headers"]), scope["query_string"], (scope.get("client") or ("",))[0])
+        post = Awaited(route, dict(scope["headers"]), scope["query_string"], (scope.get("client") or ("",))[0])
         if method == "POST":
             try:
                 body = await self._read_body(receive)
@@ -213,7 +213,7 @@ class HttpIn:
             answer = await post.answered
         else:
             if method == "OPTIONS":
-                answer = Answer(204, b"", cors.preflight(self._keys.of_query(post.query), post.headers))
+                answer = Answer(204, b"", cors.preflight(self.keys.of_query(post.query), post.headers))
             else:
                 refusal = refuse(METHOD_NOT_ALLOWED, f"{method} {route.metric}")
                 metrics.REJECTED[refusal.rejection.name].inc()
@@ -251,7 +251,7 @@ class HttpIn:
         return body.whole()
 
     def _owner(self, post: Post, content: bytes | Batch | Refusal, wire: Wire | Refusal | None) -> Owner | Refusal:
-        owner = self._keys.in_head(post.headers)
+        owner = self.keys.in_head(post.headers)
         if owner is not None:
             return owner
         if isinstance(content, Refusal):
@@ -260,11 +260,11 @@ class HttpIn:
             found = content.write_key
         else:
             found = text_of(wire.write_key) if isinstance(wire, Wire) else read_key(content)
-        return self._keys.in_open(found, post.query)
+        return self.keys.in_open(found, post.query)
 
 
-class _Awaited(Post):
-    """The ASGI door's."""
+class Awaited(Post):
+    """One whose answer is waited for: of the ASGI door, and of pixels (tracker/compat.py)."""
 
     __slots__ = ("answered",)
 
@@ -278,7 +278,7 @@ class _Awaited(Post):
 
 
 def _answer(post: Post, answer: Answer) -> None:
-    metrics.answered(post.route.metric, "POST", answer.status, time.perf_counter() - post.started_s)
+    metrics.answered(post.route.metric, post.method, answer.status, time.perf_counter() - post.started_s)
     try:
         post.answer(answer)
     except Exception:  # one client's connection must not keep the others from their answers

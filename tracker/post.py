@@ -52,6 +52,9 @@ class Post:
 
     __slots__ = ("acks", "cors", "headers", "known", "ok", "peer", "query", "route", "started_s", "tally")
 
+    method = "POST"
+    """Its name in metrics."""
+
     def __init__(self, route: Route, headers: dict[bytes, bytes], query: bytes, peer: str) -> None:
         self.route = route
         self.headers = headers

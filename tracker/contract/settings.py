@@ -105,6 +105,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             ge=1,
         ),
     ] = 5
+    public_url: Annotated[
+        str,
+        _s(
+            "URL",
+            "Where browsers reach the endpoint, for example https://t.shop.example: told to clients of other vendors "
+            "that ask where to send. Empty: as the request says, with X-Forwarded-Proto of a trusted proxy.",
+            pattern=r"^(https?://[^/\s?#]+(/[^\s?#]*)?)?$",
+        ),
+    ] = ""
     snippet_path: Annotated[str, _s("path", "Where the snippet is served.")] = "/t.js"
     demo: Annotated[bool, _s("bool", "Serve the demo shop at /demo/ and accept the demo site's public keys.")] = False
 
