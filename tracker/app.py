@@ -24,6 +24,7 @@ from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.http_in import HttpIn, Receive, Scope, Send
+from tracker.limits import Guard
 from tracker.routes import ROUTES
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class Endpoint:
         self.draining = False
         self.stop_by_s: float | None = None
         """Monotonic time by which a stop must be over; set by who drains."""
-        self.http_in = HttpIn(settings, self.kafka)
+        self.guard = Guard(settings)
+        self.http_in = HttpIn(settings, self.kafka, self.guard)
         self.pages = _pages(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +104,7 @@ class Endpoint:
         return "stopping" if self.draining else self.kafka.problem
 
     async def start(self) -> None:
+        self.guard.fit_open_files()
         await self.kafka.start({EVENTS: self.settings.partitions, DEAD_LETTERS: None})
 
     async def stop(self) -> None:

@@ -18,6 +18,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +33,7 @@ from tracker.intake import Call, Draft, read_event, take
 from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key, read_text, text_of
 from tracker.intake.draft import UNREAD, Wire
 from tracker.keys import Keys, Owner
+from tracker.limits import Guard
 from tracker.post import NO_TALLY, Answer, Body, Post, Result, Tally, accepted, refused
 from tracker.recent import Recent
 from tracker.rejections import (
@@ -62,10 +64,15 @@ class Gone(Exception):
 
 
 class HttpIn:
-    def __init__(self, settings: Settings, kafka: KafkaOut, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, kafka: KafkaOut, guard: Guard, now_ms: Callable[[], int] | None = None
+    ) -> None:
         self._kafka = kafka
+        self._guard = guard
+        self._limits = guard.limits
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
-        self.max_request_bytes = settings.max_request_bytes
+        self._max_request_bytes = settings.max_request_bytes
+        self.new_body = partial(Body, settings.max_request_bytes, settings.skipped_bodies)
         self._max_event_bytes = settings.max_event_bytes
         self._max_batch_events = settings.max_batch_events
         self._waiting: dict[asyncio.Future[None], list[Post]] = {}
@@ -88,7 +95,7 @@ class HttpIn:
             log.exception("%s failed", post.route.metric)
             refusal = refuse(INTERNAL_ERROR)
         if refusal is not None:
-            _refuse(post, refusal)
+            self._refuse(post, refusal)
         elif not post.acks:  # an empty batch
             self._done(post)
 
@@ -190,7 +197,11 @@ class HttpIn:
                     self._done(post)
             elif post.acks > 0:
                 post.acks = 0  # its other batches bring it below zero: they find it answered
-                _refuse(post, refuse(KAFKA_UNAVAILABLE, str(error)))
+                self._refuse(post, refuse(KAFKA_UNAVAILABLE, str(error)))
+
+    def _refuse(self, post: Post, refusal: Refusal) -> None:
+        metrics.REJECTED[refusal.rejection.name].inc()
+        _answer(post, refused(refusal, post, self._guard))
 
     def _done(self, post: Post) -> None:
         _count(post.tally)
@@ -217,7 +228,7 @@ class HttpIn:
             else:
                 refusal = refuse(METHOD_NOT_ALLOWED, f"{method} {route.metric}")
                 metrics.REJECTED[refusal.rejection.name].inc()
-                answer = refused(refusal, post)
+                answer = refused(refusal, post, self._guard)
                 answer = answer._replace(headers=(*answer.headers, (b"allow", b"POST, OPTIONS")))
             metrics.answered(route.metric, method, answer.status, time.perf_counter() - post.started_s)
         lines = [] if answer.status == 204 else [_JSON, (b"content-length", b"%d" % len(answer.body))]
@@ -232,14 +243,14 @@ class HttpIn:
         if not isinstance(body, Refusal):
             encoding = post.headers.get(b"content-encoding")
             if encoding is not None or body.startswith(GZIP_MAGIC):
-                body = inflate(body, (encoding or b"").decode("latin-1").strip().lower(), self.max_request_bytes)
+                body = inflate(body, (encoding or b"").decode("latin-1").strip().lower(), self._max_request_bytes)
         if not isinstance(body, Refusal):
             body = read_text(body)
         return read_batch(body) if post.route.batch and not isinstance(body, Refusal) else body
 
     async def _read_body(self, receive: Receive) -> bytes | Refusal:
         """The whole body, at most max_request_bytes of it. tracker/http_protocol.py has the deadline. Raises Gone."""
-        body = Body(self.max_request_bytes)
+        body = self.new_body()
         more = True
         while more:
             message = await receive()
@@ -283,11 +294,6 @@ def _answer(post: Post, answer: Answer) -> None:
         post.answer(answer)
     except Exception:  # one client's connection must not keep the others from their answers
         log.exception("%s could not be answered", post.route.metric)
-
-
-def _refuse(post: Post, refusal: Refusal) -> None:
-    metrics.REJECTED[refusal.rejection.name].inc()
-    _answer(post, refused(refusal, post))
 
 
 def _count(tally: Tally) -> None:

@@ -90,7 +90,7 @@ class Protocol(HttpToolsProtocol):
         headers = dict(self.headers)
         if b"expect" in headers or self.parser.should_upgrade() or self.parser.get_http_version() != "1.1":
             return False
-        direct = Direct(target, headers, query, self, Body(self._http_in.max_request_bytes))
+        direct = Direct(target, headers, query, self, self._http_in.new_body())
         direct.keep_alive = self.parser.should_keep_alive()
         if self.transport.is_closing():
             direct.response_complete = True  # nothing counts that stands behind the request that closed it
@@ -160,7 +160,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-NO_BODY: Final = Body(0)
+NO_BODY: Final = Body(0, 0)
 
 
 class _Event:

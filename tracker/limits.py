@@ -7,14 +7,19 @@ to N times as much.
 
 from __future__ import annotations
 
+import itertools
+import sys
 from functools import lru_cache
 from ipaddress import IPv6Network
 from math import ceil
 from typing import Final
 
-from tracker.contract.settings import Settings
+from tracker.contract.settings import Settings, networks
+from tracker.proxies import Proxies
 from tracker.rejections import RATE_LIMITED, TOO_MANY_BAD_KEYS, Refusal
 
+OTHER_FILES: Final = 128
+"""What a process holds open beside its clients' connections: Kafka, Redis, segments of the spool, a few being refused."""
 _SLACK_S: Final = 1e-6
 """Less than this is rounding, not waiting."""
 
@@ -123,14 +128,15 @@ class Connections:
     """How many connections are open, in all and of one peer."""
 
     def __init__(self, most: int, most_of_peer: int) -> None:
-        self._most, self._most_of_peer = most, most_of_peer
+        self.most = most
+        self._most_of_peer = most_of_peer
         self._by_peer: dict[str, int] = {}
         self.open = 0
 
     def admit(self, peer: str) -> bool:
         """Count one more, unless it is one too many. `peer`: '' counts for none (a trusted proxy, a Unix socket)."""
         of_peer = self._by_peer.get(peer, 0)
-        if self.open >= self._most or (peer and self._most_of_peer and of_peer >= self._most_of_peer):
+        if self.open >= self.most or (peer and self._most_of_peer and of_peer >= self._most_of_peer):
             return False
         self.open += 1
         self._by_peer[peer] = of_peer + 1
@@ -143,3 +149,34 @@ class Connections:
             del self._by_peer[peer]
         else:
             self._by_peer[peer] = left
+
+
+class Guard:
+    """What all connections of a process share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.limits = Limits(settings)
+        self.connections = Connections(settings.max_connections, settings.max_ip_connections)
+        self.proxies = Proxies(networks(settings.trusted_proxies))
+        self.arriving_bytes = 0
+        """Of requests that have begun and are not complete."""
+        self._retry_after_s = itertools.cycle(range(settings.retry_after_s, 2 * settings.retry_after_s + 1))
+
+    def retry_after_s(self, refusal: Refusal) -> int:
+        """When to send again: what the refusal knows, else a turn of the setting's, that not all come at once."""
+        return refusal.retry_after_s or next(self._retry_after_s)
+
+    def fit_open_files(self) -> None:
+        """Raise the process's limit of open files as far as it may, and take no more connections than it has room for:
+        at the limit itself nothing can be accepted, answered or written to disk."""
+        if sys.platform == "win32":
+            return
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self.connections.most + OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            self.connections.most = max(1, soft - OTHER_FILES)

@@ -8,12 +8,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tracker.cors import ANY_ORIGIN, Header
+from tracker.limits import Guard
 from tracker.rejections import REQUEST_TOO_LARGE, Refusal, refuse
 from tracker.routes import OK_BODY, Route
 
-RETRY_AFTER_S: Final = 5
-SKIPPED_BODIES: Final = 8
-"""A body over the cap is read on and thrown away, up to so many caps, so that the connection stays usable."""
 MAX_DETAIL_CHARS: Final = 300
 CLOSING: Final = "the connection is closed"
 """Detail of a refusal that came before the body's end: what follows on the connection can't be told apart from it."""
@@ -75,28 +73,38 @@ class Post:
 
 
 class Body:
-    """A body as it comes in, at most `cap` bytes of it in memory."""
+    """A body as it comes in, at most `cap` bytes of it in memory.
 
-    __slots__ = ("_cap", "_parts", "_size")
+    What is over the cap is read on and thrown away, up to `skipped` caps, so that the connection stays usable.
+    """
 
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
-        self._parts: list[bytes] = []
-        self._size = 0
+    __slots__ = ("_cap", "_data", "_skipped", "size")
+
+    def __init__(self, cap: int, skipped: int) -> None:
+        self._cap, self._skipped = cap, skipped
+        self._data: bytes | bytearray = b""
+        self.size = 0
+        """Bytes that have come."""
 
     def add(self, part: bytes) -> bool:
         """False: it is so far over the cap that nothing more is read."""
-        self._size += len(part)
-        if self._size <= self._cap:
-            self._parts.append(part)
-        return self._size <= self._cap * SKIPPED_BODIES
+        self.size += len(part)
+        if self.size > self._cap:
+            self._data = b""
+        elif not self._data:
+            self._data = part
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)
+            self._data += part  # a list of parts of a byte or two would take twenty times their size
+        return self.size <= self._cap * self._skipped
 
     def whole(self) -> bytes | Refusal:
-        if self._size <= self._cap:
-            return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        if self._size > self._cap * SKIPPED_BODIES:
+        if self.size <= self._cap:
+            return bytes(self._data)
+        if self.size > self._cap * self._skipped:
             return refuse(REQUEST_TOO_LARGE, CLOSING)
-        return refuse(REQUEST_TOO_LARGE, f"{self._size} bytes; the limit is {self._cap}")
+        return refuse(REQUEST_TOO_LARGE, f"{self.size} bytes; the limit is {self._cap}")
 
 
 class Result(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -120,12 +128,12 @@ def accepted(post: Post, results: list[Result] | None) -> Answer:
     return OK_ANY_ORIGIN if cors else OK
 
 
-def refused(refusal: Refusal, post: Post) -> Answer:
+def refused(refusal: Refusal, post: Post, guard: Guard) -> Answer:
     """The answer to a request that is refused as a whole."""
     status = refusal.rejection.status
     more = post.cors if b"origin" in post.headers else ()
     if status in (408, 429) or status >= 500:
-        more = (*more, (b"retry-after", b"%d" % RETRY_AFTER_S))
+        more = (*more, (b"retry-after", b"%d" % guard.retry_after_s(refusal)))
     if refusal.detail == CLOSING:
         more = (*more, (b"connection", b"close"))
     return Answer(status, error_body(refusal), more)

@@ -9,6 +9,7 @@ from typing import Any
 from tracker import http_in, metrics
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import load
+from tracker.limits import Guard
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/batch", "query_string": b"", "headers": []}
 
@@ -19,7 +20,7 @@ def app() -> http_in.HttpIn:
         "127.0.0.1:1", linger_ms=1, max_pending_bytes=1 << 20, produce_timeout_s=1, client_id="test",
         observer=metrics.Producing(),
     )  # fmt: skip
-    return http_in.HttpIn(settings, kafka)
+    return http_in.HttpIn(settings, kafka, Guard(settings))
 
 
 async def call(*parts: dict[str, Any]) -> list[MutableMapping[str, Any]]:
