@@ -69,7 +69,6 @@ class HttpIn:
     ) -> None:
         self._kafka = kafka
         self._guard = guard
-        self._limits = guard.limits
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self._max_request_bytes = settings.max_request_bytes
         self.new_body = partial(Body, settings.max_request_bytes, settings.skipped_bodies)
@@ -101,9 +100,12 @@ class HttpIn:
 
     def _take(self, post: Post, body: bytes | Refusal) -> Refusal | None:
         """-> why the request as a whole is refused. If it is not, it waits for `post.acks` batches."""
+        limits = self._guard.limits
+        if (refusal := limits.request(post.ip, post.started_s)) is not None:
+            return refusal
         content = self._content(body, post)
         wire = read_event(content, self._max_event_bytes) if isinstance(content, bytes) else None
-        owner = self._owner(post, content, wire)
+        owner = limits.guess(self._owner(post, content, wire), post.ip, post.started_s)
         if isinstance(owner, Refusal):
             # A key in a body that can't be read is not missing.
             return content if owner.rejection is MISSING_KEY and isinstance(content, Refusal) else owner
@@ -117,9 +119,11 @@ class HttpIn:
         call = Call(owner.site, owner.source, self._now_ms(), self._make_id, self._max_event_bytes, post.route.type)
         verbose = b"verbose=1" in post.query
         if isinstance(content, Batch):
-            return self._take_batch(content, call, post, verbose)
+            return self._take_batch(content, call, post, owner, verbose)
         if isinstance(wire, Refusal):
             return wire
+        if (refusal := limits.events(owner, 1, post.started_s)) is not None:
+            return refusal
         draft, refusal = take(content, call, 0, wire or UNREAD)
         if refusal is not None:
             return refusal
@@ -131,9 +135,11 @@ class HttpIn:
         post.ok = accepted(post, [_result(draft, None, repeat)] if verbose else None)
         return None
 
-    def _take_batch(self, batch: Batch, call: Call, post: Post, verbose: bool) -> Refusal | None:
+    def _take_batch(self, batch: Batch, call: Call, post: Post, owner: Owner, verbose: bool) -> Refusal | None:
         if len(batch.batch) > self._max_batch_events:
             return refuse(TOO_MANY_EVENTS, f"{len(batch.batch)} events; the limit is {self._max_batch_events}")
+        if (refusal := self._guard.limits.events(owner, len(batch.batch), post.started_s)) is not None:
+            return refusal
         call.sent_at, call.context, call.message_id = batch.sent_at, batch.context, batch.message_id
         types: dict[str, int] = {}
         clamped, skew_ms = 0, None
@@ -214,7 +220,7 @@ class HttpIn:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path is in ROUTES."""
         route, method = ROUTES[scope["path"]], scope["method"]
-        post = Awaited(route, dict(scope["headers"]), scope["query_string"], (scope.get("client") or ("",))[0])
+        post = Awaited(route, *self._guard.sender(scope), scope["query_string"])
         if method == "POST":
             try:
                 body = await self._read_body(receive)

@@ -48,17 +48,17 @@ NO_TALLY: Final = Tally("", "", {}, 0, None, [])
 class Post:
     """A POST to one of ROUTES. A front door is a subclass: it says where answers go."""
 
-    __slots__ = ("acks", "cors", "headers", "known", "ok", "peer", "query", "route", "started_s", "tally")
+    __slots__ = ("acks", "cors", "headers", "ip", "known", "ok", "query", "route", "started_s", "tally")
 
     method = "POST"
     """Its name in metrics."""
 
-    def __init__(self, route: Route, headers: dict[bytes, bytes], query: bytes, peer: str) -> None:
+    def __init__(self, route: Route, headers: dict[bytes, bytes], ip: str, query: bytes) -> None:
         self.route = route
         self.headers = headers
         self.query = query
-        self.peer = peer
-        """Address of the other end of the connection; '' on a Unix socket."""
+        self.ip = ip
+        """The client's address; '' on a Unix socket."""
         self.started_s = time.perf_counter()
         self.cors: tuple[Header, ...] = ANY_ORIGIN
         self.acks = 0
