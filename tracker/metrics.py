@@ -48,6 +48,9 @@ _site_events = Counter("tracker_site_events_accepted_total", "Events acked by Ka
 _rejected = Counter("tracker_events_rejected_total", "Refusals of a request or of an event in a batch.", ["reason"])
 _dead = Counter("tracker_dead_letters_total", "Events of batches that went to the dead letters.", ["reason"])
 _produce_errors = Counter("tracker_kafka_produce_errors_total", "Batches that Kafka did not ack.", ["retryable"])
+_repaired = Counter(
+    "tracker_spool_repaired_total", "Places in the spool that can't be read, and records that Kafka refuses.", ["kind"]
+)
 _build = Gauge("tracker_build_info", "Version of the endpoint.", ["version", "python"])
 
 CLAMPED: Final = Counter("tracker_events_clamped_total", "Events whose impossible time became the time of receipt.")
@@ -59,12 +62,24 @@ PRODUCE_SECONDS: Final = Histogram(
 )
 QUEUE_EVENTS: Final = Gauge("tracker_producer_queue_events", "Events waiting for Kafka's ack.")
 QUEUE_BYTES: Final = Gauge("tracker_producer_queue_bytes", "Bytes waiting for Kafka's ack.")
+SPOOL_BYTES: Final = Gauge("tracker_spool_bytes", "Size of the spool on disk.")
+SPOOL_FREE: Final = Gauge("tracker_spool_free_bytes", "What still goes into the spool, by the setting and by the disk.")
+SPOOL_RECORDS: Final = Gauge("tracker_spool_records", "Records in the spool that Kafka has not acked.")
+SPOOL_OLDEST: Final = Gauge("tracker_spool_oldest_age_seconds", "Age of the oldest of them; 0: there is none.")
+SPOOLED: Final = Counter("tracker_spool_written_total", "Records that went to the spool.")
+REPLAYED: Final = Counter("tracker_spool_replayed_total", "Records of the spool that Kafka has acked.")
+SPOOL_WRITE_SECONDS: Final = Histogram(
+    "tracker_spool_write_duration_seconds", "Write and fsync of a group of records.", buckets=_PRODUCE
+)
+CONNECTIONS: Final = Gauge("tracker_http_connections", "Open connections.")
+ARRIVING_BYTES: Final = Gauge("tracker_http_arriving_bytes", "Bytes of requests that are not complete yet.")
 REDIS_ERRORS: Final = Counter("tracker_redis_errors_total", "Reads that Redis did not answer.")
 
 ACCEPTED: Final = {(s, t): _accepted.labels(s, t) for s in SOURCES for t in EVENT_TYPES}
 REJECTED: Final = {reason: _rejected.labels(reason) for reason in REASONS}
 DEAD_LETTERS: Final = {reason: _dead.labels(reason) for reason in REASONS}
 PRODUCE_ERRORS: Final = {retryable: _produce_errors.labels(retryable) for retryable in ("true", "false")}
+SPOOL_REPAIRED: Final = {kind: _repaired.labels(kind) for kind in ("truncated", "corrupt", "refused")}
 _by_answer: Final = {
     (r, m, c): _requests.labels(r, m, c) for r in _OF_EVENTS for m, c in (("POST", 200), ("POST", 503))
 }
@@ -84,6 +99,13 @@ class Producing:
     def waiting(self, records: int, size: int) -> None:
         QUEUE_EVENTS.set(records)
         QUEUE_BYTES.set(size)
+
+
+class Replaying(Producing):
+    """The same of the spool's producer: what waits in it waits on disk, too."""
+
+    def waiting(self, records: int, size: int) -> None:
+        pass
 
 
 def declare(sites: Iterable[str]) -> None:

@@ -20,6 +20,11 @@ class Rejection(Struct, frozen=True):
     hint: str
     """What would do instead."""
 
+    @property
+    def asks_again(self) -> bool:
+        """Clients shall send the same again later: the answer carries Retry-After."""
+        return self.status in (408, 429) or self.status >= 500
+
 
 class Refusal(Struct, frozen=True):
     """One refusal as it happened."""
@@ -66,6 +71,18 @@ METHOD_NOT_ALLOWED: Final = Rejection(
     405,
     "This address does not take this method.",
     "Send events with POST.",
+)
+METRICS_BY_PROCESS: Final = Rejection(
+    "metrics_by_process",
+    404,
+    "Several processes share this port, and each counts for itself.",
+    "Scrape each at its own port: metrics_port, metrics_port + 1, ...",
+)
+HEAD_TIMEOUT: Final = Rejection(
+    "head_timeout",
+    408,
+    "The headers did not arrive in time.",
+    "Send again; the limit is the setting head_timeout_s.",
 )
 BODY_TIMEOUT: Final = Rejection(
     "body_timeout",
@@ -183,11 +200,31 @@ TOO_DEEP: Final = Rejection(
     "The JSON is nested too deeply.",
     "Nest objects and arrays at most 32 levels deep.",
 )
+BAD_NUMBER: Final = Rejection(
+    "bad_number",
+    400,
+    "A number is too large.",
+    "Send integers of at most 64 bits and numbers that a double can hold; send longer ones as texts.",
+)
 EVENT_TOO_LARGE: Final = Rejection(
     "event_too_large",
     413,
     "The event is too large.",
     "Send less in one event; the limit is the setting max_event_bytes.",
+)
+
+# -- by the site's policy: nothing is wrong with them, so their sender is told 200, and nothing of them is kept
+BOT: Final = Rejection(
+    "bot",
+    200,
+    "The event is a program's, and the site drops those.",
+    "Set `bots` of the site to 'flag' to keep and mark them.",
+)
+NO_CONSENT: Final = Rejection(
+    "no_consent",
+    200,
+    "The person has not consented.",
+    "Set `without_consent` of the site to 'anonymous' to keep what happened without who it was.",
 )
 
 # -- about us: send again
@@ -214,6 +251,12 @@ TOO_MANY_BODIES: Final = Rejection(
     503,
     "Too many bodies are arriving at once.",
     "Send them again later; the limit is the setting max_inflight_bytes.",
+)
+SPOOL_FULL: Final = Rejection(
+    "spool_full",
+    503,
+    "Kafka does not take events, and no more go to the disk.",
+    "Send them again later, with the same messageIds; the limit is the setting spool_max_bytes.",
 )
 INTERNAL_ERROR: Final = Rejection(
     "internal_error",

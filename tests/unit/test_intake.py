@@ -19,7 +19,7 @@ from tracker.contract.events import CHANNELS, EVENT_TYPES, MAX_ID_CHARS, Event
 from tracker.intake import Call, take
 from tracker.intake.body import Batch, inflate, mend, read_batch, read_key, read_text
 from tracker.intake.channel import PREFIXES
-from tracker.intake.check import MAX_DEPTH
+from tracker.intake.json_rules import MAX_DEPTH
 from tracker.intake.time import MAX_FUTURE_MS, MAX_PAST_MS, parse_ms
 from tracker.rejections import REJECTIONS, Refusal
 
@@ -125,10 +125,10 @@ def test_a_message_id_is_made_where_there_is_none() -> None:
 
 
 def test_a_batch_lends_its_context_and_the_event_has_the_last_word() -> None:
-    context = msgspec.Raw(b'{"locale":"vi","ip":"0.0.0.0"}')
-    assert json.loads(bytes(taken(track(), context=context).context)) == {"locale": "vi", "ip": "0.0.0.0"}  # type: ignore[arg-type]
+    context = msgspec.Raw(b'{"locale":"vi","zone":"0"}')
+    assert json.loads(bytes(taken(track(), context=context).context)) == {"locale": "vi", "zone": "0"}  # type: ignore[arg-type]
     merged = taken(track(context={"locale": "en", "app": {"v": 1}}), context=context).context
-    assert json.loads(bytes(merged)) == {"locale": "en", "ip": "0.0.0.0", "app": {"v": 1}}  # type: ignore[arg-type]
+    assert json.loads(bytes(merged)) == {"locale": "en", "zone": "0", "app": {"v": 1}}  # type: ignore[arg-type]
 
 
 # -- what is refused
@@ -141,7 +141,7 @@ def test_a_batch_lends_its_context_and_the_event_has_the_last_word() -> None:
         ({"userId": "u"}, "missing_event"),
         ({"userId": "u", "event": "  "}, "missing_event"),
         ({"userId": "u" * (MAX_ID_CHARS + 1), "event": "A"}, "field_too_long"),
-        ({"userId": 10**250, "event": "A"}, "field_too_long"),
+        ({"userId": 10**250, "event": "A"}, "bad_number"),
         ({"userId": "u", "event": "e" * (MAX_ID_CHARS + 1)}, "field_too_long"),
         ({"userId": "u", "event": "A", "messageId": "m" * (MAX_ID_CHARS + 1)}, "field_too_long"),
         ({"userId": "u", "event": "A", "properties": [1]}, "wrong_type"),
@@ -189,7 +189,7 @@ def test_every_refusal_has_a_name_of_its_own_and_says_what_to_do() -> None:
     assert len(names) == len(set(names)) >= 20
     for row in REJECTIONS:
         assert row.name.replace("_", "").isalpha()
-        assert 400 <= row.status < 600
+        assert row.status == 200 or 400 <= row.status < 600
         assert row.message.endswith(".")
         assert row.hint.endswith(".")
 

@@ -38,6 +38,40 @@ Time = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 Place = Annotated[int, Meta(ge=0, le=2**53)]  # beyond, Redis's Lua is not exact
 
 
+CLICK_IDS: Final[dict[str, str]] = {
+    "gclid": "paid", "gbraid": "paid", "wbraid": "paid", "dclid": "paid", "msclkid": "paid", "ttclid": "paid",
+    "twclid": "paid", "li_fat_id": "paid", "yclid": "paid", "rdt_cid": "paid", "sccid": "paid",
+    "fbclid": "social", "igshid": "social", "mc_eid": "email", "zarsrc": "zalo", "irclickid": "referral",
+}  # fmt: skip
+"""Parameters that advertisers and apps add to links -> the traffic class that they tell (domain: A422).
+
+Facebook adds fbclid to all links, Zalo's app zarsrc: they tell where from, not that it was paid for.
+"""
+
+
+class Campaign(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """What brought the visitor: `context.campaign`, else the utm_ parameters of the page's address."""
+
+    source: str | None = None
+    medium: str | None = None
+    name: Annotated[str | None, Meta(description="utm_campaign.")] = None
+    term: str | None = None
+    content: str | None = None
+    id: str | None = None
+
+
+class Device(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """What the visitor acts with, from the user agent."""
+
+    type: Annotated[str, Meta(description="desktop, mobile, tablet, tv, bot or other.")]
+    browser: str | None = None
+    browser_version: Annotated[str | None, Meta(description="Its first number.")] = None
+    os: str | None = None
+    os_version: Annotated[str | None, Meta(description="Its first two numbers.")] = None
+    brand: str | None = None
+    model: str | None = None
+
+
 class Message(Struct, rename="camel", kw_only=True, omit_defaults=True):
     """One call of a client (Segment Spec): the body of /v1/<type>, or an item of a /v1/batch."""
 
@@ -79,6 +113,30 @@ class Event(Struct, rename="camel", kw_only=True, omit_defaults=True):
     source: Annotated[
         str, Meta(description="'client' (write key) or 'import' (secret key: keeps any past timestamp).")
     ] = "client"
+    campaign: Annotated[Campaign | None, Meta(description="What brought the visitor to this page.")] = None
+    click_ids: Annotated[
+        dict[str, str] | None, Meta(description="Ids of clicks in the page's address: " + ", ".join(CLICK_IDS) + ".")
+    ] = None
+    traffic: Annotated[
+        str | None,
+        Meta(
+            description="Of page and screen calls, how the visitor came: email, sms, zalo, viber, webpush, paid, "
+            "social, search, referral or direct; internal: from a page of the same host."
+        ),
+    ] = None
+    device: Device | None = None
+    bot: Annotated[
+        str | None,
+        Meta(description="A program, not a person: spider or headless (by the user agent), webdriver (it says so)."),
+    ] = None
+    ip: Annotated[
+        str | None,
+        Meta(description="The visitor's address, as the site's policy leaves it: by default its /24 or /48."),
+    ] = None
+    consent: Annotated[
+        str | None,
+        Meta(description="What the person said to being tracked: granted, or denied (ids and traits are taken off)."),
+    ] = None
     event: str | None = None
     name: str | None = None
     category: str | None = None
@@ -89,6 +147,7 @@ class Event(Struct, rename="camel", kw_only=True, omit_defaults=True):
     properties: Raw | UnsetType = UNSET
     traits: Raw | UnsetType = UNSET
     context: Raw | UnsetType = UNSET
+    integrations: Raw | UnsetType = UNSET
 
 
 class EventHead(Struct, rename="camel", gc=False):
@@ -125,6 +184,10 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     anonymous_id: str | None = None
     properties: Raw | UnsetType = UNSET
     traits: Raw | UnsetType = UNSET
+    campaign: Raw | UnsetType = UNSET
+    click_ids: Raw | UnsetType = UNSET
+    traffic: str | None = None
+    bot: str | None = None
     counted: bool = False
     """A replay of one that a signal failed on: the counters have it already."""
 

@@ -8,6 +8,12 @@ directory, or where `TRACKER_CONFIG` points), the default. Sites stand in `track
     secret_key = "..."           # on servers; reads, and imports with past timestamps
     origins = ["https://shop.example"]
     time_zone = "Asia/Ho_Chi_Minh"
+    ip = "truncate"              # what of a visitor's address goes to Kafka: keep, truncate (/24, of IPv6 /48) or drop
+    bots = "flag"                # programs' events: flag (they are marked) or drop
+    consent = "optional"         # ignore what events say of it; optional: a no counts, silence is a yes;
+                                 # required: in pages only a yes is a yes
+    consent_category = "analytics"  # the category of context.consent.categoryPreferences that counts here
+    without_consent = "drop"     # or anonymous: what happened is kept, ids, traits and address are not
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -45,6 +51,11 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     secret_key: str
     origins: tuple[str, ...] = ()
     time_zone: str = "Asia/Ho_Chi_Minh"
+    ip: Literal["keep", "truncate", "drop"] = "truncate"
+    bots: Literal["flag", "drop"] = "flag"
+    consent: Literal["ignore", "optional", "required"] = "optional"
+    consent_category: str = "analytics"
+    without_consent: Literal["drop", "anonymous"] = "drop"
 
 
 def _s(unit: str, text: str, **bounds: Any) -> Meta:
@@ -71,6 +82,52 @@ class Settings(Struct, frozen=True, kw_only=True):
     # -- endpoint
     http_host: Annotated[str, _s("address", "Address the endpoint listens on.")] = "127.0.0.1"
     http_port: Annotated[int, _s("port", "Port the endpoint listens on.", ge=0, le=65535)] = 8080
+    processes: Annotated[
+        int,
+        _s(
+            "count",
+            "Processes of the endpoint that share http_port, one for a core. Each has a queue to Kafka and rate limits of "
+            "its own.",
+            ge=1,
+            le=64,
+        ),
+    ] = 1
+    metrics_port: Annotated[
+        int,
+        _s(
+            "port",
+            "With several processes: port of the first one's own /metrics, /livez and /readyz, the next has the next; "
+            "0: free ones, which the log tells. A single process has its /metrics on http_port.",
+            ge=0,
+            le=65535,
+        ),
+    ] = 9464
+    process_index: Annotated[
+        int, _s("index", "Which of the processes this is; `tracker serve` sets it for those that it starts.", ge=0)
+    ] = 0
+    processes: Annotated[
+        int,
+        _s(
+            "count",
+            "Processes of the endpoint that share http_port, one for a core. Each has its own queue to Kafka and rate "
+            "limits.",
+            ge=1,
+            le=64,
+        ),
+    ] = 1
+    metrics_port: Annotated[
+        int,
+        _s(
+            "port",
+            "With several processes: port of the first one's own /metrics, /livez and /readyz, the next has the next; "
+            "0: free ones, which the log tells. A single process has its /metrics on http_port.",
+            ge=0,
+            le=65535,
+        ),
+    ] = 9464
+    process_index: Annotated[
+        int, _s("index", "Which of the processes this is; `tracker serve` sets it for those that it starts.", ge=0)
+    ] = 0
     max_event_bytes: Annotated[int, _s("bytes", "Largest single event.", ge=1024)] = 32 * 1024
     max_request_bytes: Annotated[int, _s("bytes", "Largest request body, after decompression.", ge=1024)] = (
         4 * 1024 * 1024
@@ -90,12 +147,38 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = 20.0
     produce_timeout_s: Annotated[
-        float, _s("s", "An event that Kafka has not acked by then is answered with 503.", gt=0)
+        float, _s("s", "An event that neither Kafka nor the spool has taken by then is answered with 503.", gt=0)
     ] = 10.0
     max_pending_bytes: Annotated[
         int, _s("bytes", "Events waiting for Kafka's ack; over it requests get 503.", ge=1 << 20)
     ] = 64 << 20
     drain_s: Annotated[float, _s("s", "Deadline of a graceful stop.", gt=0)] = 10.0
+    spool_dir: Annotated[
+        str,
+        _s(
+            "path",
+            "Where events wait on disk while Kafka does not take them: a folder on a local disk that survives a "
+            "restart. Each process has a folder of its own in it. Empty: no spool, such events get 503.",
+        ),
+    ] = "data/spool"
+    spool_max_bytes: Annotated[
+        int, _s("bytes", "Most that the spool of a process takes; events beyond it get 503.", ge=1 << 16)
+    ] = 1 << 30
+    spool_after_s: Annotated[
+        float, _s("s", "Events that Kafka has not acked by then go to the spool, and are answered with 200.", gt=0)
+    ] = 3.0
+    spool_replay_per_s: Annotated[
+        float,
+        _s(
+            "events/s",
+            "How fast the spool is sent when Kafka is back, so that it leaves room for new events. Where more than "
+            "half as many come in, twice what comes in.",
+            gt=0,
+        ),
+    ] = 20_000.0
+    spool_adopt_s: Annotated[
+        float, _s("s", "How often a process looks for folders of the spool that no process holds.", gt=0)
+    ] = 30.0
     retry_after_s: Annotated[
         int,
         _s(
@@ -342,5 +425,13 @@ def _check(settings: Settings) -> None:
         networks(settings.trusted_proxies)
     except ValueError as e:
         raise SettingsError(f"trusted_proxies: {e}") from None
+    if settings.processes > 1 and settings.metrics_port:
+        last = settings.metrics_port + settings.processes - 1
+        if last > 65535 or settings.metrics_port <= settings.http_port <= last:
+            raise SettingsError(f"metrics_port: {settings.metrics_port} to {last} must be ports beside http_port")
+    if settings.processes > 1 and settings.metrics_port:
+        last = settings.metrics_port + settings.processes - 1
+        if last > 65535 or settings.metrics_port <= settings.http_port <= last:
+            raise SettingsError(f"metrics_port: {settings.metrics_port} to {last} must be ports beside http_port")
     if settings.churn_leave >= settings.churn_enter:
         raise SettingsError("churn_leave must be below churn_enter")

@@ -9,16 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from tracker.intake.campaign import put_campaign
 from tracker.intake.channel import put_channel
 from tracker.intake.check import check
-from tracker.intake.decode import decode, encode, read_event
+from tracker.intake.context import read_context, read_page
+from tracker.intake.decode import cap_size, decode, encode, read_event
+from tracker.intake.device import flag_bot, put_device
 from tracker.intake.draft import UNREAD, Call, Draft, Wire
+from tracker.intake.names import map_names
+from tracker.intake.policy import Policy, policy_of
+from tracker.intake.privacy import apply_consent, put_ip
 from tracker.intake.time import put_time
 from tracker.rejections import Refusal
 
 Step = Callable[[Draft, Call], Refusal | None]
 
-STEPS: Final[tuple[Step, ...]] = (decode, check, put_time, put_channel, encode)
+STEPS: Final[tuple[Step, ...]] = (
+    decode,
+    check,
+    map_names,
+    put_time,
+    read_context,
+    read_page,
+    put_campaign,
+    put_channel,
+    put_device,
+    flag_bot,
+    put_ip,
+    apply_consent,
+    encode,
+    cap_size,
+)
 
 
 def take(original: bytes, call: Call, index: int = 0, wire: Wire = UNREAD) -> tuple[Draft, Refusal | None]:
@@ -33,4 +54,4 @@ def take(original: bytes, call: Call, index: int = 0, wire: Wire = UNREAD) -> tu
     return draft, None
 
 
-__all__ = ["STEPS", "Call", "Draft", "read_event", "take"]
+__all__ = ["STEPS", "Call", "Draft", "Policy", "policy_of", "read_event", "take"]

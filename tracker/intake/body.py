@@ -30,6 +30,7 @@ class Batch(Struct, rename="camel"):
     sent_at: str | None = None
     message_id: str | None = None
     context: Raw | UnsetType = UNSET
+    integrations: Raw | UnsetType = UNSET
 
 
 class _Key(Struct, rename="camel"):
@@ -108,10 +109,11 @@ def read_batch(body: bytes) -> Batch | Refusal:
         return refuse(INVALID_JSON, str(e))
     except RecursionError:
         return refuse(TOO_DEEP)
-    if batch.context is not UNSET and not bytes(batch.context).startswith(b"{"):
-        if bytes(batch.context) != b"null":
-            return refuse(INVALID_BATCH, "Expected `object | null` - at `$.context`")
-        batch.context = UNSET
+    for name, part in (("context", batch.context), ("integrations", batch.integrations)):
+        if part is not UNSET and not bytes(part).startswith(b"{"):
+            if bytes(part) != b"null":
+                return refuse(INVALID_BATCH, f"Expected `object | null` - at `$.{name}`")
+            setattr(batch, name, UNSET)
     return batch
 
 

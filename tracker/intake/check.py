@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+from msgspec import UNSET
+
 from tracker.contract.events import EVENT_TYPES, MAX_ID_CHARS
+from tracker.intake import json_rules
 from tracker.intake.draft import Call, Draft, Wire
 from tracker.rejections import (
+    BAD_NUMBER,
     FIELD_TOO_LONG,
     MISSING_EVENT,
     MISSING_ID,
-    TOO_DEEP,
     UNKNOWN_TYPE,
     Refusal,
     refuse,
 )
 
-MAX_DEPTH: Final = 32
 MAX_TEXT_CHARS: Final = 1000
 """Longest page or screen name and category: titles of pages are longer than ids."""
 
 _IDS: Final = ("user_id", "anonymous_id", "group_id", "previous_id", "message_id")
 _TYPES: Final = frozenset(EVENT_TYPES)
-_string = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_bracket = re.compile(rb"[\[\]{}]")
 
 
 def check(draft: Draft, call: Call) -> Refusal | None:
@@ -53,8 +52,18 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     brackets = raw.count(b"{")
     if b"[" in raw:  # looking for one is a twentieth of counting them
         brackets += raw.count(b"[")
-    if brackets > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
-        return refuse(TOO_DEEP, f"{_depth(raw)} levels")
+    try:
+        if brackets > json_rules.MAX_DEPTH:
+            json_rules.check_depth(raw)
+        if wire.properties is not UNSET:
+            draft.properties = bytes(wire.properties)
+            json_rules.check_numbers(draft.properties)
+        if wire.traits is not UNSET:
+            json_rules.check_numbers(bytes(wire.traits))
+        if wire.integrations is not UNSET:
+            json_rules.check_numbers(bytes(wire.integrations))
+    except json_rules.Bad as e:
+        return refuse(e.rejection, e.detail)
     return None
 
 
@@ -65,21 +74,11 @@ def _mend_ids(wire: Wire) -> Refusal | None:
         if value is None:
             continue
         if value.__class__ is not str:
+            if not json_rules.MIN_INT <= value <= json_rules.MAX_INT:
+                return refuse(BAD_NUMBER, f"{name} is no 64-bit integer")
             setattr(wire, name, value := str(value))
         if len(value) > MAX_ID_CHARS:
             return refuse(FIELD_TOO_LONG, f"{name} has {len(value)} characters")
         if not value:
             setattr(wire, name, None)
     return None
-
-
-def _depth(raw: bytes) -> int:
-    """How deeply a valid JSON text is nested."""
-    depth = deepest = 0
-    for bracket in _bracket.findall(_string.sub(b"", raw)):
-        if bracket in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        else:
-            depth -= 1
-    return deepest

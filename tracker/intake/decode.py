@@ -8,13 +8,15 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from tracker.intake.draft import UNREAD, Call, Draft, Wire
+from tracker.intake.draft import NO_BYTES, UNREAD, Call, Draft, Wire
 from tracker.rejections import EVENT_TOO_LARGE, INVALID_JSON, TOO_DEEP, WRONG_TYPE, Refusal, refuse
 
 _wire = msgspec.json.Decoder(Wire)
 _object = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 _OPEN: Final = 0x7B  # {
+MAX_FINDINGS_BYTES: Final = 4096
+"""What the endpoint adds to an event is shorter: campaign and click ids are the most of it."""
 
 
 def decode(draft: Draft, call: Call) -> Refusal | None:
@@ -24,13 +26,17 @@ def decode(draft: Draft, call: Call) -> Refusal | None:
         if isinstance(read, Refusal):
             return read
         wire = draft.wire = read
-    for part in (wire.properties, wire.traits, wire.context):
+    for part in (wire.properties, wire.traits, wire.context, wire.integrations):
         if part is not UNSET and memoryview(part)[0] != _OPEN:
             if (refusal := _drop_null(wire)) is not None:
                 return refusal
             break
     if call.context is not UNSET:
+        if len(call.context) > call.max_event_bytes:
+            return refuse(EVENT_TOO_LARGE, f"the batch's context has {len(call.context)} bytes")
         wire.context = call.context if wire.context is UNSET else _merge(call.context, wire.context)
+    if call.integrations is not UNSET and wire.integrations is UNSET:
+        wire.integrations = call.integrations
     return None
 
 
@@ -49,7 +55,7 @@ def read_event(original: bytes, max_event_bytes: int) -> Wire | Refusal:
 
 def _drop_null(wire: Wire) -> Refusal | None:
     """An object that is null is absent; anything else in its place is refused."""
-    for name in ("properties", "traits", "context"):
+    for name in ("properties", "traits", "context", "integrations"):
         part = getattr(wire, name)
         if part is UNSET or memoryview(part)[0] == _OPEN:
             continue
@@ -66,16 +72,26 @@ def _merge(under: Raw, over: Raw) -> Raw:
 
 def encode(draft: Draft, call: Call) -> None:
     """The Event: its fields that are found here, and behind them the Wire without those that are not written."""
-    wire = draft.wire
+    wire, campaign = draft.wire, draft.campaign
     if not wire.message_id:
         # Made from the batch's id where it has one, so that a repeat of the batch repeats the ids.
         wire.message_id = f"{call.message_id}-{draft.index}" if call.message_id else call.make_id()
     wire.timestamp = wire.original_timestamp = wire.sent_at = None
     wire.write_key = UNSET
     draft.key = str(wire.anonymous_id or wire.user_id).encode()
-    draft.value = b'%s"timestampMs":%d,"receivedAtMs":%d,"channel":"%s",%s' % (
-        _head(call.site, call.source), draft.timestamp_ms, call.now_ms, draft.channel.encode(), _encode(wire)[1:],
+    draft.value = b'%s"timestampMs":%d,"receivedAtMs":%d,"channel":"%s",%s%s%s%s%s%s%s%s' % (
+        _head(call.site, call.source), draft.timestamp_ms, call.now_ms, draft.channel.encode(), campaign.written,
+        campaign.clicks_written, draft.traffic, draft.device, draft.bot, draft.ip, draft.consent, _encode(wire)[1:],
     )  # fmt: skip
+
+
+def cap_size(draft: Draft, call: Call) -> Refusal | None:
+    """A batch's context, merged into a small event, can make a large one of it."""
+    if len(draft.value) > call.max_event_bytes + MAX_FINDINGS_BYTES:
+        size = len(draft.value)
+        draft.key = draft.value = NO_BYTES
+        return refuse(EVENT_TOO_LARGE, f"{size} bytes with what the batch and the endpoint add to it")
+    return None
 
 
 @lru_cache(1024)

@@ -29,6 +29,7 @@ class Wire(Struct, rename="camel", gc=False, omit_defaults=True):
     properties: Raw | UnsetType = UNSET
     traits: Raw | UnsetType = UNSET
     context: Raw | UnsetType = UNSET
+    integrations: Raw | UnsetType = UNSET
     # What is not written:
     timestamp: str | None = None
     original_timestamp: str | None = None
@@ -38,6 +39,58 @@ class Wire(Struct, rename="camel", gc=False, omit_defaults=True):
 
 UNREAD: Final = Wire()
 """Stands for a Wire that is still to be decoded; never changed."""
+
+
+class Context(Struct, frozen=True):
+    """What the steps look at of an event's context; see tracker/intake/context.py."""
+
+    raw: Raw | UnsetType = UNSET
+    """The context as it is written: without the address, and with each key once."""
+    channel: str | None = None
+    user_agent: str = ""
+    ip: str = ""
+    url: str = ""
+    """Of the page; it has no query where `search` has it. So are the next two."""
+    search: str = ""
+    referrer: str = ""
+    campaign: tuple[tuple[str, str], ...] = ()
+    """(source, medium, name, term, content or id; its value), as the client says."""
+    consent: bool | tuple[tuple[str, bool], ...] | None = None
+    """Yes or no, or that by category in lower case; None: nothing is said."""
+    webdriver: bool = False
+    """The browser says that it is driven by a program."""
+
+
+NO_CONTEXT: Final = Context()
+
+
+class Campaign(Struct, frozen=True):
+    """What brought the visitor, in lower case where rules look at it."""
+
+    source: str = ""
+    medium: str = ""
+    clicks: tuple[str, ...] = ()
+    """Names of its click ids."""
+    written: bytes = NO_BYTES
+    clicks_written: bytes = NO_BYTES
+
+
+NO_CAMPAIGN: Final = Campaign()
+
+
+class Policy(Struct, frozen=True):
+    """What a site lets the intake keep: its settings of the same names (tracker.contract.settings.Site)."""
+
+    ip: str = "truncate"
+    bots: str = "flag"
+    consent: str = "optional"
+    consent_category: str = "analytics"
+    without_consent: str = "drop"
+    salt: bytes = b""
+    """For the daily ids of visitors without consent; nobody who does not have the secret key can make them."""
+
+
+DEFAULT_POLICY: Final = Policy()
 
 
 class Call(Struct):
@@ -54,9 +107,16 @@ class Call(Struct):
     type: str | None = None
     """The call that the path names; None for a batch, whose items name their own."""
     sent_at: str | None = None
-    """A batch's, for items that have none; so are the next two."""
+    """A batch's, for items that have none; so are the next three."""
     context: Raw | UnsetType = UNSET
+    integrations: Raw | UnsetType = UNSET
     message_id: str | None = None
+    ip: str = ""
+    """The client's address; '' when it is not known. It and the next stand for the visitor's where source is client."""
+    user_agent: str = ""
+    policy: Policy = DEFAULT_POLICY
+    user_agents_left: int = 50
+    """How many user agents that were not seen before this request may still have parsed, at 0.3 ms each."""
 
 
 class Draft(Struct, gc=False):
@@ -65,12 +125,24 @@ class Draft(Struct, gc=False):
     original: bytes
     index: int = 0
     wire: Wire = field(default_factory=lambda: UNREAD)
+    context: Context = NO_CONTEXT
+    properties: bytes = NO_BYTES
+    """The wire's; empty where it has none."""
     timestamp_ms: int = 0
     skew_ms: int | None = None
     """The client's clock minus ours, as far as sentAt tells."""
     clamped: bool = False
     """Its time was impossible and became the time it was received."""
+    stripped: bool = False
+    """Its person has not consented: ids and traits are taken off."""
     channel: str = ""
+    campaign: Campaign = NO_CAMPAIGN
+    # What is found, as it is written: b'"name":value,' or nothing.
+    traffic: bytes = NO_BYTES
+    device: bytes = NO_BYTES
+    bot: bytes = NO_BYTES
+    ip: bytes = NO_BYTES
+    consent: bytes = NO_BYTES
     key: bytes = NO_BYTES
     value: bytes = NO_BYTES
 

@@ -1,0 +1,142 @@
+"""An event's context, read once for all steps: who acts with what, from which page, and what they consented to.
+
+The events of a page view have the same context, byte for byte, so what is read is kept by its bytes. What is read is
+what is written: a context is decoded whole and encoded anew, which leaves each key once, spelled one way; the address
+is taken out of it, as tracker/intake/privacy.py decides what becomes of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from tracker.intake import json_rules
+from tracker.intake.draft import Call, Context, Draft
+from tracker.rejections import Refusal, refuse
+
+MAX_KEPT_BYTES: Final = 2048
+"""Longer contexts are read anew each time, so that 2048 of them stay below 10 MB or so."""
+MAX_CHARS: Final = 512
+"""So much of a user agent, and of a campaign's value, is looked at."""
+MAX_URL_CHARS: Final = 4096
+MAX_CATEGORIES: Final = 32
+
+_encode = msgspec.json.Encoder().encode
+
+PAGES: Final = frozenset(("page", "screen"))
+CAMPAIGN_FIELDS: Final = ("source", "medium", "name", "term", "content", "id")
+
+
+def read_context(draft: Draft, call: Call) -> Refusal | None:
+    part = draft.wire.context
+    if part is UNSET:
+        return None
+    raw = bytes(part)
+    try:
+        context = _read(raw) if len(raw) <= MAX_KEPT_BYTES else context_of(raw)
+    except json_rules.Bad as e:
+        return refuse(e.rejection, e.detail and f"{e.detail} in context")
+    draft.context = context
+    draft.wire.context = context.raw
+    return None
+
+
+def read_page(draft: Draft, call: Call) -> None:
+    """A page call names its page in the properties where there is none in the context."""
+    if draft.context.url or draft.wire.type not in PAGES or b'"url"' not in draft.properties:
+        return
+    page = read_properties(draft)
+    draft.context = msgspec.structs.replace(
+        draft.context,
+        url=_text(page.get("url"), MAX_URL_CHARS),
+        search=_text(page.get("search"), MAX_URL_CHARS),
+        referrer=_text(page.get("referrer"), MAX_URL_CHARS),
+    )
+
+
+def read_properties(draft: Draft) -> dict[str, Any]:
+    """The properties, for a step that looks into them: from then on what is read is what is written."""
+    found = json_rules.object_of(draft.properties)
+    draft.properties = _encode(found)
+    draft.wire.properties = Raw(draft.properties)
+    return found
+
+
+def context_of(raw: bytes) -> Context:
+    """Raises json_rules.Bad."""
+    said = json_rules.object_of(raw)
+    page = _table(said.get("page"))
+    ip = said.pop("ip", None)
+    return Context(
+        raw=Raw(_encode(said)),
+        channel=_channel(said.get("channel")),
+        user_agent=_text(said.get("userAgent")),
+        ip=_text(ip),
+        url=_text(page.get("url"), MAX_URL_CHARS),
+        search=_text(page.get("search"), MAX_URL_CHARS),
+        referrer=_text(page.get("referrer"), MAX_URL_CHARS),
+        campaign=_campaign(_table(said.get("campaign"))),
+        consent=_consent(said),
+        webdriver=said.get("webdriver") is True,
+    )
+
+
+_read: Callable[[bytes], Context] = lru_cache(2048)(context_of)
+
+
+def _text(value: Any, most: int = MAX_CHARS) -> str:
+    return value[:most] if isinstance(value, str) else ""
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _channel(value: Any) -> str | None:
+    return _text(value).strip().lower() or None
+
+
+def _campaign(said: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, text) for name in CAMPAIGN_FIELDS if (text := _text(said.get(name)).strip()))
+
+
+_WORDS: Final = {"granted": True, "allow": True, "yes": True, "denied": False, "deny": False, "no": False}
+
+
+def _consent(said: dict[str, Any]) -> bool | tuple[tuple[str, bool], ...] | None:
+    """Of these forms, in this order:
+
+    Segment    consent: {categoryPreferences: {analytics: false}}
+    RudderStack  consentManagement: {allowedConsentIds: [...], deniedConsentIds: [...]}
+    Google's consent mode  consent: {analytics_storage: "denied"}; `_storage` is left out of the name
+    plainly    consent: false or "denied"
+    a browser's signal  gpc, globalPrivacyControl, doNotTrack: true; true is a no, anything else says nothing
+    """
+    consent, manager = said.get("consent"), _table(said.get("consentManagement"))
+    found: dict[str, bool] = {}
+    if isinstance(consent, dict):
+        given = consent.get("categoryPreferences")
+        for name, value in (given if isinstance(given, dict) else consent).items():
+            verdict = _verdict(value)
+            if verdict is not None:
+                found[name.lower().removesuffix("_storage")] = verdict
+    for name, verdict in (("allowedConsentIds", True), ("deniedConsentIds", False)):
+        listed = manager.get(name)
+        for category in listed if isinstance(listed, list) else ():
+            if isinstance(category, str):
+                found[category.lower()] = verdict
+    if found:
+        return tuple(found.items())[:MAX_CATEGORIES]
+    plain = _verdict(consent)
+    if plain is not None:
+        return plain
+    signals = (said.get(name) for name in ("gpc", "globalPrivacyControl", "doNotTrack"))
+    return False if any(value in (True, 1, "1") for value in signals) else None
+
+
+def _verdict(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else _WORDS.get(value.lower()) if isinstance(value, str) else None

@@ -1,0 +1,89 @@
+"""What of a person is not passed on: the address, and without consent whatever says who it was."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import blake2b
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from tracker.intake import json_rules
+from tracker.intake.draft import NO_BYTES, NO_CAMPAIGN, Call, Draft
+from tracker.rejections import NO_CONSENT, Refusal, refuse
+
+DAY_MS: Final = 86_400_000
+KEPT_OF_CONTEXT: Final = ("channel", "locale", "timezone", "library")
+"""What is left of the context of somebody who has not consented; of the page the path and the title, too."""
+PERSONAL_CALLS: Final = frozenset(("identify", "group", "alias"))
+"""Calls that say nothing without the person."""
+
+_encode = msgspec.json.Encoder().encode
+_GRANTED: Final = b'"consent":"granted",'
+_DENIED: Final = b'"consent":"denied",'
+
+
+def put_ip(draft: Draft, call: Call) -> None:
+    ip = draft.context.ip
+    if not ip and call.source == "client":
+        ip = call.ip
+    if ip:
+        draft.ip = written_ip(ip, call.policy.ip)
+
+
+@lru_cache(4096)
+def written_ip(text: str, keep: str) -> bytes:
+    """`keep`: keep, truncate (to the /24, of IPv6 to the /48) or drop. 0.0.0.0, as some clients send, says nothing."""
+    try:
+        ip = ip_address(text.strip())
+    except ValueError:
+        return NO_BYTES
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if keep == "drop" or ip.is_unspecified:
+        return NO_BYTES
+    if keep == "truncate":
+        ip = ip_network((int(ip), 24 if ip.version == 4 else 48), strict=False).network_address
+    return b'"ip":"%s",' % str(ip).partition("%")[0].encode()
+
+
+def apply_consent(draft: Draft, call: Call) -> Refusal | None:
+    policy, said = call.policy, draft.context.consent
+    if policy.consent == "ignore":
+        return None
+    verdict = dict(said).get(policy.consent_category) if isinstance(said, tuple) else said
+    if verdict is None and policy.consent == "required" and call.source == "client":
+        verdict = False
+    if verdict is None:
+        return None
+    if verdict:
+        draft.consent = _GRANTED
+        return None
+    if policy.without_consent == "drop" or draft.type in PERSONAL_CALLS:
+        return refuse(NO_CONSENT)
+    _strip(draft, call)
+    return None
+
+
+def _strip(draft: Draft, call: Call) -> None:
+    """Leave what happened, take off who it was. The visitor gets an id of the day that nothing else leads to."""
+    context, wire = draft.context, draft.wire
+    header = ("", "") if call.source == "import" else (call.ip, call.user_agent)
+    ip, agent = context.ip or header[0], context.user_agent or header[1]
+    day = call.now_ms // DAY_MS
+    seen = f"{call.site}\0{day}\0{ip}\0{agent}".encode("utf-8", "replace")
+    wire.anonymous_id = "daily-" + blake2b(seen, digest_size=12, key=call.policy.salt).hexdigest()
+    wire.user_id = wire.previous_id = wire.group_id = None
+    wire.traits = UNSET
+    draft.campaign = msgspec.structs.replace(draft.campaign, clicks_written=NO_BYTES)
+    draft.ip, draft.consent, draft.stripped = NO_BYTES, _DENIED, True
+    if context.raw is UNSET:
+        return
+    said = json_rules.object_of(bytes(context.raw))
+    kept = {name: said[name] for name in KEPT_OF_CONTEXT if name in said}
+    page = said.get("page")
+    if isinstance(page, dict):
+        kept["page"] = {name: page[name] for name in ("path", "title") if name in page}
+    wire.context = Raw(_encode(kept)) if kept else UNSET
