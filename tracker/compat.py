@@ -146,7 +146,7 @@ async def pixel(http_in: HttpIn, scope: Scope, send: Send) -> None:
     route, query, method = PIXELS[scope["path"]], scope["query_string"], scope["method"]
     refused, status = None, 200
     if method == "GET":
-        post = _Pixel(route, dict(scope["headers"]), query, (scope.get("client") or ("",))[0])
+        post = _Pixel(route, *http_in.guard.sender(scope), query)
         http_in.take(post, _encode(event_of(query)))
         answer = await post.answered
         status = answer.status

@@ -68,7 +68,7 @@ class HttpIn:
         self, settings: Settings, kafka: KafkaOut, guard: Guard, now_ms: Callable[[], int] | None = None
     ) -> None:
         self._kafka = kafka
-        self._guard = guard
+        self.guard = guard
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self._max_request_bytes = settings.max_request_bytes
         self.new_body = partial(Body, settings.max_request_bytes, settings.skipped_bodies)
@@ -100,7 +100,7 @@ class HttpIn:
 
     def _take(self, post: Post, body: bytes | Refusal) -> Refusal | None:
         """-> why the request as a whole is refused. If it is not, it waits for `post.acks` batches."""
-        limits = self._guard.limits
+        limits = self.guard.limits
         if (refusal := limits.request(post.ip, post.started_s)) is not None:
             return refusal
         content = self._content(body, post)
@@ -138,7 +138,7 @@ class HttpIn:
     def _take_batch(self, batch: Batch, call: Call, post: Post, owner: Owner, verbose: bool) -> Refusal | None:
         if len(batch.batch) > self._max_batch_events:
             return refuse(TOO_MANY_EVENTS, f"{len(batch.batch)} events; the limit is {self._max_batch_events}")
-        if (refusal := self._guard.limits.events(owner, len(batch.batch), post.started_s)) is not None:
+        if (refusal := self.guard.limits.events(owner, len(batch.batch), post.started_s)) is not None:
             return refusal
         call.sent_at, call.context, call.message_id = batch.sent_at, batch.context, batch.message_id
         types: dict[str, int] = {}
@@ -207,7 +207,7 @@ class HttpIn:
 
     def _refuse(self, post: Post, refusal: Refusal) -> None:
         metrics.REJECTED[refusal.rejection.name].inc()
-        _answer(post, refused(refusal, post, self._guard))
+        _answer(post, refused(refusal, post, self.guard))
 
     def _done(self, post: Post) -> None:
         _count(post.tally)
@@ -220,7 +220,7 @@ class HttpIn:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose path is in ROUTES."""
         route, method = ROUTES[scope["path"]], scope["method"]
-        post = Awaited(route, *self._guard.sender(scope), scope["query_string"])
+        post = Awaited(route, *self.guard.sender(scope), scope["query_string"])
         if method == "POST":
             try:
                 body = await self._read_body(receive)
@@ -234,7 +234,7 @@ class HttpIn:
             else:
                 refusal = refuse(METHOD_NOT_ALLOWED, f"{method} {route.metric}")
                 metrics.REJECTED[refusal.rejection.name].inc()
-                answer = refused(refusal, post, self._guard)
+                answer = refused(refusal, post, self.guard)
                 answer = answer._replace(headers=(*answer.headers, (b"allow", b"POST, OPTIONS")))
             metrics.answered(route.metric, method, answer.status, time.perf_counter() - post.started_s)
         lines = [] if answer.status == 204 else [_JSON, (b"content-length", b"%d" % len(answer.body))]
@@ -285,8 +285,8 @@ class Awaited(Post):
 
     __slots__ = ("answered",)
 
-    def __init__(self, route: Route, headers: dict[bytes, bytes], query: bytes, peer: str) -> None:
-        super().__init__(route, headers, query, peer)
+    def __init__(self, route: Route, headers: dict[bytes, bytes], ip: str, query: bytes) -> None:
+        super().__init__(route, headers, ip, query)
         self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def answer(self, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with what it lacks: a front door for events, a deadline for requests, one system call for an
+"""uvicorn's HTTP protocol with what it lacks: a front door for events, deadlines and limits, one system call for an
 answer.
 
 The front door takes the usual POST of an event or a batch from the parser to tracker/http_in.py and writes the answer
@@ -6,57 +6,242 @@ itself, without a scope, a task, receive and send: half of what a request costs.
 head (see `_direct`) leaves it to uvicorn's ordinary path. A request that is answered here stands in `self.cycle`
 as uvicorn's own do, so that shutdown, disconnects, deadlines and requests pipelined behind it are handled by the same
 code: what it looks at in a cycle are the fields of `Direct`.
+
+The limits (settings, `Guard`) hold for both ways: a request that comes whole with one read passes them without more
+than a few comparisons; one that comes in parts is counted part by part, whatever the parts are (`_in_part`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from enum import Enum
 from typing import Any, Final, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tracker import metrics
 from tracker.http_in import HttpIn
-from tracker.post import OK, OK_ANY_ORIGIN, Answer, Body, Post, error_body
-from tracker.rejections import BODY_TIMEOUT, refuse
+from tracker.limits import Guard
+from tracker.post import CLOSING, OK, OK_ANY_ORIGIN, Answer, Body, Post, error_body
+from tracker.rejections import (
+    BODY_TIMEOUT,
+    HEAD_TIMEOUT,
+    HEADERS_TOO_LARGE,
+    MALFORMED_REQUEST,
+    REQUEST_TOO_LARGE,
+    TOO_MANY_BODIES,
+    TOO_MANY_CONNECTIONS,
+    URL_TOO_LONG,
+    Refusal,
+    refuse,
+)
 from tracker.routes import ROUTES, Route
 
-REQUEST_TIMEOUT_S: Final = 30.0
-"""From the opening of a connection, or a request's first byte, to the request's last byte. uvicorn has a limit for idle
-connections only after the first answer, and none for slow heads and bodies."""
-
 _TARGETS: Final = {path.encode(): route for path, route in ROUTES.items()}
+_ONCE: Final = (b"host", b"content-length", b"transfer-encoding")
+
+
+class _Arriving(Enum):
+    """How much of a request is there."""
+
+    HEAD = 0
+    """Nothing, or a part of its head."""
+    BODY = 1
+    WHOLE = 2
+
+
+# As globals: a member of an Enum takes four times as long to look up.
+HEAD, BODY, WHOLE = _Arriving
+
+
+class _Refused(Exception):
+    """Ends the parsing of a request that is refused by its head."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
+class _Trailers(list[tuple[bytes, bytes]]):
+    """Stands for a request's headers once they are complete: what comes behind the body is nobody's header."""
+
+    def append(self, line: tuple[bytes, bytes]) -> None:
+        pass
+
+
+_TRAILERS: Final = _Trailers()
 
 
 class Protocol(HttpToolsProtocol):
-    _late: asyncio.TimerHandle | None = None
-    _arriving = True
-    """A request is expected or has begun, and is not complete."""
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._http_in: HttpIn | None = getattr(self.app, "http_in", None)
+        self._guard: Guard = self.app.guard
+        settings = self._guard.settings
+        self._max_head_bytes, self._max_headers = settings.max_head_bytes, settings.max_headers
+        self._max_url_bytes = settings.max_url_bytes
+        self._arriving = HEAD
         self._direct_cycle: Direct | None = None
         """The request whose body is arriving, if it is answered here; also in `cycle`."""
+        self._peer: str | None = None
+        """Under which name this connection is counted; None: it is not."""
+        self._ip = ""
+        """The other end's."""
+        self._proxied = False
+        """It is a trusted proxy."""
+        self._read_bytes = 0
+        """Of the request that is arriving, with what was read together with its end and its beginning."""
+        self._body_bytes = 0
+        """Of a body that goes to uvicorn."""
+        self._held_bytes = 0
+        """What of the request that is arriving counts in `Guard.arriving_bytes`."""
+        self._late: asyncio.TimerHandle | None = None
+        self._late_is_last = False
+        """The deadline that runs is the whole request's; otherwise it is the head's."""
+        self._stuck: asyncio.TimerHandle | None = None
+        """Runs while the client does not read its answers."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        collected = _Collected(cast("asyncio.Transport", transport), self.loop)
+        guard = self._guard
+        settings = guard.settings
+        collected = _Collected(cast("asyncio.Transport", transport), self.loop, settings.write_timeout_s)
         super().connection_made(cast("asyncio.Transport", collected))
-        self._late = self.loop.call_later(REQUEST_TIMEOUT_S, self._too_late)
+        self._ip = self.client[0] if self.client else ""
+        self._proxied = self._ip in guard.proxies
+        peer = "" if self._proxied else self._ip
+        if guard.connections.admit(peer):
+            self._peer = peer
+            metrics.CONNECTIONS.set(guard.connections.open)
+            self._late = self.loop.call_later(settings.head_timeout_s, self._too_late)
+        else:
+            self._refuse(refuse(TOO_MANY_CONNECTIONS))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._peer is not None:
+            self._guard.connections.leave(self._peer)
+            metrics.CONNECTIONS.set(self._guard.connections.open)
+        self._release()
+        if self._stuck is not None:
+            self._stuck.cancel()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._arriving:
+        self._read_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as e:
+            self._decline_upgrade(data[e.args[0] :])
+            return
+        except httptools.HttpParserError as e:
+            cause = e.__context__
+            self._refuse(cause.refusal if isinstance(cause, _Refused) else refuse(MALFORMED_REQUEST))
+            return
+        if self._arriving is WHOLE:
+            self._read_bytes = 0
             if self._late is not None:
-                self._late.cancel()
-                self._late = None
-        elif self._late is None:
-            self._late = self.loop.call_later(REQUEST_TIMEOUT_S, self._too_late)
+                self._release()
+        elif not self.transport.is_closing():
+            self._in_part()
+
+    # -- requests that come in parts
+
+    def _in_part(self) -> None:
+        """Count what has come of a request that is not complete, and see that it will be."""
+        guard, settings = self._guard, self._guard.settings
+        direct = self._direct_cycle
+        if self._late is None:
+            self._late_is_last = self._arriving is BODY
+            wait_s = settings.request_timeout_s if self._late_is_last else settings.head_timeout_s
+            self._late = self.loop.call_later(wait_s, self._too_late)
+        if self._arriving is HEAD:
+            if self._read_bytes > self._max_head_bytes:
+                self._refuse(refuse(HEADERS_TOO_LARGE))
+                return
+            held_bytes = self._read_bytes
+        else:
+            body_bytes = self._body_bytes if direct is None else direct.body.size
+            around_bytes = max(0, self._read_bytes - body_bytes)  # head, sizes of chunks, trailers
+            if around_bytes > self._max_head_bytes + settings.max_request_bytes:
+                self._refuse(refuse(REQUEST_TOO_LARGE, CLOSING))
+                return
+            # A body over the limit is not kept.
+            held_bytes = around_bytes + (body_bytes if body_bytes <= settings.max_request_bytes else 0)
+        more_bytes = held_bytes - self._held_bytes
+        guard.arriving_bytes += more_bytes
+        self._held_bytes = held_bytes
+        metrics.ARRIVING_BYTES.set(guard.arriving_bytes)
+        if more_bytes > 0 and guard.arriving_bytes > settings.max_inflight_bytes:
+            self._refuse(refuse(TOO_MANY_BODIES, CLOSING))
+
+    def _release(self) -> None:
+        """Nothing is arriving any more."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if self._held_bytes:
+            self._guard.arriving_bytes -= self._held_bytes
+            self._held_bytes = 0
+            metrics.ARRIVING_BYTES.set(self._guard.arriving_bytes)
+
+    def _too_late(self) -> None:
+        settings = self._guard.settings
+        if self._arriving is BODY and not self._late_is_last:
+            self._late_is_last = True
+            self._late = self.loop.call_later(settings.request_timeout_s - settings.head_timeout_s, self._too_late)
+            return
+        self._late = None
+        if self.transport.is_closing():
+            return
+        if self._arriving is BODY:
+            self._refuse(refuse(BODY_TIMEOUT, CLOSING))
+        elif self._read_bytes:
+            self._refuse(refuse(HEAD_TIMEOUT, CLOSING))
+        else:  # browsers open connections in advance: nothing was asked
+            self.transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """End the connection with an answer to the request that is arriving, if no other is owed before it: answers
+        have no names, and this one would be taken for that one."""
+        cycle, direct = self.cycle, self._direct_cycle
+        if self._arriving is BODY:  # `cycle` is the request's own
+            owed = bool(self.pipeline) or cycle.response_started
+        else:
+            owed = cycle is not None and not cycle.response_complete
+        if owed:
+            metrics.REJECTED[refusal.rejection.name].inc()
+        elif self._arriving is BODY and direct is not None:
+            direct.keep_alive = False
+            direct.body = NO_BODY
+            cast("HttpIn", self._http_in).take(direct, refusal)
+        else:
+            row = refusal.rejection
+            metrics.REJECTED[row.name].inc()
+            metrics.answered(metrics.OTHER, metrics.OTHER, row.status, None)
+            retry: tuple[tuple[bytes, bytes], ...] = ()
+            if row.asks_again:
+                retry = ((b"retry-after", b"%d" % self._guard.retry_after_s(refusal)),)
+            answer = Answer(row.status, error_body(refusal), retry)
+            self.transport.write(_write(answer, self.server_state.default_headers, close=True))
+        self.transport.close()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """A client that offers to go on with another protocol (HTTP/2 without TLS, by habit of some) is answered in
+        this one. The parser would take all that follows for the other protocol, so it reads the head again, without
+        the offer."""
+        head = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s\r\n" % line for line in self.headers if line[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._arriving = HEAD
+        self._read_bytes = 0
+        self.data_received(b"".join([*head, b"\r\n", rest]))
 
     # -- from the parser
 
     def on_message_begin(self) -> None:
-        self._arriving = True
+        self._unset_keepalive_if_required()  # not before: empty lines between requests keep no connection alive
+        self._arriving = HEAD
         self.url = b""
         self.headers = []
         self._direct_cycle = None
@@ -65,16 +250,58 @@ class Protocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._direct():
-            return
-        url, headers = self.url, self.headers
-        super().on_message_begin()
-        self.url = url
-        for name, value in headers:
-            super().on_header(name, value)
-        super().on_headers_complete()
+        lines, parser = self.headers, self.parser
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise _Refused(refuse(MALFORMED_REQUEST))
+            return  # see _decline_upgrade
+        headers, ip = dict(lines), self._ip
+        if self._proxied:
+            headers, ip = self._guard.sender_of(ip, lines)
+        if (refusal := self._check_head(headers)) is not None:
+            raise _Refused(refusal)
+        if not self._direct(headers, ip):
+            if len(self.pipeline) >= self._guard.settings.max_pipelined:
+                raise _Refused(refuse(MALFORMED_REQUEST, "too many requests ahead of their answers"))
+            url, self._body_bytes = self.url, 0
+            super().on_message_begin()
+            self.url = url
+            for name, value in lines:
+                super().on_header(name, value)
+            super().on_headers_complete()
+        self.headers = _TRAILERS
+        self._arriving = BODY
 
-    def _direct(self) -> bool:
+    def _check_head(self, headers: dict[bytes, bytes]) -> Refusal | None:
+        """What the parser lets through, and we do not: too much of it, and what can be read in two ways."""
+        lines = self.headers
+        if len(self.url) > self._max_url_bytes:
+            return refuse(URL_TOO_LONG, f"{len(self.url)} bytes; the limit is {self._max_url_bytes}")
+        if len(lines) > self._max_headers:
+            return refuse(HEADERS_TOO_LARGE, f"{len(lines)} headers; the limit is {self._max_headers}")
+        # What was read is mostly small, and then so is the head; behind a request that came with it, it is not known.
+        if not 0 < self._read_bytes <= self._max_head_bytes:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in lines)
+            if size > self._max_head_bytes:
+                return refuse(HEADERS_TOO_LARGE, f"{size} bytes; the limit is {self._max_head_bytes}")
+        if len(headers) != len(lines):
+            names = [name for name, _ in lines]
+            for name in _ONCE:
+                if names.count(name) > 1:
+                    return refuse(MALFORMED_REQUEST, f"more than one {name.decode()}")
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                return refuse(MALFORMED_REQUEST, f"HTTP/{version}")
+            if b"transfer-encoding" in headers:
+                return refuse(MALFORMED_REQUEST, "Transfer-Encoding in HTTP/1.0")
+        elif b"host" not in headers:
+            return refuse(MALFORMED_REQUEST, "no Host")
+        if (coding := headers.get(b"transfer-encoding")) is not None and coding.lower() != b"chunked":
+            return refuse(MALFORMED_REQUEST, "a Transfer-Encoding other than chunked")
+        return None
+
+    def _direct(self, headers: dict[bytes, bytes], ip: str) -> bool:
         """Take the request, unless something about it is unusual."""
         if self._http_in is None or self.parser.get_method() != b"POST":
             return False
@@ -87,10 +314,9 @@ class Protocol(HttpToolsProtocol):
             return False  # pipelined: uvicorn queues it
         if self.flow.write_paused:
             return False  # uvicorn waits until the client reads its answers
-        headers = dict(self.headers)
-        if b"expect" in headers or self.parser.should_upgrade() or self.parser.get_http_version() != "1.1":
+        if b"expect" in headers or self.parser.get_http_version() != "1.1":
             return False
-        direct = Direct(target, headers, query, self, self._http_in.new_body())
+        direct = Direct(target, headers, ip, query, self, self._http_in.new_body())
         direct.keep_alive = self.parser.should_keep_alive()
         if self.transport.is_closing():
             direct.response_complete = True  # nothing counts that stands behind the request that closed it
@@ -101,12 +327,16 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         direct = self._direct_cycle
         if direct is None:
+            self._body_bytes += len(body)
             super().on_body(body)
         elif not direct.response_complete and not direct.body.add(body):
             self._take(direct)
 
     def on_message_complete(self) -> None:
-        self._arriving = False
+        if self.parser.should_upgrade():
+            return  # see _decline_upgrade
+        self._arriving = WHOLE
+        self._read_bytes = 0
         direct = self._direct_cycle
         if direct is None:
             super().on_message_complete()
@@ -138,26 +368,15 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-        super().connection_lost(exc)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self._guard.settings.write_timeout_s, self.transport.abort)
 
-    def _too_late(self) -> None:
-        """408 if an answer is still owed to a request that has begun; the app then hears that the client is gone."""
-        self._late = None
-        if self.transport.is_closing():
-            return
-        if self.cycle is not None and not self.cycle.response_started:
-            refusal = refuse(BODY_TIMEOUT)
-            metrics.REJECTED[refusal.rejection.name].inc()
-            body = error_body(refusal)
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nretry-after: 5\r\n"
-                b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-            )
-        self.transport.close()
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
 
 NO_BODY: Final = Body(0, 0)
@@ -180,11 +399,12 @@ class Direct(Post):
         self,
         route: Route,
         headers: dict[bytes, bytes],
+        ip: str,
         query: bytes,
         protocol: Protocol,
         body: Body,
     ) -> None:
-        super().__init__(route, headers, query, protocol.client[0] if protocol.client else "")
+        super().__init__(route, headers, ip, query)
         self._protocol = protocol
         self.body = body
         self.keep_alive = True
@@ -228,8 +448,8 @@ class _Collected:
     """A transport that writes once a turn of the loop: uvicorn hands over head and body of an answer one by one, and a
     system call for each costs more than all of the intake."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, write_timeout_s: float) -> None:
+        self._transport, self._loop, self._write_timeout_s = transport, loop, write_timeout_s
         self._parts: list[bytes] = []
         self.is_closing = transport.is_closing  # asked several times a request; the rest goes through __getattr__
 
@@ -249,6 +469,8 @@ class _Collected:
     def close(self) -> None:
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():  # the client has to read it first, and may not
+            self._loop.call_later(self._write_timeout_s, self._transport.abort)
 
     def _flush(self) -> None:
         if self._parts:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv6Network
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 from tracker.contract.settings import Settings, networks
-from tracker.proxies import Proxies
-from tracker.rejections import RATE_LIMITED, TOO_MANY_BAD_KEYS, Refusal
+from tracker.keys import Owner
+from tracker.proxies import Proxies, client_ip, joined
+from tracker.rejections import INVALID_KEY, MISPLACED_SECRET_KEY, RATE_LIMITED, TOO_MANY_BAD_KEYS, Refusal
 
 OTHER_FILES: Final = 128
-"""What a process holds open beside its clients' connections: Kafka, Redis, segments of the spool, a few being refused."""
+"""What a process holds open beside its clients' connections: Kafka, Redis, the spool, connections being refused."""
 _SLACK_S: Final = 1e-6
 """Less than this is rounding, not waiting."""
 
@@ -92,26 +94,30 @@ class Limits:
             return None
         return Refusal(RATE_LIMITED, "of this address", ceil(wait_s))
 
-    def events(self, key: str, events: int, now_s: float) -> Refusal | None:
-        """More events of a key that is known here. `key`: any name for it."""
-        if self._key is None or not (wait_s := self._key.take(key, events, now_s)):
+    def events(self, owner: Owner, events: int, now_s: float) -> Refusal | None:
+        """More events of one key."""
+        if self._key is None or not (wait_s := self._key.take(f"{owner.source} {owner.site}", events, now_s)):
             return None
         return Refusal(RATE_LIMITED, "of this key", ceil(wait_s))
 
-    def bad_key(self, ip: str, now_s: float) -> Refusal | None:
-        """One more unknown key of an address."""
-        if self._bad_keys is None or not (wait_s := self._bad_keys.take(_host(ip), 1, now_s)):
-            return None
-        return Refusal(TOO_MANY_BAD_KEYS, "", ceil(wait_s))
+    def guess(self, owner: Owner | Refusal, ip: str, now_s: float) -> Owner | Refusal:
+        """A key, looked up: as it is, or a refusal because too many unknown ones came from this address.
 
-    def secret_key(self, ip: str, now_s: float) -> Refusal | None:
-        """A secret key of an address that tried too many: refused too, or the answer would say which guess was right.
-
-        A write key is not: it stands in every page, nobody has to guess it, and visitors may share an address.
+        Then a secret key is refused too, or the answer would say which guess was right. A write key is not: it stands
+        in every page, nobody has to guess it, and visitors may share an address.
         """
-        if self._bad_keys is None or not (wait_s := self._bad_keys.wait_s(_host(ip), now_s)):
-            return None
-        return Refusal(TOO_MANY_BAD_KEYS, "", ceil(wait_s))
+        bad_keys = self._bad_keys
+        if bad_keys is None:
+            return owner
+        wait_s = 0.0
+        if isinstance(owner, Owner):
+            if owner.source != "client":
+                wait_s = bad_keys.wait_s(_host(ip), now_s)
+        elif owner.rejection is INVALID_KEY:
+            wait_s = bad_keys.take(_host(ip), 1, now_s)
+        elif owner.rejection is MISPLACED_SECRET_KEY:
+            wait_s = bad_keys.wait_s(_host(ip), now_s)
+        return Refusal(TOO_MANY_BAD_KEYS, "", ceil(wait_s)) if wait_s else owner
 
 
 def _host(ip: str) -> str:
@@ -162,6 +168,17 @@ class Guard:
         self.arriving_bytes = 0
         """Of requests that have begun and are not complete."""
         self._retry_after_s = itertools.cycle(range(settings.retry_after_s, 2 * settings.retry_after_s + 1))
+
+    def sender(self, scope: Mapping[str, Any]) -> tuple[dict[bytes, bytes], str]:
+        """Of an ASGI request: its headers as a dict, and its client's address."""
+        client = scope.get("client")
+        return self.sender_of(client[0] if client else "", scope["headers"])
+
+    def sender_of(self, peer: str, lines: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:
+        if peer not in self.proxies:
+            return dict(lines), peer
+        headers = joined(lines)
+        return headers, client_ip(peer, headers, self.proxies)
 
     def retry_after_s(self, refusal: Refusal) -> int:
         """When to send again: what the refusal knows, else a turn of the setting's, that not all come at once."""

@@ -132,7 +132,7 @@ def refused(refusal: Refusal, post: Post, guard: Guard) -> Answer:
     """The answer to a request that is refused as a whole."""
     status = refusal.rejection.status
     more = post.cors if b"origin" in post.headers else ()
-    if status in (408, 429) or status >= 500:
+    if refusal.rejection.asks_again:
         more = (*more, (b"retry-after", b"%d" % guard.retry_after_s(refusal)))
     if refusal.detail == CLOSING:
         more = (*more, (b"connection", b"close"))

@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.contract.settings import load
+from tracker.keys import Owner
 from tracker.limits import Connections, Limiter, Limits
-from tracker.rejections import RATE_LIMITED, TOO_MANY_BAD_KEYS, Refusal
+from tracker.rejections import (
+    INVALID_KEY,
+    MISPLACED_SECRET_KEY,
+    MISSING_KEY,
+    RATE_LIMITED,
+    TOO_MANY_BAD_KEYS,
+    Refusal,
+    refuse,
+)
+
+SHOP, OTHER = (Owner(name, "client", frozenset()) for name in ("shop", "other"))
 
 
 def test_a_burst_goes_through_and_then_what_flows_in() -> None:
@@ -82,37 +93,43 @@ def test_a_take_costs_less_than_the_hot_path_notices() -> None:
     assert best_s < 2e-6  # 0.3 us on an idle machine
 
 
-def rejected(refusal: Refusal | None) -> tuple[str, int] | None:
-    return None if refusal is None else (refusal.rejection.name, refusal.retry_after_s)
+def rejected(refusal: object) -> tuple[str, int]:
+    assert isinstance(refusal, Refusal)
+    return refusal.rejection.name, refusal.retry_after_s
 
 
 def test_without_settings_only_guesses_are_limited() -> None:
     limits = Limits(load({}))
     for _ in range(2000):
         assert limits.request("10.0.0.1", 0.0) is None
-        assert limits.events("shop", 2500, 0.0) is None
-    assert [limits.bad_key("10.0.0.1", 0.0) for _ in range(100)] == [None] * 100
-    assert rejected(limits.bad_key("10.0.0.1", 0.0)) == (TOO_MANY_BAD_KEYS.name, 1)
+        assert limits.events(SHOP, 2500, 0.0) is None
+    unknown = refuse(INVALID_KEY)
+    assert [limits.guess(unknown, "10.0.0.1", 0.0) for _ in range(100)] == [unknown] * 100
+    assert rejected(limits.guess(unknown, "10.0.0.1", 0.0)) == (TOO_MANY_BAD_KEYS.name, 1)
 
 
 def test_who_has_guessed_too_often_gets_no_answer_to_a_right_guess() -> None:
     limits = Limits(load({}, rate_limit_bad_keys_s=0.5, rate_limit_bad_keys_burst=3))
+    secret = SHOP._replace(source="import")
+    unknown, misplaced, missing = refuse(INVALID_KEY), refuse(MISPLACED_SECRET_KEY), refuse(MISSING_KEY)
     for _ in range(3):
-        assert limits.secret_key("10.0.0.1", 0.0) is None
-        assert limits.bad_key("10.0.0.1", 0.0) is None
+        for found in (secret, misplaced, unknown):
+            assert limits.guess(found, "10.0.0.1", 0.0) is found
     for _ in range(5):  # asking takes nothing
-        assert rejected(limits.secret_key("10.0.0.1", 0.0)) == (TOO_MANY_BAD_KEYS.name, 2)
-    assert rejected(limits.bad_key("10.0.0.1", 0.0)) == (TOO_MANY_BAD_KEYS.name, 2)
-    assert limits.secret_key("10.0.0.2", 0.0) is None
-    assert limits.secret_key("10.0.0.1", 2.0) is None
+        for found in (secret, misplaced, unknown):
+            assert rejected(limits.guess(found, "10.0.0.1", 0.0)) == (TOO_MANY_BAD_KEYS.name, 2)
+    for found in (SHOP, missing):
+        assert limits.guess(found, "10.0.0.1", 0.0) is found
+    assert limits.guess(secret, "10.0.0.2", 0.0) is secret
+    assert limits.guess(secret, "10.0.0.1", 2.0) is secret
 
 
 def test_the_wait_is_told_in_whole_seconds() -> None:
     limits = Limits(load({}, rate_limit_key_events_s=10, rate_limit_key_burst_events=20))
-    assert limits.events("shop", 100, 0.0) is None  # more than a bucket, but the bucket was full
-    assert rejected(limits.events("shop", 5, 0.0)) == (RATE_LIMITED.name, 9)
-    assert limits.events("other", 20, 0.0) is None
-    assert limits.events("shop", 5, 9.0) is None
+    assert limits.events(SHOP, 100, 0.0) is None  # more than a bucket, but the bucket was full
+    assert rejected(limits.events(SHOP, 5, 0.0)) == (RATE_LIMITED.name, 9)
+    assert limits.events(OTHER, 20, 0.0) is None
+    assert limits.events(SHOP, 5, 9.0) is None
 
 
 def test_an_ipv6_customer_is_one_address_whatever_host_part_is_made_up() -> None:
