@@ -73,8 +73,6 @@ SPOOL_WRITE_SECONDS: Final = Histogram(
 )
 CONNECTIONS: Final = Gauge("tracker_http_connections", "Open connections.")
 ARRIVING_BYTES: Final = Gauge("tracker_http_arriving_bytes", "Bytes of requests that are not complete yet.")
-CONNECTIONS: Final = Gauge("tracker_http_connections", "Open connections.")
-ARRIVING_BYTES: Final = Gauge("tracker_http_arriving_bytes", "Bytes of requests that are not complete yet.")
 REDIS_ERRORS: Final = Counter("tracker_redis_errors_total", "Reads that Redis did not answer.")
 
 ACCEPTED: Final = {(s, t): _accepted.labels(s, t) for s in SOURCES for t in EVENT_TYPES}
