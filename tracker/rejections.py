@@ -25,11 +25,6 @@ class Rejection(Struct, frozen=True):
         """Clients shall send the same again later: the answer carries Retry-After."""
         return self.status in (408, 429) or self.status >= 500
 
-    @property
-    def asks_again(self) -> bool:
-        """Clients shall send the same again later: the answer carries Retry-After."""
-        return self.status in (408, 429) or self.status >= 500
-
 
 class Refusal(Struct, frozen=True):
     """One refusal as it happened."""
@@ -82,12 +77,6 @@ METRICS_BY_PROCESS: Final = Rejection(
     404,
     "Several processes share this port, and each counts for itself.",
     "Scrape each at its own port: metrics_port, metrics_port + 1, ...",
-)
-HEAD_TIMEOUT: Final = Rejection(
-    "head_timeout",
-    408,
-    "The headers did not arrive in time.",
-    "Send again; the limit is the setting head_timeout_s.",
 )
 HEAD_TIMEOUT: Final = Rejection(
     "head_timeout",
