@@ -86,29 +86,6 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         _s(
             "count",
-            "Processes of the endpoint that share http_port, one for a core. Each has a queue to Kafka and rate limits of "
-            "its own.",
-            ge=1,
-            le=64,
-        ),
-    ] = 1
-    metrics_port: Annotated[
-        int,
-        _s(
-            "port",
-            "With several processes: port of the first one's own /metrics, /livez and /readyz, the next has the next; "
-            "0: free ones, which the log tells. A single process has its /metrics on http_port.",
-            ge=0,
-            le=65535,
-        ),
-    ] = 9464
-    process_index: Annotated[
-        int, _s("index", "Which of the processes this is; `tracker serve` sets it for those that it starts.", ge=0)
-    ] = 0
-    processes: Annotated[
-        int,
-        _s(
-            "count",
             "Processes of the endpoint that share http_port, one for a core. Each has its own queue to Kafka and rate "
             "limits.",
             ge=1,
@@ -425,10 +402,6 @@ def _check(settings: Settings) -> None:
         networks(settings.trusted_proxies)
     except ValueError as e:
         raise SettingsError(f"trusted_proxies: {e}") from None
-    if settings.processes > 1 and settings.metrics_port:
-        last = settings.metrics_port + settings.processes - 1
-        if last > 65535 or settings.metrics_port <= settings.http_port <= last:
-            raise SettingsError(f"metrics_port: {settings.metrics_port} to {last} must be ports beside http_port")
     if settings.processes > 1 and settings.metrics_port:
         last = settings.metrics_port + settings.processes - 1
         if last > 65535 or settings.metrics_port <= settings.http_port <= last:
