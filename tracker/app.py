@@ -20,9 +20,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from tracker import compat, metrics, read_api, rejections
-from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
+from tracker.durable import Durable
 from tracker.http_in import HttpIn, Receive, Scope, Send
 from tracker.limits import Guard
 from tracker.routes import ROUTES
@@ -47,15 +47,7 @@ class Endpoint:
     def __init__(self, settings: Settings) -> None:
         metrics.declare(settings.sites)
         self.settings = settings
-        self.kafka = KafkaOut(
-            settings.kafka,
-            linger_ms=settings.linger_ms,
-            linger_max_ms=settings.linger_max_ms,
-            max_pending_bytes=settings.max_pending_bytes,
-            produce_timeout_s=settings.produce_timeout_s,
-            client_id="tracker-endpoint",
-            observer=metrics.Producing(),
-        )
+        self.kafka = Durable(settings)
         self.redis = Redis.from_url(settings.redis, socket_timeout=5.0, socket_connect_timeout=2.0)
         self.draining = False
         self.stop_by_s: float | None = None
@@ -98,10 +90,6 @@ class Endpoint:
         self.draining = True
         if (live := getattr(self.pages.state, "live", None)) is not None:
             live.close()
-
-    def problem(self) -> str:
-        """Why it is not ready, or ''."""
-        return "stopping" if self.draining else self.kafka.problem
 
     async def start(self) -> None:
         self.guard.fit_open_files()
@@ -158,12 +146,18 @@ def _pages(endpoint: Endpoint) -> FastAPI:
 
     @app.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
     async def readyz() -> Response:
-        if problem := endpoint.problem():
-            return JSONResponse({"status": "not ready", "reason": problem}, 503)
-        return JSONResponse({"status": "ready"})
+        if endpoint.draining:
+            return JSONResponse({"status": "not ready", "reason": "stopping"}, 503)
+        state = endpoint.kafka.state()
+        if state.status == "ready":
+            return JSONResponse({"status": "ready"})
+        return JSONResponse(state._asdict(), 200 if state.status == "spooling" else 503)
 
     @app.get("/metrics", include_in_schema=False)
-    async def metrics_page() -> Response:
+    async def metrics_page(request: Request) -> Response:
+        if settings.processes > 1 and request.scope["server"][1] == settings.http_port:
+            row = rejections.METRICS_BY_PROCESS
+            return error(row.status, row.name, row.message, row.hint)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     snippet = Snippet()
@@ -187,35 +181,35 @@ def _pages(endpoint: Endpoint) -> FastAPI:
     return app
 
 
-def _add_errors(app: FastAPI) -> None:
+def error(status: int, code: str, message: str, hint: str) -> Response:
     """Every error has the form of http_in's: success, code, message, hint."""
+    headers = {"Retry-After": "5"} if status >= 500 else None
+    body = {"success": False, "code": code, "message": message, "hint": hint}
+    return JSONResponse(body, status, headers=headers)
 
-    def answer(status: int, code: str, message: str, hint: str) -> Response:
-        headers = {"Retry-After": "5"} if status >= 500 else None
-        body = {"success": False, "code": code, "message": message, "hint": hint}
-        return JSONResponse(body, status, headers=headers)
 
+def _add_errors(app: FastAPI) -> None:
     async def api_error(_: Request, e: Exception) -> Response:
         assert isinstance(e, read_api.ApiError)
-        return answer(e.status, e.code, e.message, e.hint)
+        return error(e.status, e.code, e.message, e.hint)
 
     async def http_error(_: Request, e: Exception) -> Response:
         assert isinstance(e, HTTPException)
         row = {404: rejections.NOT_FOUND, 405: rejections.METHOD_NOT_ALLOWED}.get(e.status_code)
         if row is None:
-            return answer(e.status_code, "http_error", str(e.detail), "")
-        response = answer(row.status, row.name, row.message, row.hint)
+            return error(e.status_code, "http_error", str(e.detail), "")
+        response = error(row.status, row.name, row.message, row.hint)
         response.headers.update(e.headers or {})
         return response
 
     async def bad_query(_: Request, e: Exception) -> Response:
         assert isinstance(e, RequestValidationError)
         first = e.errors()[0]
-        return answer(400, "bad_request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "See /openapi.json.")
+        return error(400, "bad_request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "See /openapi.json.")
 
     async def surprise(_: Request, e: Exception) -> Response:
         row = rejections.INTERNAL_ERROR
-        return answer(row.status, row.name, row.message, row.hint)
+        return error(row.status, row.name, row.message, row.hint)
 
     app.add_exception_handler(read_api.ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)

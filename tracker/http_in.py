@@ -25,10 +25,11 @@ import msgspec
 
 from tracker import cors, metrics
 from tracker.contract.codec import message_hash
-from tracker.contract.producer import Full, KafkaOut, ProduceError
+from tracker.contract.producer import Full, ProduceError
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.dead_letters import letter_of
+from tracker.durable import Durable, SpoolFull
 from tracker.intake import Call, Draft, read_event, take
 from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key, read_text, text_of
 from tracker.intake.draft import UNREAD, Wire
@@ -43,6 +44,7 @@ from tracker.rejections import (
     MISSING_KEY,
     ORIGIN_NOT_ALLOWED,
     OVERLOADED,
+    SPOOL_FULL,
     TOO_MANY_EVENTS,
     Refusal,
     refuse,
@@ -65,7 +67,7 @@ class Gone(Exception):
 
 class HttpIn:
     def __init__(
-        self, settings: Settings, kafka: KafkaOut, guard: Guard, now_ms: Callable[[], int] | None = None
+        self, settings: Settings, kafka: Durable, guard: Guard, now_ms: Callable[[], int] | None = None
     ) -> None:
         self._kafka = kafka
         self.guard = guard
@@ -86,10 +88,8 @@ class HttpIn:
         """Decide what becomes of a request; `post.answer` is called once, now or when Kafka has acked."""
         try:
             refusal = self._take(post, body)
-        except Full as e:
-            refusal = refuse(OVERLOADED, str(e))
         except ProduceError as e:
-            refusal = refuse(KAFKA_UNAVAILABLE, str(e))
+            refusal = _not_taken(e)
         except Exception:  # a surprise of ours must not look like a refusal of theirs
             log.exception("%s failed", post.route.metric)
             refusal = refuse(INTERNAL_ERROR)
@@ -203,7 +203,7 @@ class HttpIn:
                     self._done(post)
             elif post.acks > 0:
                 post.acks = 0  # its other batches bring it below zero: they find it answered
-                self._refuse(post, refuse(KAFKA_UNAVAILABLE, str(error)))
+                self._refuse(post, _not_taken(error))
 
     def _refuse(self, post: Post, refusal: Refusal) -> None:
         metrics.REJECTED[refusal.rejection.name].inc()
@@ -300,6 +300,12 @@ def _answer(post: Post, answer: Answer) -> None:
         post.answer(answer)
     except Exception:  # one client's connection must not keep the others from their answers
         log.exception("%s could not be answered", post.route.metric)
+
+
+def _not_taken(error: BaseException) -> Refusal:
+    if isinstance(error, SpoolFull):
+        return refuse(SPOOL_FULL, str(error))
+    return refuse(OVERLOADED if isinstance(error, Full) else KAFKA_UNAVAILABLE, str(error))
 
 
 def _count(tally: Tally) -> None:

@@ -29,8 +29,11 @@ from tracker.embedded.process import free_port, wait_until
 pytestmark = pytest.mark.integration
 
 
-def test_without_kafka_it_lives_but_is_not_ready(tmp_path: Path) -> None:
-    with endpoint(tmp_path, f"127.0.0.1:{free_port()}", drain_s=3) as child, Http(port_of(child)) as client:
+def test_without_kafka_and_spool_it_lives_but_is_not_ready(tmp_path: Path) -> None:
+    with (
+        endpoint(tmp_path, f"127.0.0.1:{free_port()}", drain_s=3, spool_dir="") as child,
+        Http(port_of(child)) as client,
+    ):
         assert client.request("GET", "/livez")[0] == 200
         status, _, answer = client.request("GET", "/readyz")
         assert status == 503
@@ -68,7 +71,7 @@ async def test_a_frozen_kafka_means_503_in_time_and_nothing_acked_is_lost(
 ) -> None:
     servers = own_servers()
     timeout_s = 1.5
-    settings = {"produce_timeout_s": timeout_s, "max_pending_bytes": 1 << 20, "drain_s": 4}
+    settings = {"spool_dir": "", "produce_timeout_s": timeout_s, "max_pending_bytes": 1 << 20, "drain_s": 4}
     with endpoint(tmp_path, servers.kafka, servers.redis, **settings) as child:
         port = port_of(child)
         create_topics(servers)
@@ -120,7 +123,7 @@ async def test_a_frozen_kafka_means_503_in_time_and_nothing_acked_is_lost(
 
 async def test_a_restarted_kafka_is_found_again(own_servers: Callable[[], Servers], tmp_path: Path) -> None:
     servers = own_servers()
-    with endpoint(tmp_path, servers.kafka, servers.redis, produce_timeout_s=2, drain_s=4) as child:
+    with endpoint(tmp_path, servers.kafka, servers.redis, produce_timeout_s=2, drain_s=4, spool_dir="") as child:
         port = port_of(child)
         create_topics(servers)
         await eventually(lambda: ready("127.0.0.1", port), 30)

@@ -6,21 +6,17 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-from tracker import http_in, metrics
-from tracker.contract.producer import KafkaOut
+from tracker import http_in
 from tracker.contract.settings import load
+from tracker.durable import Durable
 from tracker.limits import Guard
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/batch", "query_string": b"", "headers": []}
 
 
 def app() -> http_in.HttpIn:
-    settings = load({}, demo=True)
-    kafka = KafkaOut(
-        "127.0.0.1:1", linger_ms=1, max_pending_bytes=1 << 20, produce_timeout_s=1, client_id="test",
-        observer=metrics.Producing(),
-    )  # fmt: skip
-    return http_in.HttpIn(settings, kafka, Guard(settings))
+    settings = load({}, demo=True, kafka="127.0.0.1:1", spool_dir="")
+    return http_in.HttpIn(settings, Durable(settings), Guard(settings))
 
 
 async def call(*parts: dict[str, Any]) -> list[MutableMapping[str, Any]]:

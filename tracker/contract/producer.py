@@ -13,6 +13,9 @@ spread thinly over the partitions, and falls back to the least when the flow end
 An idempotent producer repeats a batch until it is acked or the producer is broken: a dead broker would hang waiters.
 So a sweep fails the futures of batches older than the produce timeout: those not yet sent are dropped, one under way
 may still arrive (the client repeats it under the same messageIds). A broken producer is replaced by a new one.
+
+With a `rescue` nothing fails but what Kafka refuses for its content: when a batch is late or lost, all that wait are
+handed to it, oldest first in each partition, and the producer is replaced. It settles their futures.
 """
 
 from __future__ import annotations
@@ -20,13 +23,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import (
+    CorruptRecordException,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+    RecordListTooLargeError,
+)
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
 from tracker.contract.codec import partition_of
@@ -47,6 +58,8 @@ FLOW: Final = 8
 """A flush of fewer records than so many is no flow: nothing would be gained by waiting for more."""
 GROWTH: Final = 1.5
 RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
+REFUSED: Final = (CorruptRecordException, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
+"""Kafka's answers to what a batch holds: the same batch would be refused again."""
 
 
 class ProduceError(Exception):
@@ -58,7 +71,11 @@ class Full(ProduceError):
 
 
 class TopicError(Exception):
-    """A topic is missing or has another number of partitions than the setting says."""
+    """A topic is missing."""
+
+
+class PartitionsError(TopicError):
+    """A topic has another number of partitions than the setting says: records would go where nobody looks for them."""
 
 
 Where = tuple[str, int]
@@ -78,6 +95,10 @@ class Observer(Protocol):
         """So many records, so many bytes are waiting now."""
 
 
+Rescue = Callable[[list["Batch"], str], None]
+"""Takes batches that were not acked, and why, and settles their futures. Called in the loop, must not block."""
+
+
 class Batch:
     __slots__ = ("builder", "bytes", "done", "events", "opened_s", "sent_s", "where")
 
@@ -89,6 +110,11 @@ class Batch:
         self.sent_s = 0.0
         self.bytes = 0
         self.events = 0
+
+    def records(self) -> Iterator[tuple[int, bytes | None, bytes]]:
+        """(timestamp_ms, key, value), read from its own buffer, sent or not. Nothing can be added afterwards."""
+        for record in DefaultRecordBatch(self.builder._build()):
+            yield record.timestamp, record.key, record.value
 
 
 class Linger:
@@ -143,6 +169,7 @@ class KafkaOut:
         ordered: bool = False,
         flush_bytes: int = FLUSH_BYTES,
         linger_max_ms: float = 0.0,
+        rescue: Rescue | None = None,
     ) -> None:
         """`linger_max_ms`: what the linger may grow to; not at all if it is not above `linger_ms`.
 
@@ -162,6 +189,8 @@ class KafkaOut:
         self._open: dict[Where, Batch] = {}
         self._full: dict[Where, list[Batch]] = {}
         self._under_way: dict[Where, Batch] = {}
+        self._held: set[Where] = set()
+        self._rescue = rescue
         self._late: set[Where] = set()
         """Partitions whose open batch has had its linger, and waits only for the ack of the one before it."""
         self._open_bytes = 0
@@ -174,6 +203,11 @@ class KafkaOut:
         self.pending_bytes = 0
         self.problem = "not connected to Kafka yet"
         """Why it is not ready, in words; empty when it is."""
+        self.tried = False
+        """The first attempt to connect has ended, either way."""
+        self.misfit = False
+        """What is there has other partitions than the setting says: waiting does not help."""
+        self.connected = asyncio.Event()
 
     @property
     def ready(self) -> bool:
@@ -296,8 +330,47 @@ class KafkaOut:
 
     def give_up(self, why: str) -> None:
         """Fail every future that is not done."""
+        if self._rescue is not None:
+            if self.pending_bytes:
+                self._hand_over(why)
+            return
         for batch in (*self._under_way.values(), *self._drop_unsent()):
             self._fail(batch, ProduceError(why))
+
+    # -- what waits for something else than Kafka
+
+    def hold(self, places: Iterable[Where]) -> None:
+        """Collect records of these partitions, but send none until `release`, or until they are late."""
+        self._held.update(places)
+
+    def release(self, places: Iterable[Where]) -> None:
+        self._held.difference_update(places)
+        self._flush_now()
+
+    def take_back(self, places: Collection[Where], why: str) -> None:
+        """What was held of these partitions goes to the rescue."""
+        self._held.difference_update(places)
+        assert self._rescue is not None
+        self._rescue(self._drop_unsent(places=places), why)
+
+    def _hand_over(self, why: str, first: Sequence[Batch] = ()) -> None:
+        """Give all that waits to the rescue, and the producer up. `first`: what is older than all that is known."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self.problem = why
+            self.connected.clear()
+            producer._message_accumulator._batches.clear()  # what has not left yet never will
+            self._broken.set()
+        for batch in self._under_way.values():
+            batch.builder._build()  # before aiokafka's sender does it while the rescue reads
+        batches = [*first, *self._under_way.values(), *self._drop_unsent()]
+        self._under_way.clear()
+        self._late.clear()
+        self._held.clear()
+        self.pending_bytes = self._open_bytes = 0
+        self._idle.set()
+        assert self._rescue is not None
+        self._rescue(batches, why)
 
     # -- batches
 
@@ -346,7 +419,7 @@ class KafkaOut:
         records = batches = 0
         now_s = time.monotonic()
         for where in places:
-            if where in self._under_way:
+            if where in self._under_way or where in self._held:
                 continue
             if full := self._full.get(where):
                 batch = full.pop(0)
@@ -386,7 +459,15 @@ class KafkaOut:
         else:
             self._observer.failed(bool(getattr(error, "retriable", False)))
             log.warning("%s[%d]: %d records were not acked: %r", *batch.where, batch.events, error)
-            self._fail(batch, ProduceError(f"Kafka did not take the batch: {type(error).__name__}"))
+            failure = ProduceError(f"Kafka did not take the batch: {type(error).__name__}")
+            failure.__cause__ = error
+            if self._rescue is not None and not isinstance(error, REFUSED):
+                self._hand_over(str(failure), [batch])
+                return
+            self._fail(batch, failure)
+            if self._rescue is not None:
+                self._hand_over("the Kafka producer broke and is replaced")
+                return
             if self._ordered:
                 self._fail_behind(batch.where)
             # A batch that failed leaves a gap in its partition's sequence numbers: Kafka would refuse all later ones.
@@ -416,8 +497,15 @@ class KafkaOut:
             yield from full
         yield from self._open.values()
 
-    def _drop_unsent(self, opened_before_s: float = float("inf")) -> list[Batch]:
-        dropped = [batch for batch in self._unsent() if batch.opened_s < opened_before_s]
+    def _drop_unsent(
+        self, opened_before_s: float = float("inf"), places: Collection[Where] | None = None
+    ) -> list[Batch]:
+        """Those that are so old, of these partitions or of all."""
+        dropped = [
+            batch
+            for batch in self._unsent()
+            if batch.opened_s < opened_before_s and (places is None or batch.where in places)
+        ]
         for batch in dropped:
             full = self._full.get(batch.where, [])
             if batch in full:
@@ -438,6 +526,13 @@ class KafkaOut:
             self._observer.waiting(waiting, self.pending_bytes)
             before_s = time.monotonic() - self._timeout_s
             late = [b for b in self._under_way.values() if b.opened_s < before_s and not b.done.done()]
+            if self._rescue is not None:
+                if late:
+                    self._observer.failed(True)
+                    self._hand_over(f"Kafka did not ack within {self._timeout_s:g} s")
+                elif places := {b.where for b in self._unsent() if b.opened_s < before_s}:  # they were held too long
+                    self.take_back(places, "the spool's end took too long")
+                continue
             late += self._drop_unsent(before_s)
             for batch in late:
                 self._observer.failed(True)
@@ -462,30 +557,34 @@ class KafkaOut:
                 request_timeout_ms=max(1000, int(self._timeout_s * 1000)),
             )
             try:
-                # Bounded: finding a producer id is repeated inside without end.
-                await asyncio.wait_for(producer.start(), self._timeout_s + 5)
-                self._partitions = await self._find_topics(producer)
-            except (KafkaError, OSError, TimeoutError, TopicError) as e:
-                problem = str(e) if isinstance(e, TopicError) else f"Kafka at {self._bootstrap} can't be reached"
-                if problem != self.problem:
-                    log.warning("%s (%s)", problem, type(e).__name__)
-                self.problem = problem
+                try:
+                    # Bounded: finding a producer id is repeated inside without end.
+                    await asyncio.wait_for(producer.start(), self._timeout_s + 5)
+                    self._partitions = await self._find_topics(producer)
+                except (KafkaError, OSError, TimeoutError, TopicError) as e:
+                    problem = str(e) if isinstance(e, TopicError) else f"Kafka at {self._bootstrap} can't be reached"
+                    if problem != self.problem:
+                        log.warning("%s (%s)", problem, type(e).__name__)
+                    self.problem, self.misfit, self.tried = problem, isinstance(e, PartitionsError), True
+                    await self._close(producer, 1.0)
+                    await asyncio.sleep(RECONNECT_S[min(attempt, len(RECONNECT_S) - 1)])
+                    attempt += 1
+                    continue
+                attempt = 0
+                self._producer, self.problem, self.misfit, self.tried = producer, "", False, True
+                log.info("connected to Kafka at %s", self._bootstrap)
+                self._broken.clear()
+                self.connected.set()
+                self._flush()  # what was collected for the producer before this one
+                await self._broken.wait()
+                self._producer, self.problem = None, self.problem or "the Kafka producer broke and is replaced"
+                self.connected.clear()
+                log.warning("%s", self.problem)
                 await self._close(producer, 1.0)
-                await asyncio.sleep(RECONNECT_S[min(attempt, len(RECONNECT_S) - 1)])
-                attempt += 1
-                continue
             except asyncio.CancelledError:
-                await self._close(producer, 0.1)
+                if producer is not self._producer:  # else `stop` closes it, and gives it more time
+                    await self._close(producer, 0.1)
                 raise
-            attempt = 0
-            self._producer, self.problem = producer, ""
-            log.info("connected to Kafka at %s", self._bootstrap)
-            self._broken.clear()
-            self._flush()  # what was collected for the producer before this one
-            await self._broken.wait()
-            self._producer, self.problem = None, "the Kafka producer broke and is replaced"
-            log.warning("%s", self.problem)
-            await self._close(producer, 1.0)
             # aiokafka puts a batch that was in a request back into its queue, where nobody finishes it any more.
             for batch in [*self._under_way.values()]:
                 self._finish(batch, KafkaError("its producer was replaced"))
@@ -499,7 +598,7 @@ class KafkaOut:
             except (KafkaError, TimeoutError):
                 raise TopicError(f"topic {topic} is missing: run `tracker topics create`") from None
             if expected is not None and count != expected:
-                raise TopicError(f"topic {topic} has {count} partitions, the setting `partitions` says {expected}")
+                raise PartitionsError(f"topic {topic} has {count} partitions, the setting `partitions` says {expected}")
         return found
 
     @staticmethod
