@@ -78,8 +78,8 @@ class Protocol(HttpToolsProtocol):
         self._http_in: HttpIn | None = getattr(self.app, "http_in", None)
         self._guard: Guard = self.app.guard
         settings = self._guard.settings
-        self._max_head_bytes, self._max_headers = settings.max_head_bytes, settings.max_headers
-        self._max_url_bytes = settings.max_url_bytes
+        self._max_headers = settings.max_headers
+        self._small_bytes = min(settings.max_head_bytes, settings.max_url_bytes)
         self._arriving = HEAD
         self._direct_cycle: Direct | None = None
         """The request whose body is arriving, if it is answered here; also in `cycle`."""
@@ -155,14 +155,14 @@ class Protocol(HttpToolsProtocol):
             wait_s = settings.request_timeout_s if self._late_is_last else settings.head_timeout_s
             self._late = self.loop.call_later(wait_s, self._too_late)
         if self._arriving is HEAD:
-            if self._read_bytes > self._max_head_bytes:
+            if self._read_bytes > settings.max_head_bytes:
                 self._refuse(refuse(HEADERS_TOO_LARGE))
                 return
             held_bytes = self._read_bytes
         else:
             body_bytes = self._body_bytes if direct is None else direct.body.size
             around_bytes = max(0, self._read_bytes - body_bytes)  # head, sizes of chunks, trailers
-            if around_bytes > self._max_head_bytes + settings.max_request_bytes:
+            if around_bytes > settings.max_head_bytes + settings.max_request_bytes:
                 self._refuse(refuse(REQUEST_TOO_LARGE, CLOSING))
                 return
             # A body over the limit is not kept.
@@ -258,9 +258,18 @@ class Protocol(HttpToolsProtocol):
         headers, ip = dict(lines), self._ip
         if self._proxied:
             headers, ip = self._guard.sender_of(ip, lines)
-        if (refusal := self._check_head(headers)) is not None:
+        version = parser.get_http_version()
+        usual = (
+            0 < self._read_bytes <= self._small_bytes  # with nothing before it: the head is no larger
+            and len(lines) <= self._max_headers
+            and len(headers) == len(lines)
+            and version == "1.1"
+            and b"host" in headers
+            and b"transfer-encoding" not in headers
+        )
+        if not usual and (refusal := self._check_head(headers, version)) is not None:
             raise _Refused(refusal)
-        if not self._direct(headers, ip):
+        if not self._direct(headers, ip, version):
             if len(self.pipeline) >= self._guard.settings.max_pipelined:
                 raise _Refused(refuse(MALFORMED_REQUEST, "too many requests ahead of their answers"))
             url, self._body_bytes = self.url, 0
@@ -272,36 +281,33 @@ class Protocol(HttpToolsProtocol):
         self.headers = _TRAILERS
         self._arriving = BODY
 
-    def _check_head(self, headers: dict[bytes, bytes]) -> Refusal | None:
+    def _check_head(self, headers: dict[bytes, bytes], version: str) -> Refusal | None:
         """What the parser lets through, and we do not: too much of it, and what can be read in two ways."""
-        lines = self.headers
-        if len(self.url) > self._max_url_bytes:
-            return refuse(URL_TOO_LONG, f"{len(self.url)} bytes; the limit is {self._max_url_bytes}")
-        if len(lines) > self._max_headers:
-            return refuse(HEADERS_TOO_LARGE, f"{len(lines)} headers; the limit is {self._max_headers}")
-        # What was read is mostly small, and then so is the head; behind a request that came with it, it is not known.
-        if not 0 < self._read_bytes <= self._max_head_bytes:
-            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in lines)
-            if size > self._max_head_bytes:
-                return refuse(HEADERS_TOO_LARGE, f"{size} bytes; the limit is {self._max_head_bytes}")
-        if len(headers) != len(lines):
-            names = [name for name, _ in lines]
-            for name in _ONCE:
-                if names.count(name) > 1:
-                    return refuse(MALFORMED_REQUEST, f"more than one {name.decode()}")
-        version = self.parser.get_http_version()
-        if version != "1.1":
-            if version != "1.0":
-                return refuse(MALFORMED_REQUEST, f"HTTP/{version}")
-            if b"transfer-encoding" in headers:
-                return refuse(MALFORMED_REQUEST, "Transfer-Encoding in HTTP/1.0")
-        elif b"host" not in headers:
-            return refuse(MALFORMED_REQUEST, "no Host")
-        if (coding := headers.get(b"transfer-encoding")) is not None and coding.lower() != b"chunked":
-            return refuse(MALFORMED_REQUEST, "a Transfer-Encoding other than chunked")
+        lines, settings = self.headers, self._guard.settings
+        if len(self.url) > settings.max_url_bytes:
+            return refuse(URL_TOO_LONG, f"{len(self.url)} bytes; the limit is {settings.max_url_bytes}")
+        if len(lines) > settings.max_headers:
+            return refuse(HEADERS_TOO_LARGE, f"{len(lines)} headers; the limit is {settings.max_headers}")
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in lines)
+        if size > settings.max_head_bytes:
+            return refuse(HEADERS_TOO_LARGE, f"{size} bytes; the limit is {settings.max_head_bytes}")
+        names = [name for name, _ in lines]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                return refuse(MALFORMED_REQUEST, f"more than one {name.decode()}")
+        coding = headers.get(b"transfer-encoding")
+        if version == "1.1":
+            if b"host" not in headers:
+                return refuse(MALFORMED_REQUEST, "no Host")
+            if coding is not None and coding.lower() != b"chunked":
+                return refuse(MALFORMED_REQUEST, "a Transfer-Encoding other than chunked")
+        elif version != "1.0":
+            return refuse(MALFORMED_REQUEST, f"HTTP/{version}")
+        elif coding is not None:
+            return refuse(MALFORMED_REQUEST, "Transfer-Encoding in HTTP/1.0")
         return None
 
-    def _direct(self, headers: dict[bytes, bytes], ip: str) -> bool:
+    def _direct(self, headers: dict[bytes, bytes], ip: str, version: str) -> bool:
         """Take the request, unless something about it is unusual."""
         if self._http_in is None or self.parser.get_method() != b"POST":
             return False
@@ -314,7 +320,7 @@ class Protocol(HttpToolsProtocol):
             return False  # pipelined: uvicorn queues it
         if self.flow.write_paused:
             return False  # uvicorn waits until the client reads its answers
-        if b"expect" in headers or self.parser.get_http_version() != "1.1":
+        if b"expect" in headers or version != "1.1":
             return False
         direct = Direct(target, headers, ip, query, self, self._http_in.new_body())
         direct.keep_alive = self.parser.should_keep_alive()
@@ -333,7 +339,7 @@ class Protocol(HttpToolsProtocol):
             self._take(direct)
 
     def on_message_complete(self) -> None:
-        if self.parser.should_upgrade():
+        if self._arriving is HEAD:
             return  # see _decline_upgrade
         self._arriving = WHOLE
         self._read_bytes = 0

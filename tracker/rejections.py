@@ -93,7 +93,7 @@ BODY_TIMEOUT: Final = Rejection(
 MALFORMED_REQUEST: Final = Rejection(
     "malformed_request",
     400,
-    "This is no HTTP/1.1 request, or one that could be read in two ways.",
+    "This is no valid request, or one that could be read in two ways.",
     "Send one Host, one Content-Length or `Transfer-Encoding: chunked`, and lines that end with CR LF.",
 )
 URL_TOO_LONG: Final = Rejection(
