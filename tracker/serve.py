@@ -4,6 +4,8 @@ SIGTERM   /readyz says 503, so that a load balancer turns away; requests are ans
 + window  no new connections; requests in flight finish
 + most    what still waits for Kafka is answered with 503
 + drain_s batches are flushed, connections are closed, exit 0
+
+Several processes are run by tracker/processes.py; each of them lives and ends like this.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Final
 
 import uvicorn
 
+from tracker import processes
 from tracker.app import Endpoint, create_app
 from tracker.contract.settings import Settings
 from tracker.http_protocol import Protocol
@@ -29,18 +32,19 @@ WINDOW: Final = 0.1
 GIVE_UP: Final = 0.6
 """Share of drain_s after which requests no longer wait for Kafka."""
 GC_THRESHOLD: Final = 20_000
-KEEP_ALIVE_S: Final = 65
-"""Idle connections are kept a little longer than the usual load balancer keeps its own."""
 
 
 class Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, endpoint: Endpoint) -> None:
+    def __init__(self, config: uvicorn.Config, endpoint: Endpoint, parent: int | None) -> None:
         super().__init__(config)
         self._endpoint = endpoint
+        self._parent = parent
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        if self._parent is not None:
+            self._loop.add_reader(self._parent, self._on_orphaned)
         await super().startup(sockets)
         # Otherwise a tenth of the CPU time: what a request makes is freed by reference counts, not by the collector.
         gc.collect()
@@ -56,6 +60,13 @@ class Server(uvicorn.Server):
         else:
             self._loop.call_soon_threadsafe(self._drain, sig)
 
+    def _on_orphaned(self) -> None:
+        assert self._loop is not None
+        assert self._parent is not None
+        self._loop.remove_reader(self._parent)
+        if not self._endpoint.draining:
+            self._drain(signal.SIGTERM)
+
     def _drain(self, sig: int) -> None:
         assert self._loop is not None
         drain_s = self._endpoint.settings.drain_s
@@ -68,9 +79,16 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings) -> int:
     """Serve until a signal; the exit code. 1 when the port can't be had."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    several = "" if settings.processes == 1 else " [%(process)d]"
+    line = f"%(asctime)s{several} %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=line)
     for noisy in ("aiokafka", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    return _serve(settings) if settings.processes == 1 else processes.run(settings, _serve)
+
+
+def _serve(settings: Settings, sockets: list[socket.socket] | None = None, parent: int | None = None) -> int:
+    """`sockets`: what to listen on instead of http_port. `parent`: a pipe that ends with the parent process."""
     endpoint = create_app(settings)
     config = uvicorn.Config(
         endpoint,
@@ -84,12 +102,12 @@ def run(settings: Settings) -> int:
         proxy_headers=False,
         server_header=False,
         log_config=None,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=max(1, int(settings.drain_s * 0.8)),
     )
-    server = Server(config, endpoint)
+    server = Server(config, endpoint, parent)
     try:
-        server.run()
+        server.run(sockets)
     except KeyboardInterrupt:
         return 0
     except SystemExit:  # uvicorn could not start, and has said why

@@ -12,6 +12,7 @@ from tracker.contract import settings
 @click.command()
 @click.option("--http-host", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--http-port", type=int, metavar="PORT", help="Port to listen on.")
+@click.option("--processes", type=int, metavar="N", help="Processes that share the port; one for a core.  [default: 1]")
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers.")
 @click.option("--redis", metavar="URL", help="Redis, for the read API.")
 def serve(**options: Any) -> int:
