@@ -1,12 +1,12 @@
 """`tracker serve --processes N`: a parent that keeps N endpoints running on one port.
 
     parent   binds, forks, watches; serves nothing
-    +- 0     a socket on http_port (SO_REUSEPORT: the kernel deals connections out), its own on metrics_port
+    +- 0     a socket on http_port (SO_REUSEPORT: the kernel deals connections out) and one on metrics_port
     +- 1     the same, on metrics_port + 1
     ...
 
 The parent holds all sockets too. So while a child that died is started again, connections that the kernel has dealt to
-    +- 0     a socket on http_port (SO_REUSEPORT: the kernel deals connections out) and one on metrics_port
+it wait in its queue instead of being reset. Children see the end of a pipe when the parent is gone, also by kill -9, and
 end in order as on SIGTERM: nothing stays behind.
 """
 
