@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import UNSET
 
 from tracker.contract.events import EVENT_TYPES, MAX_ID_CHARS
-from tracker.intake import json_rules
+from tracker.intake import json_rules, rudder
 from tracker.intake.draft import Call, Draft, Wire
 from tracker.rejections import (
     BAD_NUMBER,
@@ -30,7 +30,12 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     wire = draft.wire
     wire.type = call.type or wire.type
     if wire.type not in _TYPES:
-        return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
+        if wire.type != rudder.MERGE:
+            return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
+        if (refusal := rudder.identify_of_merge(draft)) is not None:
+            return refusal
+    if wire.type == "identify" and wire.traits is UNSET and wire.context is not UNSET:
+        rudder.take_traits(wire)
     for value in (wire.user_id, wire.anonymous_id, wire.group_id, wire.previous_id, wire.message_id):
         if value is not None and not (value.__class__ is str and 0 < len(value) <= MAX_ID_CHARS):
             if (refusal := _mend_ids(wire)) is not None:

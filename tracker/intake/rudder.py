@@ -1,0 +1,62 @@
+"""What RudderStack's clients say in their own way, said in Segment's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from tracker.intake.draft import Draft, Wire
+from tracker.rejections import WRONG_TYPE, Refusal, refuse
+
+MERGE: Final = "merge"
+
+
+class _Identifier(Struct):
+    type: str
+    value: str | int
+
+
+class _Merge(Struct, rename="camel"):
+    merge_properties: list[_Identifier]
+
+
+_merge = msgspec.json.Decoder(_Merge)
+_object = msgspec.json.Decoder(dict[str, Raw])
+_encode = msgspec.json.Encoder().encode
+
+
+def take_traits(wire: Wire) -> None:
+    """The traits of an identify call stand in its context: they become its traits."""
+    if b'"traits"' not in (context := bytes(wire.context)):
+        return
+    fields = _object.decode(context)
+    traits = fields.pop("traits", None)
+    if traits is not None and bytes(traits).startswith(b"{"):
+        wire.traits, wire.context = traits, Raw(_encode(fields))
+
+
+def identify_of_merge(draft: Draft) -> Refusal | None:
+    """A merge call names identifiers of one person: userId or anonymousId, and `mergeProperties`, a list of
+    {"type": "email", "value": ...}. That is an identify call, with the identifiers as traits.
+
+    It is no alias call: nothing says which of the identifiers came first, and an e-mail address or a telephone number
+    is no id of ours. Where userId or anonymousId is missing, an identifier of that type is it.
+    """
+    wire = draft.wire
+    try:
+        identifiers = _merge.decode(draft.original).merge_properties
+    except msgspec.ValidationError as e:
+        return refuse(WRONG_TYPE, str(e))
+    wire.type = "identify"
+    traits: dict[str, str | int] = {}
+    for identifier in identifiers:
+        if identifier.type in ("userId", "user_id") and wire.user_id is None:
+            wire.user_id = identifier.value
+        elif identifier.type in ("anonymousId", "anonymous_id") and wire.anonymous_id is None:
+            wire.anonymous_id = identifier.value
+        else:
+            traits[identifier.type] = identifier.value
+    wire.traits = Raw(_encode(traits))
+    return None
