@@ -5,8 +5,8 @@
     +- 1     the same, on metrics_port + 1
     ...
 
-The parent holds all sockets too. So while a child that died is started again, connections that the kernel has dealt to
-it wait in its queue instead of being reset. Children see the end of a pipe when the parent is gone, also by kill -9, and
+The parent holds all sockets too. So while a child that died is started again, connections that were dealt to it wait
+in its queue instead of being reset. Children see the end of a pipe when the parent is gone, also by kill -9, and
 end in order as on SIGTERM: nothing stays behind.
 """
 
