@@ -35,7 +35,7 @@ from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key
 from tracker.intake.draft import UNREAD, Wire
 from tracker.keys import Keys, Owner
 from tracker.limits import Guard
-from tracker.post import NO_TALLY, Answer, Body, Post, Result, Tally, accepted, refused
+from tracker.post import Answer, Body, Post, Result, Tally, accepted, refused
 from tracker.recent import Recent
 from tracker.rejections import (
     INTERNAL_ERROR,
@@ -116,7 +116,10 @@ class HttpIn:
                 return refuse(ORIGIN_NOT_ALLOWED)
         if isinstance(content, Refusal):
             return content
-        call = Call(owner.site, owner.source, self._now_ms(), self._make_id, self._max_event_bytes, post.route.type)
+        call = Call(
+            owner.site, owner.source, self._now_ms(), self._make_id, self._max_event_bytes, post.route.type,
+            ip=post.ip, user_agent=_browser(post.headers), policy=owner.policy,
+        )  # fmt: skip
         verbose = b"verbose=1" in post.query
         if isinstance(content, Batch):
             return self._take_batch(content, call, post, owner, verbose)
@@ -125,14 +128,16 @@ class HttpIn:
         if (refusal := limits.events(owner, 1, post.started_s)) is not None:
             return refusal
         draft, refusal = take(content, call, 0, wire or UNREAD)
+        repeat = False
         if refusal is not None:
-            return refusal
-        repeat = verbose and self._repeats(draft, call, post)
-        if not repeat:
+            if not refusal.rejection.drops:
+                return refusal
+            post.tally = Tally(call.source, call.site, {}, dropped=(refusal.rejection.name,))
+        elif not (verbose and (repeat := self._repeats(draft, call, post))):
             ack = self._kafka.append(EVENTS, draft.key, draft.value, call.now_ms)
-            post.tally = Tally(call.source, call.site, {draft.type: 1}, draft.clamped, draft.skew_ms, NO_TALLY.refused)
+            post.tally = Tally(call.source, call.site, {draft.type: 1}, draft.clamped, draft.skew_ms)
             self._wait(post, ack)
-        post.ok = accepted(post, [_result(draft, None, repeat)] if verbose else None)
+        post.ok = accepted(post, [_result(draft, refusal, repeat)] if verbose else None)
         return None
 
     def _take_batch(self, batch: Batch, call: Call, post: Post, owner: Owner, verbose: bool) -> Refusal | None:
@@ -140,10 +145,12 @@ class HttpIn:
             return refuse(TOO_MANY_EVENTS, f"{len(batch.batch)} events; the limit is {self._max_batch_events}")
         if (refusal := self.guard.limits.events(owner, len(batch.batch), post.started_s)) is not None:
             return refusal
-        call.sent_at, call.context, call.message_id = batch.sent_at, batch.context, batch.message_id
+        call.sent_at, call.message_id = batch.sent_at, batch.message_id
+        call.context, call.integrations = batch.context, batch.integrations
         types: dict[str, int] = {}
         clamped, skew_ms = 0, None
-        refusals: list[str] = []
+        dead: list[str] = []
+        dropped: list[str] = []
         results: list[Result] = []
         acks: set[asyncio.Future[None]] = set()
         kafka = self._kafka
@@ -153,8 +160,11 @@ class HttpIn:
             draft, refusal = take(bytes(original), call, index)
             repeat = False
             if refusal is not None:
-                refusals.append(refusal.rejection.name)
-                letters.append(letter_of(draft, refusal, call))
+                if refusal.rejection.drops:
+                    dropped.append(refusal.rejection.name)
+                else:
+                    dead.append(refusal.rejection.name)
+                    letters.append(letter_of(draft, refusal, call))
             elif not (verbose and (repeat := self._repeats(draft, call, post))):
                 same = records.get(draft.key)
                 if same is None:
@@ -170,7 +180,7 @@ class HttpIn:
             acks |= kafka.extend(EVENTS, kafka.partition_of(EVENTS, key), of_key, call.now_ms)
         for letter in letters:
             acks.add(kafka.append(DEAD_LETTERS, None, letter, call.now_ms))
-        post.tally = Tally(call.source, call.site, types, clamped, skew_ms, refusals)
+        post.tally = Tally(call.source, call.site, types, clamped, skew_ms, dead, dropped)
         post.ok = accepted(post, results if verbose else None)
         for ack in acks:
             self._wait(post, ack)
@@ -318,9 +328,17 @@ def _count(tally: Tally) -> None:
         metrics.CLAMPED.inc(tally.clamped)
     if tally.skew_ms is not None:  # one clock a request
         metrics.SKEW_SECONDS.observe(abs(tally.skew_ms) / 1000)
-    for reason in tally.refused:
+    for reason in tally.dead:
         metrics.REJECTED[reason].inc()
         metrics.DEAD_LETTERS[reason].inc()
+    for reason in tally.dropped:
+        metrics.REJECTED[reason].inc()
+
+
+def _browser(headers: dict[bytes, bytes]) -> str:
+    """The visitor's user agent, or ''. Every browser's begins so; of a server's library it would tell the library."""
+    agent = headers.get(b"user-agent")
+    return agent.decode("latin-1") if agent is not None and agent.startswith(b"Mozilla/") else ""
 
 
 def _result(draft: Draft, refusal: Refusal | None, repeat: bool) -> Result:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from tracker.contract.settings import Settings
+from tracker.intake.draft import Policy
+from tracker.intake.policy import policy_of
 from tracker.rejections import INVALID_KEY, MISPLACED_SECRET_KEY, MISSING_KEY, Refusal, refuse
 
 
@@ -19,6 +21,7 @@ class Owner(NamedTuple):
     """'client' for the write key, 'import' for the secret key."""
     origins: frozenset[bytes]
     """Origins whose pages may send; empty: all."""
+    policy: Policy
 
 
 class Keys:
@@ -26,8 +29,9 @@ class Keys:
         self._owners: dict[str, Owner] = {}
         for name, site in settings.sites.items():
             origins = frozenset(origin.rstrip("/").lower().encode() for origin in site.origins)
-            self._owners[site.write_key] = Owner(name, "client", origins)
-            self._owners[site.secret_key] = Owner(name, "import", origins)
+            policy = policy_of(site)
+            self._owners[site.write_key] = Owner(name, "client", origins, policy)
+            self._owners[site.secret_key] = Owner(name, "import", origins, policy)
 
     def in_head(self, headers: dict[bytes, bytes]) -> Owner | Refusal | None:
         """The key of a header; None: there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -31,18 +32,21 @@ OK_ANY_ORIGIN: Final = Answer(200, OK_BODY, ANY_ORIGIN)
 """The two usual answers, as values that a door may compare by identity."""
 
 
-class Tally(NamedTuple):
+class Tally(msgspec.Struct, frozen=True):
     """What of a request is counted when Kafka has acked it."""
 
     source: str
     site: str
     types: dict[str, int]
-    clamped: int
-    skew_ms: int | None
-    refused: list[str]
+    clamped: int = 0
+    skew_ms: int | None = None
+    dead: Sequence[str] = ()
+    """Why events went to the dead letters."""
+    dropped: Sequence[str] = ()
+    """Why events were dropped, as the site wants it: nothing is kept of them."""
 
 
-NO_TALLY: Final = Tally("", "", {}, 0, None, [])
+NO_TALLY: Final = Tally("", "", {})
 
 
 class Post:
@@ -112,7 +116,7 @@ class Result(msgspec.Struct, rename="camel", omit_defaults=True):
 
     message_id: str | None
     status: str
-    """'ok', 'duplicate' (acked before) or 'rejected' (in the dead letters)."""
+    """'ok', 'duplicate' (acked before) or 'rejected' (in the dead letters, or dropped)."""
     reason: str | None = None
     detail: str | None = None
 

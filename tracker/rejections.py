@@ -21,6 +21,11 @@ class Rejection(Struct, frozen=True):
     """What would do instead."""
 
     @property
+    def drops(self) -> bool:
+        """It is as the site wants it: the request is a success, and nothing is kept of the event, no dead letter."""
+        return self.status == 200
+
+    @property
     def asks_again(self) -> bool:
         """Clients shall send the same again later: the answer carries Retry-After."""
         return self.status in (408, 429) or self.status >= 500
@@ -136,13 +141,13 @@ UNSUPPORTED_ENCODING: Final = Rejection(
     "unsupported_encoding",
     415,
     "The Content-Encoding is not known here.",
-    "Send the body as it is, or with gzip or deflate.",
+    "Send the body as it is, or with gzip, deflate, br or zstd.",
 )
 BAD_COMPRESSION: Final = Rejection(
     "bad_compression",
     400,
     "The compressed body is damaged.",
-    "Send one complete gzip or deflate stream.",
+    "Send one complete stream of the encoding that Content-Encoding names.",
 )
 INVALID_JSON: Final = Rejection(
     "invalid_json",

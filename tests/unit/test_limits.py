@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tracker.contract.settings import load
 from tracker.keys import Owner
+from tracker.intake.draft import DEFAULT_POLICY
 from tracker.limits import Connections, Limiter, Limits
 from tracker.rejections import (
     INVALID_KEY,
@@ -23,7 +24,7 @@ from tracker.rejections import (
     refuse,
 )
 
-SHOP, OTHER = (Owner(name, "client", frozenset()) for name in ("shop", "other"))
+SHOP, OTHER = (Owner(name, "client", frozenset(), DEFAULT_POLICY) for name in ("shop", "other"))
 
 
 def test_a_burst_goes_through_and_then_what_flows_in() -> None:
