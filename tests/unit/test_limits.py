@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.contract.settings import load
-from tracker.keys import Owner
 from tracker.intake.draft import DEFAULT_POLICY
+from tracker.keys import Owner
 from tracker.limits import Connections, Limiter, Limits
 from tracker.rejections import (
     INVALID_KEY,
