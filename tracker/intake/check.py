@@ -35,7 +35,7 @@ def check(draft: Draft, call: Call) -> Refusal | None:
         if (refusal := rudder.identify_of_merge(draft)) is not None:
             return refusal
     if wire.type == "identify" and wire.traits is UNSET and wire.context is not UNSET:
-        rudder.take_traits(wire)
+        rudder.take_traits(wire, bytes(wire.context))
     for value in (wire.user_id, wire.anonymous_id, wire.group_id, wire.previous_id, wire.message_id):
         if value is not None and not (value.__class__ is str and 0 < len(value) <= MAX_ID_CHARS):
             if (refusal := _mend_ids(wire)) is not None:

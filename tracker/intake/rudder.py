@@ -27,9 +27,9 @@ _object = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 
 
-def take_traits(wire: Wire) -> None:
+def take_traits(wire: Wire, context: bytes) -> None:
     """The traits of an identify call stand in its context: they become its traits."""
-    if b'"traits"' not in (context := bytes(wire.context)):
+    if b'"traits"' not in context:
         return
     fields = _object.decode(context)
     traits = fields.pop("traits", None)
