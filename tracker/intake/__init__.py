@@ -15,9 +15,9 @@ from tracker.intake.check import check
 from tracker.intake.context import read_context, read_page
 from tracker.intake.decode import cap_size, decode, encode, read_event
 from tracker.intake.device import flag_bot, put_device
-from tracker.intake.draft import UNREAD, Call, Draft, Wire
+from tracker.intake.draft import UNREAD, Call, Draft, Policy, Wire
 from tracker.intake.names import map_names
-from tracker.intake.policy import Policy, policy_of
+from tracker.intake.policy import policy_of
 from tracker.intake.privacy import apply_consent, put_ip
 from tracker.intake.time import put_time
 from tracker.rejections import Refusal

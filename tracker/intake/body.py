@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from typing import Final
 
+import cramjam
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -51,6 +53,8 @@ def inflate(body: bytes, encoding: str, cap: int) -> bytes | Refusal:
         wbits = 16 + zlib.MAX_WBITS
     elif encoding in ("", "identity", "gzip", "x-gzip"):  # gzip that is none: a proxy has inflated it already
         return body
+    elif (unpack := _UNPACK.get(encoding)) is not None:
+        return _inflate_whole(body, unpack, cap)
     elif encoding == "deflate":  # in a zlib wrapper, as the RFC says, or bare, as some send it
         wbits = zlib.MAX_WBITS if len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0 else -15
     else:
@@ -71,6 +75,44 @@ def inflate(body: bytes, encoding: str, cap: int) -> bytes | Refusal:
     if stream.unused_data:
         return refuse(BAD_COMPRESSION, "there is something behind the stream")
     return b"".join(out)
+
+
+def _inflate_whole(body: bytes, unpack: Callable[[bytes, bytearray], int], cap: int) -> bytes | Refusal:
+    """br and zstd: straight into a buffer of at most a byte more than the cap, which bounds what they may take."""
+    try:
+        try:
+            out = bytearray(min(_STEP, cap + 1))
+            size = unpack(body, out)
+        except cramjam.DecompressionError as e:
+            if _FULL not in str(e):
+                raise
+            out = bytearray(cap + 1)
+            size = unpack(body, out)
+        inflated = bytes(memoryview(out)[:size])
+        if unpack is cramjam.brotli.decompress_into and _whole(body[:-1], out):
+            return refuse(BAD_COMPRESSION, "there is something behind the stream")
+    except cramjam.DecompressionError as e:
+        if _FULL not in str(e):
+            return refuse(BAD_COMPRESSION, str(e))
+        size = cap + 1
+    return inflated if size <= cap else refuse(REQUEST_TOO_LARGE, f"more than {cap} bytes decompressed")
+
+
+def _whole(body: bytes, out: bytearray) -> bool:
+    """Is it a whole stream of brotli? So is one with more behind it, less a byte; cramjam tells neither."""
+    try:
+        cramjam.brotli.decompress_into(body, out)
+    except cramjam.DecompressionError:
+        return False
+    return True
+
+
+_FULL: Final = "whole buffer"
+"""In cramjam's message when the buffer is too short."""
+_UNPACK: Final[dict[str, Callable[[bytes, bytearray], int]]] = {
+    "br": cramjam.brotli.decompress_into,
+    "zstd": cramjam.zstd.decompress_into,
+}
 
 
 _escape = re.compile(

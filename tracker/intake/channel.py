@@ -38,15 +38,15 @@ PREFIXES: Final[tuple[tuple[str, str], ...]] = (
 _BY_NAME: Final = {name: channel for name, (channel, _) in MESSAGE_ACTIONS.items() if channel is not None}
 _CLOSED: Final = frozenset(CHANNELS)
 
-SOCIAL: Final = frozenset(
-    "facebook fb meta instagram ig threads tiktok youtube twitter x linkedin pinterest reddit snapchat telegram whatsapp"
-    " messenger discord quora tumblr vk weibo line kakao".split()
-)
-"""Sources of campaigns, and hosts of referrers without their domain: facebook.com, m.facebook.com, l.facebook.com."""
-SEARCH: Final = frozenset(
-    "google bing yahoo duckduckgo baidu yandex coccoc ecosia qwant naver daum seznam brave startpage ask aol sogou"
-    .split()
-)  # fmt: skip
+SOCIAL: Final = frozenset((
+    "facebook", "fb", "instagram", "ig", "threads", "tiktok", "youtube", "twitter", "linkedin", "pinterest", "reddit",
+    "snapchat", "telegram", "whatsapp", "messenger", "discord", "quora", "tumblr", "vk", "weibo", "kakao",
+))  # fmt: skip
+"""Words of a campaign's source, and hosts of referrers without their domain: of facebook.com, m.facebook.com, ..."""
+SEARCH: Final = frozenset((
+    "google", "bing", "yahoo", "duckduckgo", "baidu", "yandex", "coccoc", "ecosia", "qwant", "naver", "daum", "seznam",
+    "brave", "startpage", "ask", "aol", "sogou",
+))  # fmt: skip
 HOSTS: Final[dict[str, str]] = {
     "t.co": "social",
     "fb.me": "social",
@@ -72,20 +72,22 @@ HOSTS: Final[dict[str, str]] = {
     "docs.google.com": "referral",
     "sites.google.com": "referral",
 }
-"""Hosts of referrers (and names of Android apps, android-app://NAME) that the lists do not tell; with their subdomains."""
+"""Hosts of referrers that the lists do not tell, with their subdomains; Android apps come as android-app://NAME."""
 
-_words = re.compile(r"[^\W_]+").findall
+_words = re.compile(r"e-mail|[^\W_]+").findall
 _PAID: Final = re.compile(
     r"(?:cp[acimpv]|ppc|ads?|paid\w*|sem|display|banner|interstitial|retargeting|remarketing|programmatic|sponsored)"
 ).fullmatch
 _LISTS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
-    ("email", frozenset("email mail newsletter edm mailchimp klaviyo sendgrid mailgun brevo".split())),
-    ("sms", frozenset("sms mms brandname".split())),
-    ("zalo", frozenset("zalo zaloapp zalooa zns".split())),
+    ("email", frozenset(("email", "e-mail", "newsletter", "edm", "mailchimp", "klaviyo", "sendgrid", "mailgun"))),
+    ("sms", frozenset(("sms", "mms", "brandname"))),
+    ("zalo", frozenset(("zalo", "zaloapp", "zalooa", "zns"))),
     ("viber", frozenset(("viber",))),
     ("webpush", frozenset(("webpush", "push"))),
 )
 """Words of a campaign's source or medium -> traffic class."""
+_ALSO_SOCIAL: Final = frozenset(("social", "x", "line", "meta"))
+"""Whole sources or media; as words of longer ones they may be anything."""
 _SAFE: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?\[?([^/?#@:\]]+)", re.IGNORECASE).match
 _OWNER: Final = re.compile(r"([a-z0-9-]+)\.(?:(?:com|co|net|org)\.)?[a-z]{2,}").fullmatch
 
@@ -123,10 +125,7 @@ def put_channel(draft: Draft, call: Call) -> None:
 
 
 def _channel_of_properties(draft: Draft) -> str | None:
-    raw = draft.properties
-    if b'"channel"' not in raw and b"\\u00" not in raw:  # it may be spelled with escapes
-        return None
-    if _said.decode(raw).channel is None:
+    if not draft.properties or _said.decode(draft.properties).channel is None:
         return None
     said = read_properties(draft).get("channel")
     return said.strip().lower() or None if isinstance(said, str) else None
@@ -145,18 +144,19 @@ def _by_name(event: str) -> str | None:
 @lru_cache(4096)
 def class_of_campaign(campaign: Campaign) -> str | None:
     """A422's order, as far as source, medium and click ids tell; None: they do not."""
-    words = {*_words(campaign.source), *_words(campaign.medium)}
+    source, media = campaign.source, _words(campaign.medium)
+    words = {*_words(source), *media}
     clicks = {CLICK_IDS[name] for name in campaign.clicks}
     for name, listed in _LISTS:
         if name in clicks or not listed.isdisjoint(words):
             return name
     if "paid" in clicks or any(_PAID(word) for word in words):
         return "paid"
-    if "social" in clicks or not SOCIAL.isdisjoint(words):
+    if "social" in clicks or not SOCIAL.isdisjoint(words) or not _ALSO_SOCIAL.isdisjoint((source, *media)):
         return "social"
     if "organic" in words or not SEARCH.isdisjoint(words):
         return "search"
-    return class_of_host(campaign.source) if "." in campaign.source else None
+    return class_of_host(source) if "." in source else None
 
 
 @lru_cache(4096)

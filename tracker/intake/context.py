@@ -69,41 +69,42 @@ def read_properties(draft: Draft) -> dict[str, Any]:
 def context_of(raw: bytes) -> Context:
     """Raises json_rules.Bad."""
     said = json_rules.object_of(raw)
-    page = _table(said.get("page"))
-    ip = said.pop("ip", None)
+    get = said.get
+    page, campaign, ip = get("page"), get("campaign"), said.pop("ip", None)
+    if page.__class__ is not dict:
+        page = _NOTHING
     return Context(
-        raw=Raw(_encode(said)),
-        channel=_channel(said.get("channel")),
-        user_agent=_text(said.get("userAgent")),
-        ip=_text(ip),
-        url=_text(page.get("url"), MAX_URL_CHARS),
-        search=_text(page.get("search"), MAX_URL_CHARS),
-        referrer=_text(page.get("referrer"), MAX_URL_CHARS),
-        campaign=_campaign(_table(said.get("campaign"))),
-        consent=_consent(said),
-        webdriver=said.get("webdriver") is True,
+        Raw(_encode(said)),
+        _channel(get("channel")),
+        _text(get("userAgent"), MAX_CHARS),
+        _text(ip, MAX_CHARS),
+        _text(page.get("url"), MAX_URL_CHARS),
+        _text(page.get("search"), MAX_URL_CHARS),
+        _text(page.get("referrer"), MAX_URL_CHARS),
+        () if campaign.__class__ is not dict else _campaign(campaign),
+        None if _CONSENT.isdisjoint(said) else _consent(said),
+        get("webdriver") is True,
     )
 
 
+_NOTHING: Final[dict[str, Any]] = {}
 _read: Callable[[bytes], Context] = lru_cache(2048)(context_of)
 
 
-def _text(value: Any, most: int = MAX_CHARS) -> str:
-    return value[:most] if isinstance(value, str) else ""
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _text(value: Any, most: int) -> str:
+    return value[:most] if value.__class__ is str else ""
 
 
 def _channel(value: Any) -> str | None:
-    return _text(value).strip().lower() or None
+    return None if value is None else _text(value, MAX_CHARS).strip().lower() or None
 
 
 def _campaign(said: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, text) for name in CAMPAIGN_FIELDS if (text := _text(said.get(name)).strip()))
+    return tuple((name, text) for name in CAMPAIGN_FIELDS if (text := _text(said.get(name), MAX_CHARS).strip()))
 
 
+_SIGNALS: Final = ("gpc", "globalPrivacyControl", "doNotTrack")
+_CONSENT: Final = frozenset(("consent", "consentManagement", *_SIGNALS))
 _WORDS: Final = {"granted": True, "allow": True, "yes": True, "denied": False, "deny": False, "no": False}
 
 
@@ -116,7 +117,7 @@ def _consent(said: dict[str, Any]) -> bool | tuple[tuple[str, bool], ...] | None
     plainly    consent: false or "denied"
     a browser's signal  gpc, globalPrivacyControl, doNotTrack: true; true is a no, anything else says nothing
     """
-    consent, manager = said.get("consent"), _table(said.get("consentManagement"))
+    consent, manager = said.get("consent"), said.get("consentManagement")
     found: dict[str, bool] = {}
     if isinstance(consent, dict):
         given = consent.get("categoryPreferences")
@@ -125,7 +126,7 @@ def _consent(said: dict[str, Any]) -> bool | tuple[tuple[str, bool], ...] | None
             if verdict is not None:
                 found[name.lower().removesuffix("_storage")] = verdict
     for name, verdict in (("allowedConsentIds", True), ("deniedConsentIds", False)):
-        listed = manager.get(name)
+        listed = manager.get(name) if isinstance(manager, dict) else None
         for category in listed if isinstance(listed, list) else ():
             if isinstance(category, str):
                 found[category.lower()] = verdict
@@ -134,8 +135,7 @@ def _consent(said: dict[str, Any]) -> bool | tuple[tuple[str, bool], ...] | None
     plain = _verdict(consent)
     if plain is not None:
         return plain
-    signals = (said.get(name) for name in ("gpc", "globalPrivacyControl", "doNotTrack"))
-    return False if any(value in (True, 1, "1") for value in signals) else None
+    return False if any(said.get(name) in (True, 1, "1", "yes") for name in _SIGNALS) else None
 
 
 def _verdict(value: Any) -> bool | None:

@@ -26,10 +26,17 @@ def decode(draft: Draft, call: Call) -> Refusal | None:
         if isinstance(read, Refusal):
             return read
         wire = draft.wire = read
-    for part in (wire.properties, wire.traits, wire.context, wire.integrations):
-        if part is not UNSET and memoryview(part)[0] != _OPEN:
-            if (refusal := _drop_null(wire)) is not None:
-                return refusal
+    if wire.properties is not UNSET:
+        draft.properties = bytes(wire.properties)
+        if draft.properties[0] != _OPEN:
+            draft.properties = NO_BYTES
+            if (bad := _drop_null(wire, "properties")) is not None:
+                return bad
+    for part in (wire.traits, wire.context, wire.integrations):
+        if part is not UNSET and bytes(part)[0] != _OPEN:
+            for name in ("traits", "context", "integrations"):
+                if (bad := _drop_null(wire, name)) is not None:
+                    return bad
             break
     if call.context is not UNSET:
         if len(call.context) > call.max_event_bytes:
@@ -53,12 +60,10 @@ def read_event(original: bytes, max_event_bytes: int) -> Wire | Refusal:
         return refuse(TOO_DEEP)
 
 
-def _drop_null(wire: Wire) -> Refusal | None:
+def _drop_null(wire: Wire, name: str) -> Refusal | None:
     """An object that is null is absent; anything else in its place is refused."""
-    for name in ("properties", "traits", "context", "integrations"):
-        part = getattr(wire, name)
-        if part is UNSET or memoryview(part)[0] == _OPEN:
-            continue
+    part = getattr(wire, name)
+    if part is not UNSET and bytes(part)[0] != _OPEN:
         if bytes(part) != b"null":
             return refuse(WRONG_TYPE, f"Expected `object | null` - at `$.{name}`")
         setattr(wire, name, UNSET)

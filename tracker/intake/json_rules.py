@@ -21,9 +21,15 @@ MIN_INT: Final = -(2**63)
 _any = msgspec.json.Decoder()
 _string = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _bracket = re.compile(rb"[\[\]{}]")
-_shapes = bytes(0x30 if 0x30 <= i <= 0x39 else 0x65 if i in b"eE" else 0x2B if i == 0x2B else 0x20 for i in range(256))
-"""Digits become 0, an exponent's letter e, plus stays, anything else a blank."""
-_suspect = re.compile(rb"[:,\[\s]-?(?:[0-9]{19}|[0-9][0-9.]*[eE])")
+_digits = bytes(0x30 if 0x30 <= i <= 0x39 else 0x20 for i in range(256))
+"""Digits become 0, anything else a blank."""
+_exponent = re.compile(rb"e[0-9]{3}").search
+_other_exponent = re.compile(rb"[eE]\+[0-9]|E[0-9]{3}").search
+_suspect = re.compile(rb"[:,\[\s]-?(?:[0-9]{19}|[0-9][0-9.]*[eE])").search
+_PLUS: Final = 0x2B
+_E: Final = 0x45
+_OPENING: Final = 0x7B  # {
+_LIST: Final = 0x5B  # [
 
 
 class Bad(ValueError):
@@ -37,38 +43,38 @@ class Bad(ValueError):
 
 def object_of(raw: bytes) -> dict[str, Any]:
     """A JSON object, decoded whole; of a key that occurs twice the last value. Raises Bad."""
-    check(raw)
+    check_depth(raw)
+    check_numbers(raw)
     try:
         found: dict[str, Any] = _any.decode(raw)
-    except msgspec.ValidationError:  # a float out of range is all that this decoder validates
-        raise Bad(BAD_NUMBER) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise Bad(INVALID_JSON, str(e)) from None
     return found
 
 
-def check(raw: bytes) -> None:
-    """Raise Bad for what is nested too deeply or has a number that is not taken. 0.2 us for 300 bytes."""
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
-        check_depth(raw)
-    check_numbers(raw)
-
-
 def check_depth(raw: bytes) -> None:
-    levels = depth(raw)
-    if levels > MAX_DEPTH:
+    """Raise Bad for what is nested too deeply."""
+    brackets = raw.count(_OPENING)
+    if _LIST in raw:  # looking for one is a twentieth of counting them
+        brackets += raw.count(_LIST)
+    if brackets > MAX_DEPTH and (levels := depth(raw)) > MAX_DEPTH:
         raise Bad(TOO_DEEP, f"{levels} levels")
 
 
 def check_numbers(raw: bytes) -> None:
     """Raise Bad for an integer beyond 64 bits or a number beyond a double: the next reader would change or refuse it.
 
-    An exponent that can do this has three digits or more; most texts have neither those nor 19 digits in a row.
+    Such an integer has 19 digits in a row, of which every sixth byte shows three; such an exponent has three digits.
+    Most texts have neither, which is told in 0.4 us for 200 bytes; integers in `in` and `count` look for single bytes
+    at a tenth of the price of bytes.
     """
-    shapes = raw.translate(_shapes)
-    if b"0" * 19 not in shapes and b"0e000" not in shapes and b"0e+0" not in shapes:
+    if (
+        raw[::6].translate(_digits).find(b"000") < 0
+        and _exponent(raw) is None
+        and not ((_PLUS in raw or _E in raw) and _other_exponent(raw) is not None)
+    ):
         return
-    if _suspect.search(raw) is not None:  # not only within a text
+    if _suspect(raw) is not None:  # not only within a text
         try:
             json.loads(raw, parse_int=_int, parse_float=_float)
         except RecursionError:

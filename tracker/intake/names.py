@@ -85,7 +85,7 @@ def map_names(draft: Draft, call: Call) -> None:
 
 
 def mapped(event: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The properties of an event that had a foreign name. What stands there under our name already has the last word."""
+    """The properties of an event that had a foreign name; a field that has our name already has the last word."""
     found: dict[str, Any] = {}
     products: list[dict[str, Any]] = []
     for name, value in given.items():

@@ -11,11 +11,11 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from tracker.intake import json_rules
-from tracker.intake.draft import NO_BYTES, NO_CAMPAIGN, Call, Draft
+from tracker.intake.draft import NO_BYTES, Call, Draft
 from tracker.rejections import NO_CONSENT, Refusal, refuse
 
 DAY_MS: Final = 86_400_000
-KEPT_OF_CONTEXT: Final = ("channel", "locale", "timezone", "library")
+KEPT_OF_CONTEXT: Final[tuple[str, ...]] = ("channel", "locale", "timezone", "library")
 """What is left of the context of somebody who has not consented; of the page the path and the title, too."""
 PERSONAL_CALLS: Final = frozenset(("identify", "group", "alias"))
 """Calls that say nothing without the person."""
