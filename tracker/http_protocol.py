@@ -463,6 +463,8 @@ class _Collected:
         if not self._parts:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
+        if len(self._parts) > 2:  # of a stream, which may not let the loop turn before it hears that it should pause
+            self._flush()
 
     def write_now(self, data: bytes) -> None:
         """A whole answer: nothing comes that could go out with it."""
