@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 NODE := $(shell command -v node >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null && echo node)
 SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -print 2>/dev/null | grep -v /dist/)
 
-.PHONY: help run test check bench setup lock generate clean
+.PHONY: help run test check bench setup clients lock generate clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -16,7 +16,7 @@ help: ## This list
 run: setup ## Set up and start everything with the demo shop: http://127.0.0.1:8080/demo/ (ARGS="--http-port 9000")
 	@exec $(BIN)/tracker up --demo $(ARGS)
 
-test: setup ## All tests: unit, properties, integration with the real Kafka and Redis, browser
+test: setup clients ## All tests: unit, properties, integration with the real Kafka and Redis, browser, other vendors' clients
 	$(BIN)/pytest $(ARGS)
 
 check: setup ## Lint, format, types, generated files
@@ -42,11 +42,13 @@ lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
 	uv pip compile $(LOCK) pyproject.toml -c requirements/build.txt -o requirements/runtime.txt
 	uv pip compile $(LOCK) pyproject.toml --all-extras requirements/build.in -c requirements/build.txt \
 		-c requirements/runtime.txt -o requirements/dev.txt
+	for file in requirements requirements-old; do \
+		uv pip compile $(LOCK) tests/clients/python/$$file.in -o tests/clients/python/$$file.txt || exit 1; done
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--no-python-downloads --custom-compile-command 'make lock'
 
 clean: ## Remove .venv, node_modules and caches; data/ stays
-	rm -rf $(VENV) sdk_js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) sdk_js/node_modules tests/clients/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 to 3.14 is missing: sudo apt-get install python3 python3-venv (or PYTHON=/path/to/python make setup)"; exit 1; }
@@ -65,6 +67,31 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.packages
 # Java, Kafka's jars and redis-server into the user's cache, so that the first `tracker up` starts at once.
 $(VENV)/.fetched: tracker/embedded/kafka/jgo.lock.toml tracker/embedded/parts.py $(VENV)/.installed
 	$(BIN)/python -m tracker.embedded fetch
+	@touch $@
+
+clients: $(VENV)/clients/.python $(VENV)/clients/.go $(VENV)/clients/.node ## Clients of other vendors, for tests/clients
+
+$(VENV)/clients/.python: $(wildcard tests/clients/python/*.txt) | $(VENV)/.packages
+	@rm -rf $(VENV)/clients/python $(VENV)/clients/python-old
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--target $(VENV)/clients/python -r tests/clients/python/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--target $(VENV)/clients/python-old -r tests/clients/python/requirements-old.txt
+	@touch $@
+
+$(VENV)/clients/.go: $(wildcard tests/clients/go/*) | $(VENV)/.made
+	@mkdir -p $(@D)
+	@command -v go >/dev/null || echo "Go not found: Segment's client for Go is not tested"
+	! command -v go >/dev/null || (cd tests/clients/go && CGO_ENABLED=0 go build -trimpath -o ../../../$(@D)/segment-go .)
+	@touch $@
+
+$(VENV)/clients/.node: tests/clients/node/package.json tests/clients/node/package-lock.json | $(VENV)/.made
+	@mkdir -p $(@D)
+ifneq ($(NODE),)
+	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+else
+	@echo "Node 20+ not found: other vendors' clients for Node and browsers are not tested"
+endif
 	@touch $@
 
 # Without Node 20+ the built snippet in tracker/static is used as it is.
