@@ -14,43 +14,44 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from tracker.contract.codec import partition_of
-from tracker.contract.events import MAX_ID_CHARS, REPLAYS, decode_event_head, decode_profile_event
+from tracker.contract.events import REPLAYS, decode_event_head, decode_profile_event
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, DeadLetter
-from tracker.intake import Call, Draft, take
+from tracker.intake import Call, Draft, policy_of, take
+from tracker.intake.privacy import written_ip
 from tracker.post import MAX_DETAIL_CHARS
 from tracker.rejections import Refusal
 
-MAX_CONTEXT_BYTES: Final = 4096
-"""A batch's context stands in each of its letters: one of a few hundred bytes is usual, a large one would multiply."""
+MAX_SHARED_BYTES: Final = 4096
+"""What a batch says for all of its events stands in each of its letters: a large context would multiply. Beyond it is
+left out."""
+MAX_AGENT_CHARS: Final = 512
 
 _encode = msgspec.json.Encoder().encode
 _object = msgspec.json.Decoder(dict[str, Raw])
 
 
 def letter_of(draft: Draft, refusal: Refusal, call: Call) -> bytes:
-    """The dead letter of an event that the intake refused; at most call.max_event_bytes of the event, and a little."""
-    rejection, original, context = refusal.rejection, draft.original, call.context
-    detail, missing_bytes = f"{rejection.message} {refusal.detail}".strip(), 0
-    if len(original) > call.max_event_bytes:  # a record of Kafka has a limit, too
-        detail += f"; kept: the first {call.max_event_bytes} of {len(original)} bytes"
-        missing_bytes = len(original) - call.max_event_bytes
-        original = original[: call.max_event_bytes]
-    if context is not UNSET and len(bytes(context)) > MAX_CONTEXT_BYTES:
-        missing_bytes += len(bytes(context))
-        context = UNSET
-    texts = [call.sent_at, call.message_id]
-    for i, text in enumerate(texts):
-        if text is not None and len(text) > MAX_ID_CHARS:
-            missing_bytes += len(text)
-            texts[i] = None
-    return _encode(
-        DeadLetter(
-            reason=rejection.name, detail=detail[:MAX_DETAIL_CHARS], stage="endpoint", at_ms=call.now_ms,
-            original=original, site=call.site, source=call.source, type=call.type, index=draft.index,
-            sent_at=texts[0], message_id=texts[1], context=context, missing_bytes=missing_bytes,
-        )
+    """The dead letter of an event that the intake refused: at most call.max_event_bytes of it, and a little."""
+    rejection, original = refusal.rejection, draft.original
+    letter = DeadLetter(
+        reason=rejection.name, detail=f"{rejection.message} {refusal.detail}".strip(), stage="endpoint",
+        at_ms=call.now_ms, original=original, site=call.site, source=call.source, type=call.type, index=draft.index,
+        sent_at=call.sent_at, message_id=call.message_id, context=call.context, integrations=call.integrations,
+        ip=written_ip(call.ip, call.policy.ip)[6:-2].decode(), user_agent=call.user_agent[:MAX_AGENT_CHARS],
     )  # fmt: skip
+    if len(original) > call.max_event_bytes:  # a record of Kafka has a limit, too
+        letter.detail += f"; kept: the first {call.max_event_bytes} of {len(original)} bytes"
+        letter.original = original[: call.max_event_bytes]
+        letter.missing_bytes = len(original) - call.max_event_bytes
+    texts = (call.sent_at or "", call.message_id or "")
+    parts = [bytes(part) for part in (call.context, call.integrations) if part is not UNSET]
+    if (size := sum(map(len, texts)) + sum(map(len, parts))) > MAX_SHARED_BYTES:
+        letter.sent_at = letter.message_id = None
+        letter.context = letter.integrations = UNSET
+        letter.missing_bytes += size
+    letter.detail = letter.detail[:MAX_DETAIL_CHARS]
+    return _encode(letter)
 
 
 class Redo(Struct, frozen=True):
@@ -72,20 +73,19 @@ def redo(letter: DeadLetter, offset: int, settings: Settings) -> Redo | tuple[st
     if letter.topic not in (EVENTS, PROFILE_EVENTS) or letter.partition is None:
         return "unknown_stage", f"'{letter.stage}', topic {letter.topic}"
     if letter.partition >= settings.partitions:
-        return (
-            "unknown_partition",
-            f"it came from {letter.partition}, and there are {settings.partitions}",
-        )
+        return "unknown_partition", f"it came from {letter.partition}, and there are {settings.partitions}"
     return _redo_record(letter)
 
 
 def _redo_event(letter: DeadLetter, offset: int, settings: Settings) -> Redo | tuple[str, str]:
     """Through the intake, at the time it came: that is what the client's clock is compared with."""
-    if letter.site not in settings.sites:
+    if letter.site is None or letter.site not in settings.sites:
         return "unknown_site", f"tracker.toml has no site '{letter.site}'"
     call = Call(
         site=letter.site, source=letter.source, now_ms=letter.at_ms, type=letter.type, sent_at=letter.sent_at,
-        context=letter.context, message_id=letter.message_id, max_event_bytes=settings.max_event_bytes,
+        context=letter.context, integrations=letter.integrations, message_id=letter.message_id,
+        ip=letter.ip, user_agent=letter.user_agent, policy=policy_of(settings.sites[letter.site]),
+        max_event_bytes=settings.max_event_bytes,
         # The same at every try: should a replay be repeated after a crash, the stream knows the event by it.
         make_id=lambda: f"dead-letter-{letter.at_ms:x}-{offset}",
     )  # fmt: skip

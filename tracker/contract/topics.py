@@ -68,12 +68,16 @@ class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
     type: str | None = None
     """The call that the path named; of a batch none."""
     index: int = 0
-    """Its place in its batch. The next three are the batch's."""
+    """Its place in its batch. The next four are the batch's."""
     sent_at: str | None = None
     message_id: str | None = None
     context: Raw | UnsetType = UNSET
+    integrations: Raw | UnsetType = UNSET
+    ip: str = ""
+    """The client's address, as far as the site's policy keeps it."""
+    user_agent: str = ""
     missing_bytes: int = 0
-    """What was too large to be kept of the original and the batch's context; above 0 there is no replay of it."""
+    """What was too large to be kept of the original and of what is the batch's; above 0 there is no replay of it."""
     # Where a worker found it:
     topic: str | None = None
     partition: int | None = None
