@@ -138,7 +138,7 @@ def _pages(endpoint: Endpoint) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    _add_errors(app)
+    _add_errors(app, endpoint.guard)
 
     @app.api_route("/livez", methods=["GET", "HEAD"], include_in_schema=False)
     async def livez() -> Response:
@@ -172,8 +172,8 @@ def _pages(endpoint: Endpoint) -> FastAPI:
             return RedirectResponse("/demo/")
         return HTMLResponse(_PAGE.replace("SNIPPET", settings.snippet_path))
 
-    app.include_router(read_api.router(settings, endpoint.redis))
-    app.include_router(compat.router(settings, endpoint.http_in.keys))
+    app.include_router(read_api.router(settings, endpoint.redis, endpoint.http_in.keys, endpoint.guard))
+    app.include_router(compat.router(settings, endpoint.http_in.keys, endpoint.guard))
     if settings.demo:
         from tracker.live import mount
 
@@ -181,17 +181,18 @@ def _pages(endpoint: Endpoint) -> FastAPI:
     return app
 
 
-def error(status: int, code: str, message: str, hint: str) -> Response:
+def error(status: int, code: str, message: str, hint: str, retry_after_s: int = 0) -> Response:
     """Every error has the form of http_in's: success, code, message, hint."""
-    headers = {"Retry-After": "5"} if status >= 500 else None
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
     body = {"success": False, "code": code, "message": message, "hint": hint}
     return JSONResponse(body, status, headers=headers)
 
 
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, guard: Guard) -> None:
     async def api_error(_: Request, e: Exception) -> Response:
         assert isinstance(e, read_api.ApiError)
-        return error(e.status, e.code, e.message, e.hint)
+        retry_after_s = e.retry_after_s or (guard.retry_after_s() if e.status >= 500 else 0)
+        return error(e.status, e.code, e.message, e.hint, retry_after_s)
 
     async def http_error(_: Request, e: Exception) -> Response:
         assert isinstance(e, HTTPException)
@@ -209,7 +210,7 @@ def _add_errors(app: FastAPI) -> None:
 
     async def surprise(_: Request, e: Exception) -> Response:
         row = rejections.INTERNAL_ERROR
-        return error(row.status, row.name, row.message, row.hint)
+        return error(row.status, row.name, row.message, row.hint, guard.retry_after_s())
 
     app.add_exception_handler(read_api.ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)

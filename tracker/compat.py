@@ -9,6 +9,7 @@ What they POST is in tracker/routes.py.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -18,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tracker import cors, metrics
-from tracker.contract.settings import Settings, networks
+from tracker.contract.settings import Settings
 from tracker.http_in import Awaited, HttpIn, Scope, Send
 from tracker.keys import Keys, Owner
+from tracker.limits import Guard
 from tracker.post import error_body
 from tracker.proxies import Proxies
 from tracker.rejections import METHOD_NOT_ALLOWED, Refusal
@@ -51,19 +53,22 @@ _encode = msgspec.json.Encoder().encode
 # -- settings
 
 
-def router(settings: Settings, keys: Keys) -> APIRouter:
+def router(settings: Settings, keys: Keys, guard: Guard) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
-    proxies = Proxies(networks(settings.trusted_proxies))
+    proxies = guard.proxies
 
     @routes.get("/v1/projects/{key}/settings")
     async def segment(key: str, request: Request) -> Response:
-        owner = keys.in_open(key, b"")
+        ip = guard.sender(request.scope)[1]
+        owner = guard.limits.guess(keys.in_open(key, b""), ip, time.perf_counter())
         return _settings(owner, {} if isinstance(owner, Refusal) else _segment(key, _base(settings, proxies, request)))
 
     @routes.get("/sourceConfig")
     @routes.get("/sourceConfig/")
     async def rudder(request: Request) -> Response:
-        owner = keys.in_head(dict(request.scope["headers"])) or keys.in_open(None, request.scope["query_string"])
+        headers, ip = guard.sender(request.scope)
+        found_key = keys.in_head(headers) or keys.in_open(None, request.scope["query_string"])
+        owner = guard.limits.guess(found_key, ip, time.perf_counter())
         found = {} if isinstance(owner, Refusal) else _rudder(settings, owner, _base(settings, proxies, request))
         return _settings(owner, found)
 
@@ -83,6 +88,8 @@ def _settings(owner: Owner | Refusal, found: dict[str, Any]) -> Response:
     if isinstance(owner, Refusal):
         metrics.REJECTED[owner.rejection.name].inc()
         response = Response(error_body(owner), owner.rejection.status, media_type="application/json")
+        if owner.retry_after_s:
+            response.headers["Retry-After"] = str(owner.retry_after_s)
     else:
         response = Response(_encode(found), media_type="application/json")
         response.headers["Cache-Control"] = f"private, max-age={SETTINGS_MAX_AGE_S}"

@@ -220,7 +220,7 @@ class Protocol(HttpToolsProtocol):
             metrics.answered(metrics.OTHER, metrics.OTHER, row.status, None)
             retry: tuple[tuple[bytes, bytes], ...] = ()
             if row.asks_again:
-                retry = ((b"retry-after", b"%d" % self._guard.retry_after_s(refusal)),)
+                retry = ((b"retry-after", b"%d" % (refusal.retry_after_s or self._guard.retry_after_s())),)
             answer = Answer(row.status, error_body(refusal), retry)
             self.transport.write(_write(answer, self.server_state.default_headers, close=True))
         self.transport.close()

@@ -180,9 +180,9 @@ class Guard:
         headers = joined(lines)
         return headers, client_ip(peer, headers, self.proxies)
 
-    def retry_after_s(self, refusal: Refusal) -> int:
-        """When to send again: what the refusal knows, else a turn of the setting's, that not all come at once."""
-        return refusal.retry_after_s or next(self._retry_after_s)
+    def retry_after_s(self) -> int:
+        """When to send again, if nothing tells when it will do: a turn of the setting, so that not all come at once."""
+        return next(self._retry_after_s)
 
     def fit_open_files(self) -> None:
         """Raise the process's limit of open files as far as it may, and take no more connections than it has room for:

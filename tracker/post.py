@@ -137,7 +137,7 @@ def refused(refusal: Refusal, post: Post, guard: Guard) -> Answer:
     status = refusal.rejection.status
     more = post.cors if b"origin" in post.headers else ()
     if refusal.rejection.asks_again:
-        more = (*more, (b"retry-after", b"%d" % guard.retry_after_s(refusal)))
+        more = (*more, (b"retry-after", b"%d" % (refusal.retry_after_s or guard.retry_after_s())))
     if refusal.detail == CLOSING:
         more = (*more, (b"connection", b"close"))
     return Answer(status, error_body(refusal), more)

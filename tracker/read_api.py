@@ -11,7 +11,8 @@ from collections.abc import Awaitable
 from typing import Annotated, Any, Final, cast
 
 import msgspec
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -21,6 +22,9 @@ from tracker.contract.codec import partition_of
 from tracker.contract.events import MAX_ID_CHARS
 from tracker.contract.settings import Settings
 from tracker.contract.triggers import rfc3339
+from tracker.keys import Keys
+from tracker.limits import Guard
+from tracker.rejections import INVALID_KEY, Refusal, refuse
 
 WINDOWS: Final[dict[str, int]] = {"1m": 60, "5m": 300, "1h": 3600, "24h": 86400}
 """Window -> its length, s."""
@@ -32,6 +36,7 @@ GROUPS: Final[dict[str, str]] = {
 }
 """What counters can be grouped by -> how the fields begin that are counted; the rest of the field is the group's key:
 an event's name, a channel, 'action|popup id', 'channel|action'."""
+_BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
 ID_TYPES: Final = ("user_id", "anonymous_id", "profile_id")
 
 SUM: Final = """
@@ -60,9 +65,11 @@ return reply
 class ApiError(Exception):
     """An answer other than 200; tracker/app.py makes the JSON of it."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str) -> None:
+    def __init__(self, status: int, code: str, message: str, hint: str, retry_after_s: int = 0) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.hint = status, code, message, hint
+        self.retry_after_s = retry_after_s
+        """0: the setting retry_after_s, where the status asks to try again."""
 
 
 def buckets(now_s: int, window_s: int) -> list[tuple[str, int]]:
@@ -127,37 +134,32 @@ def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def router(settings: Settings, redis: Redis) -> APIRouter:
-    routes = APIRouter(prefix="/api/v1/sites/{site}", tags=["read"])
-    secrets = {site.secret_key: name for name, site in settings.sites.items()}
-    write_keys = {site.write_key for site in settings.sites.values()}
-
-    def authorize(site: str, authorization: str | None) -> None:
-        scheme, _, key = (authorization or "").partition(" ")
-        key = key.strip()
-        if scheme.lower() != "bearer" or not key:
+def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRouter:
+    def authorize(site: str, request: Request, found: Annotated[HTTPAuthorizationCredentials | None, _BEARER]) -> None:
+        if found is None:
             raise ApiError(
                 401, "missing_key", "There is no secret key.", "Send Authorization: Bearer <the site's secret key>."
             )
-        if key in write_keys:
+        ip = guard.sender(request.scope)[1]
+        owner = guard.limits.guess(keys.find(found.credentials) or refuse(INVALID_KEY), ip, time.perf_counter())
+        if isinstance(owner, Refusal):
+            row = owner.rejection
+            metrics.REJECTED[row.name].inc()
+            raise ApiError(row.status, row.name, row.message, row.hint, owner.retry_after_s)
+        if owner.source == "client":
             raise ApiError(403, "write_key", "A write key can only send events.", "Use the site's secret key.")
-        owner = secrets.get(key)
-        if owner is None:
-            raise ApiError(
-                401, "invalid_key", "The key is not known here.", "Compare it with the site's keys in tracker.toml."
-            )
-        if owner != site:
+        if owner.site != site:
             raise ApiError(403, "other_site", "The key is of another site.", "Use the secret key of this site.")
+
+    routes = APIRouter(prefix="/api/v1/sites/{site}", tags=["read"], dependencies=[Depends(authorize)])
 
     @routes.get("/counters")
     async def counters(
         site: str,
         by: Annotated[str, Query(description="event, channel, popup or message")] = "event",
         window: Annotated[str, Query(description="1m, 5m, 1h or 24h")] = "1h",
-        authorization: Annotated[str | None, Header()] = None,
     ) -> dict[str, Any]:
         """Counts of a rolling window, largest first."""
-        authorize(site, authorization)
         for name, value, allowed in (("by", by, GROUPS), ("window", window, WINDOWS)):
             if value not in allowed:
                 raise ApiError(
@@ -169,11 +171,8 @@ def router(settings: Settings, redis: Redis) -> APIRouter:
             raise _unavailable(e) from None
 
     @routes.get("/profiles/{id_type}/{value:path}")
-    async def profile(
-        site: str, id_type: str, value: str, authorization: Annotated[str | None, Header()] = None
-    ) -> dict[str, Any]:
+    async def profile(site: str, id_type: str, value: str) -> dict[str, Any]:
         """One profile: its ids and traits, and the state of every signal."""
-        authorize(site, authorization)
         if id_type not in ID_TYPES:
             raise ApiError(400, "bad_id_type", "Unknown kind of id.", f"Use one of: {', '.join(ID_TYPES)}.")
         if len(value) > MAX_ID_CHARS:
