@@ -29,25 +29,23 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from tracker import metrics
 from tracker.contract.codec import partition_of
-from tracker.contract.producer import REFUSED, Batch, Full, KafkaOut, ProduceError, Where
+from tracker.contract.producer import Batch, Full, KafkaOut, ProduceError, Where
 from tracker.contract.settings import Settings
 from tracker.spool.folder import Folder, InUse
-from tracker.spool.format import FRAME_OVERHEAD, Record, encode
+from tracker.spool.format import FRAME_OVERHEAD, encode
+from tracker.spool.replay import Handover, Replay
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_FOLDERS: Final = 1024
 """Processes that may share spool_dir."""
-CHUNK_BYTES: Final = 256 * 1024
-"""What is replayed between two acks: after a crash at most so much is repeated."""
 PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0)
 """Before a replay is tried again."""
 DISK_PAUSE_S: Final = 1.0
 """After an error of the disk events are refused for so long, then it is tried again."""
 SEGMENT_BYTES: Final = 16 << 20
 SWEEP_S: Final = 0.25
-PROGRESS_S: Final = 5.0
 
 
 class SpoolFull(Full):
@@ -295,7 +293,10 @@ class Durable:
     def _write_group(self, group: Group) -> None:
         assert self._folder is not None
         started_s = time.monotonic()
-        self._folder.append(_frames(group), group.records, group.opened_ms)
+        try:
+            self._folder.append(_frames(group), group.records, group.opened_ms)
+        finally:
+            self._measure()
         metrics.SPOOL_WRITE_SECONDS.observe(time.monotonic() - started_s)
 
     def _wrote(self, group: Group, written: asyncio.Future[None]) -> None:
@@ -344,7 +345,7 @@ class Durable:
                     whole = await self._adopt()
                     adopt_s = time.monotonic() + self._settings.spool_adopt_s
             except (OSError, ProduceError) as e:
-                log.error("the spool can't be replayed: %s", e)
+                log.error("the spool is not replayed: %s", e)
                 whole = False
             if not self._spooled and self._live.connected.is_set():
                 self._go()
@@ -392,116 +393,19 @@ class Durable:
         await out.start(dict.fromkeys(topic for topic, _ in places))
         try:
             await asyncio.wait_for(out.connected.wait(), self._settings.produce_timeout_s)
-            return await self._pass(folder, out, own)
+            handover = Handover(self._live, self._spooled, folder, self._flushed) if own else None
+            return await Replay(folder, out, handover, self._in_thread, self._refused, self._pace).run()
         except TimeoutError:
             log.warning("the spool waits: %s", out.problem)
             return False
         finally:
             await out.stop(0.5)
 
-    async def _pass(self, folder: Folder, out: KafkaOut, own: bool) -> bool:
-        stuck: dict[Where, int] = {}
-        """Partitions that did not take a record, and its position."""
-        held: set[Where] = set()
-        position, end = folder.start, None
-        started_s = told_s = time.monotonic()
-        sent = 0
-        try:
-            while end is None or position < end:
-                chunk_s = time.monotonic()
-                chunk = await self._in_thread(folder.read, position, CHUNK_BYTES)
-                records = [(at, r) for at, r in chunk.records if (r.topic, r.partition) not in stuck]
-                failed = await self._send(folder, out, records)
-                if bad := held & failed.keys():
-                    self._spooled |= bad
-                    held -= bad
-                    self._live.take_back(bad, "Kafka did not take the spool's end")
-                position = chunk.end
-                earlier = {where: max(at, position) for where, at in folder.stuck.items() if position < folder.done}
-                stuck |= failed
-                acked = sum((r.topic, r.partition) not in failed for _, r in records)
-                oldest_ms = records[-1][1].timestamp_ms if records else 0
-                await self._in_thread(folder.ack, max(folder.done, position), earlier | stuck, acked, oldest_ms)
-                metrics.REPLAYED.inc(acked)
-                sent += acked
-                if end is None and chunk.whole:
-                    if not own:
-                        break
-                    # What is left came while the last chunk was sent and is soon gone: so long the new ones wait.
-                    held = self._spooled - stuck.keys()
-                    self._spooled -= held
-                    self._live.hold(held)
-                    await self._flushed()
-                    end = folder.tail
-                elif end is None:
-                    await self._pace(len(records), chunk_s)
-                if failed and not self._live.connected.is_set():
-                    raise ProduceError("Kafka is away again")
-                if time.monotonic() - told_s > PROGRESS_S:
-                    told_s = time.monotonic()
-                    log.info("spool: %d events sent, %d wait (%d MB)", sent, folder.records, folder.bytes >> 20)
-        except BaseException:
-            self._spooled |= held
-            self._live.take_back(held, "the replay was interrupted")
-            raise
-        self._live.release(held)
-        self._refused &= stuck.keys()
-        if sent:
-            log.warning("spool: %d events sent in %.1f s, %d wait", sent, time.monotonic() - started_s, folder.records)
-        if stuck:
-            log.warning("spool: Kafka does not take %d partitions", len(stuck))
-        return not stuck
-
-    async def _send(self, folder: Folder, out: KafkaOut, records: list[tuple[int, Record]]) -> dict[Where, int]:
-        """-> partitions that failed, and the position from which they have to be sent again."""
-        failed: dict[Where, int] = {}
-        firsts: dict[Where, int] = {}
-        acks: dict[Where, set[asyncio.Future[None]]] = {}
-        careful: list[tuple[int, Record]] = []
-        for at, record in records:
-            where = (record.topic, record.partition)
-            if where in failed:
-                continue
-            if where in self._refused:
-                careful.append((at, record))
-                continue
-            firsts.setdefault(where, at)
-            try:
-                acks.setdefault(where, set()).add(_pass_on(out, record))
-            except ProduceError:
-                failed[where] = firsts[where]
-        if acks:
-            await asyncio.wait(set[asyncio.Future[None]]().union(*acks.values()))
-        for where, of_where in acks.items():
-            errors = [error for ack in of_where if (error := ack.exception()) is not None]
-            if errors:
-                failed[where] = firsts[where]
-                if any(isinstance(error.__cause__, REFUSED) for error in errors):
-                    self._refused.add(where)
-        # One of these Kafka refuses for what it is: alone, it is found.
-        for at, record in careful:
-            where = (record.topic, record.partition)
-            if where in failed:
-                continue
-            try:
-                ack = _pass_on(out, record)
-                await asyncio.wait([ack])
-                if (error := ack.exception()) is not None:
-                    raise error
-            except ProduceError as e:
-                failed[where] = at
-                if isinstance(e.__cause__, REFUSED):
-                    failed[where] = at + 1
-                    self._refused.discard(where)
-                    await self._in_thread(folder.set_aside, at, record, type(e.__cause__).__name__)
-        return failed
-
-    async def _pace(self, records: int, since_s: float) -> None:
-        """Leave room for what comes in, but be faster than it: else the spool would never end."""
-        took_s = max(time.monotonic() - since_s, 1e-3)
+    def _pace(self, records: int, took_s: float) -> float:
+        """s to wait: to leave room for what comes in, but to be faster than it, or the spool would never end."""
         arrived, self._arrived = self._arrived, 0
         rate = max(self._settings.spool_replay_per_s, 2 * arrived / took_s)
-        await asyncio.sleep(max(0.0, records / rate - took_s))
+        return max(0.0, records / rate - took_s)
 
     # -- small ones
 
@@ -514,6 +418,8 @@ class Durable:
             for group in (self._writing, self._group):
                 if group is not None and now_s - group.opened_s > self._settings.produce_timeout_s:
                     self._settle(group, SpoolFull("the disk does not answer"))
+            if self._disk_problem and now_s >= self._disk_again_s and self._folder is not None:
+                self._collecting()  # nobody may send while /readyz says no: nothing is written, as a trial
             if now_s - measured_s > 1 and self._writing is None:
                 measured_s = now_s
                 self._thread.submit(self._measure)
@@ -566,13 +472,6 @@ def _frames(group: Group) -> Iterator[bytes]:
             (topic, partition), timestamp_ms, records = part
             for key, value in records:
                 yield encode(topic.encode(), partition, timestamp_ms, key, value)
-
-
-def _pass_on(out: KafkaOut, record: Record) -> asyncio.Future[None]:
-    """By its key: the topic may have another number of partitions than was believed while Kafka was away."""
-    count = out.partitions(record.topic)
-    partition = record.partition % count if record.key is None else partition_of(record.key, count)
-    return out.append(record.topic, record.key, record.value, record.timestamp_ms, partition)
 
 
 def _fail(done: asyncio.Future[None], error: ProduceError) -> None:

@@ -1,67 +1,323 @@
-"""Nothing that was answered with 200 is lost, whatever breaks: counted by messageId, what was acked against what is in
-Kafka. `pytest -s` prints the counts and latencies; OUTAGE_S=60 OUTAGE_RATE=2000 makes the outage a long one."""
+"""Nothing that was answered with 200 is lost, whatever breaks: what was acked is counted against what is in Kafka.
+
+`pytest -s` prints counts and latencies; OUTAGE_S=60 OUTAGE_RATE=2000 makes the outage a long one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import socket
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from tests.endpoint import Http, create_topics, endpoint, metric, port_of
+from tests.conftest import missing
+from tests.endpoint import SHOP, Http, alive, create_topics, endpoint, message_ids, metric, port_of
 from tests.faults import Load, counted
-from tests.harness import Servers, await_kafka, eventually
+from tests.harness import Servers, await_kafka, embedded_kafka, eventually
 from tracker.cli.up import ready
+from tracker.contract.topics import EVENTS
+from tracker.embedded.process import Child, PartError, free_port, wait_until
+from tracker.spool.format import HEADER, encode
 
 pytestmark = pytest.mark.integration
-OUTAGE_S = float(os.environ.get("OUTAGE_S", "6"))
+OUTAGE_S = float(os.environ.get("OUTAGE_S", "5"))
 OUTAGE_RATE = int(os.environ.get("OUTAGE_RATE", "1000"))
 
 
-def state(port: int) -> tuple[int, dict[str, object]]:
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A Kafka that each test may stop, and leaves running."""
+    servers = Servers("", "redis://127.0.0.1:1/0")
+    try:
+        servers.kafka, servers.children["kafka"] = embedded_kafka(tmp_path_factory.mktemp("kafka"))
+    except PartError as e:
+        missing(str(e))
+    try:
+        create_topics(servers)
+        yield servers
+    finally:
+        servers.stop()
+
+
+def state(port: int) -> tuple[int, dict[str, Any]]:
     with Http(port) as client:
         status, _, answer = client.request("GET", "/readyz")
     return status, answer
 
 
-async def drained(port: int, timeout_s: float = 60) -> None:
-    """Until all of the spool is in Kafka."""
-    await eventually(lambda: state(port) == (200, {"status": "ready"}), timeout_s, 0.2)
+def await_state(child: Child, status: str, timeout_s: float = 30) -> dict[str, Any]:
+    """'ready': all of the spool is in Kafka, too."""
+    wait_until(lambda: state(port_of(child))[1]["status"] == status, [child], timeout_s, f"/readyz to say {status!r}")
+    return state(port_of(child))[1]
 
 
-async def test_a_broker_that_is_stopped(own_servers: Callable[[], Servers], tmp_path: Path) -> None:
-    servers = own_servers()
-    create_topics(servers)
+async def until(child: Child, status: str, timeout_s: float = 30) -> dict[str, Any]:
+    return await asyncio.to_thread(await_state, child, status, timeout_s)
+
+
+def post(port: int, message_id: str, text: str = "") -> tuple[int, dict[str, str], Any]:
+    with Http(port) as client:
+        body = {"userId": "one", "event": "A", "messageId": message_id, "properties": {"x": text}}
+        return client.post("/v1/track", body, X_Write_Key=SHOP.write_key)
+
+
+@contextmanager
+def without_kafka(folder: Path, **settings: Any) -> Iterator[Child]:
+    """An endpoint that spools: there is no Kafka where it looks for one."""
+    with endpoint(folder, f"127.0.0.1:{free_port()}", **settings) as child:
+        await_state(child, "spooling")
+        yield child
+
+
+def kill(child: Child) -> None:
+    child.kill()
+    assert child.process is not None
+    child.process.wait(10)
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("data/spool/*/*.spool"))
+
+
+def corrupt(folder: Path) -> list[Path]:
+    return sorted(folder.glob("data/spool/*/*.corrupt"))
+
+
+async def test_a_broker_that_is_stopped_and_comes_back(servers: Servers, tmp_path: Path) -> None:
     kafka = servers.children["kafka"]
-    with endpoint(tmp_path, servers.kafka, servers.redis) as child:
-        port = port_of(child)
-        await eventually(lambda: ready("127.0.0.1", port), 30)
-        async with Load(port, OUTAGE_RATE) as load:
+    with endpoint(tmp_path, servers.kafka) as child:
+        await until(child, "ready")
+        async with Load(port_of(child), OUTAGE_RATE, prefix="outage") as load:
             await asyncio.sleep(1)
             stopped_s = time.monotonic()
             await asyncio.to_thread(kafka.stop)
             await asyncio.sleep(OUTAGE_S)
-            status, answer = await asyncio.to_thread(state, port)
-            assert (status, answer["status"]) == (200, "spooling")
+            answer = await until(child, "spooling")
+            assert answer["spool_bytes"] > 0
+            assert answer["spool_free_bytes"] > 0
+            assert "Kafka" in answer["reason"]
+            assert metric(port_of(child), "tracker_spool_records") > 0
+            assert 0 < metric(port_of(child), "tracker_spool_oldest_age_seconds") < OUTAGE_S + 20
             kafka.start()
             await asyncio.to_thread(await_kafka, kafka, servers.kafka)
             back_s = time.monotonic()
-            await drained(port)
-            done_s = time.monotonic()
+            await until(child, "ready", 60)
+            ready_s = time.monotonic()
             await asyncio.sleep(1)
-        print(
-            "\nbefore:",
-            load.latency(0, stopped_s),
-            "\naway:  ",
-            load.latency(stopped_s, back_s),
-            "\nreplay:",
-            load.latency(back_s, done_s),
-            "\nafter: ",
-            load.latency(done_s, 1e12),
-        )
-        print(done_s - back_s, load.statuses)
-        print(await counted(servers.kafka, load))
         assert load.statuses.keys() == {200}
+        assert load.longest_s() < 3 + 2  # spool_after_s; all later ones went to the disk at once
+        assert metric(port_of(child), "tracker_spool_bytes") == 0
+        replayed = metric(port_of(child), "tracker_spool_replayed_total")
+        assert replayed == metric(port_of(child), "tracker_spool_written_total") > 0
+        assert segments(tmp_path) == []
+    print(f"\nbefore     {load.latency(0, stopped_s)}\nKafka away {load.latency(stopped_s, back_s)}")
+    print(f"replay     {load.latency(back_s, ready_s)}: {replayed:.0f} events in {ready_s - back_s:.1f} s")
+    print(f"afterwards {load.latency(ready_s, 1e12)}\n{await counted(servers.kafka, load)}")
+
+
+async def test_a_broker_that_is_frozen(servers: Servers, tmp_path: Path) -> None:
+    with endpoint(tmp_path, servers.kafka, spool_after_s=1) as child:
+        await until(child, "ready")
+        async with Load(port_of(child), 500, prefix="frozen") as load:
+            await asyncio.sleep(0.5)
+            os.kill(servers.children["kafka"].pid, signal.SIGSTOP)
+            try:
+                await until(child, "spooling")
+                await asyncio.sleep(2)
+            finally:
+                os.kill(servers.children["kafka"].pid, signal.SIGCONT)
+            await until(child, "ready")
+        assert load.statuses.keys() == {200}
+        assert load.longest_s() < 1 + 2
+    print(f"\n{load.latency(0, 1e12)} {await counted(servers.kafka, load)}")
+
+
+async def test_kill_9_of_the_endpoint(servers: Servers, tmp_path: Path) -> None:
+    """With Kafka there; while it spools; again; then started with Kafka there."""
+    loads = []
+    for number, kafka in enumerate((servers.kafka, *[f"127.0.0.1:{free_port()}"] * 2)):
+        with endpoint(tmp_path, kafka) as child:
+            await until(child, "spooling" if number else "ready")
+            load = Load(port_of(child), 1000, prefix=f"kill{number}-")
+            async with load:
+                await asyncio.sleep(1.5)
+                kill(child)
+            assert len(load.acked) > 500
+            loads.append(load)
+    assert segments(tmp_path) != []
+    with endpoint(tmp_path, servers.kafka) as child:
+        await until(child, "ready")
+        assert segments(tmp_path) == []
+    print(f"\n{await counted(servers.kafka, *loads)}")
+
+
+async def test_sigterm_under_load(servers: Servers, tmp_path: Path) -> None:
+    with endpoint(tmp_path, servers.kafka, drain_s=4) as child:
+        await until(child, "ready")
+        async with Load(port_of(child), 1000, prefix="term") as load:
+            await asyncio.sleep(1)
+            assert await asyncio.to_thread(child.stop) == 0
+        assert load.statuses.keys() <= {200, 0, 503}
+        # What has no answer had not been sent whole when connections were closed, or never was.
+        assert len(load.acked) > 500
+    print(f"\n{await counted(servers.kafka, load)}")
+
+
+async def test_sigterm_with_a_dead_kafka_and_a_hung_body(servers: Servers, tmp_path: Path) -> None:
+    """What waits for the dead Kafka when the signal comes goes to the disk, and is there for the next process."""
+    kafka = servers.children["kafka"]
+    with endpoint(tmp_path, servers.kafka, drain_s=3, spool_after_s=60) as child:
+        await until(child, "ready")
+        with socket.create_connection(("127.0.0.1", port_of(child))) as hung:
+            hung.sendall(b"POST /v1/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            async with Load(port_of(child), 500, prefix="dead") as load:
+                await asyncio.sleep(0.5)
+                os.kill(kafka.pid, signal.SIGSTOP)
+                try:
+                    await asyncio.sleep(1)
+                    started_s = time.monotonic()
+                    assert await asyncio.to_thread(child.stop) == 0
+                    assert time.monotonic() - started_s < 3 + 1.5
+                finally:
+                    os.kill(kafka.pid, signal.SIGCONT)
+        assert segments(tmp_path) != []
+        waited = [took for _, took, status in load.answers if status == 200 and took > 0.9]
+        assert waited, "none was waiting for the frozen Kafka"
+    with endpoint(tmp_path, servers.kafka) as child:
+        await until(child, "ready")
+    print(f"\n{await counted(servers.kafka, load)}")
+
+
+async def test_a_spool_that_is_full_says_503_at_once_and_loses_nothing(servers: Servers, tmp_path: Path) -> None:
+    with without_kafka(tmp_path, spool_max_bytes=200_000) as child:
+        port = port_of(child)
+        async with Load(port, 1000, prefix="full") as load:
+            answer = await until(child, "not ready")
+            assert "full" in answer["reason"]
+            assert answer["spool_bytes"] <= 200_000
+            await eventually(lambda: load.statuses[503] > 0)
+            status, headers, answer = await asyncio.to_thread(post, port, "too-much", "y" * 10_000)
+            assert (status, answer["code"]) == (503, "spool_full")
+            assert int(headers["retry-after"]) > 0
+            await asyncio.sleep(0.5)
+        assert load.statuses.keys() == {200, 503}
+        assert load.longest_s() < 1
+        assert sum(path.stat().st_size for path in segments(tmp_path)) <= 200_000
+        assert metric(port, "tracker_events_rejected_total", reason="spool_full") > 0
+    with endpoint(tmp_path, servers.kafka, spool_max_bytes=200_000) as child:
+        await until(child, "ready")
+    print(f"\n{await counted(servers.kafka, load)}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a tmpfs")  # the setting's limit is tested everywhere
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_disk_that_is_full_says_503_until_there_is_room(
+    servers: Servers, tmp_path: Path, small_disk: Path
+) -> None:
+    with without_kafka(tmp_path, spool_dir=small_disk) as child:
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(b"x" * 600_000)
+        async with Load(port_of(child), 2000, prefix="disk") as load:
+            answer = await until(child, "not ready")
+            assert answer["spool_free_bytes"] < 100_000
+            await eventually(lambda: load.statuses[503] > 0)
+            status, _, answer = await asyncio.to_thread(post, port_of(child), "too-much", "y" * 10_000)
+            assert (status, answer["code"]) == (503, "spool_full")
+            acked = len(load.acked)
+            ballast.unlink()
+            await until(child, "spooling")
+            await eventually(lambda: len(load.acked) > acked)
+        assert load.statuses.keys() == {200, 503}
+        assert load.longest_s() < 2
+    with endpoint(tmp_path, servers.kafka, spool_dir=small_disk) as child:
+        await until(child, "ready")
+    print(f"\n{await counted(servers.kafka, load)}")
+
+
+async def test_a_damaged_segment_costs_the_damaged_records_alone(servers: Servers, tmp_path: Path) -> None:
+    """Its end is missing, and a bit has flipped. Beside it lies the folder of a process that is no more."""
+    with without_kafka(tmp_path) as child:
+        for n in range(40):
+            assert post(port_of(child), f"damaged-{n}")[0] == 200
+        kill(child)
+    (segment,) = segments(tmp_path)
+    data = bytearray(segment.read_bytes())
+    data[data.index(b'"damaged-7"') + 3] ^= 4
+    segment.write_bytes(data[:-5])
+    orphan = tmp_path / "data/spool/5"
+    orphan.mkdir()
+    left = [
+        b'{"site":"shop","type":"track","event":"A","messageId":"damaged-%d","userId":"one","receivedAtMs":1,'
+        b'"timestampMs":1}' % n for n in (40, 41)
+    ]  # fmt: skip
+    now_ms = time.time_ns() // 1_000_000
+    (orphan / "000000000001.spool").write_bytes(
+        HEADER + b"".join(encode(EVENTS.encode(), 1, now_ms, b"one", value) for value in left)
+    )
+    with endpoint(tmp_path, servers.kafka, spool_adopt_s=0.5) as child:
+        await until(child, "ready")
+        await eventually(lambda: not any(orphan.glob("*.spool")))
+        assert metric(port_of(child), "tracker_spool_repaired_total", kind="corrupt") == 1
+        assert metric(port_of(child), "tracker_spool_repaired_total", kind="truncated") == 1
+        assert post(port_of(child), "damaged-42")[0] == 200
+    found = [each for each in await message_ids(servers.kafka) if each.startswith("damaged-")]
+    assert sorted(found) == sorted(f"damaged-{n}" for n in range(43) if n not in (7, 39))
+    assert len(corrupt(tmp_path)) == 2
+
+
+async def configure(bootstrap: str, topic: str, **values: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        configs = {name.replace("_", "."): value for name, value in values.items()}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
+    finally:
+        await admin.close()
+
+
+async def test_a_record_that_kafka_refuses_is_set_aside(servers: Servers, tmp_path: Path) -> None:
+    with without_kafka(tmp_path) as child:
+        for n in range(6):
+            assert post(port_of(child), f"refused-{n}", os.urandom(3000).hex() if n == 3 else "")[0] == 200
+    await configure(servers.kafka, EVENTS, max_message_bytes="4000")
+    try:
+        with endpoint(tmp_path, servers.kafka) as child:
+            await until(child, "ready")
+            assert metric(port_of(child), "tracker_spool_repaired_total", kind="refused") == 1
+    finally:
+        await configure(servers.kafka, EVENTS, max_message_bytes="1048588")
+    (kept,) = corrupt(tmp_path)
+    assert b'"refused-3"' in kept.read_bytes()
+    found = [each for each in await message_ids(servers.kafka) if each.startswith("refused-")]
+    assert sorted(set(found)) == [f"refused-{n}" for n in (0, 1, 2, 4, 5)]
+
+
+def test_without_kafka_and_with_a_spool_it_is_ready_and_takes_events(tmp_path: Path) -> None:
+    with without_kafka(tmp_path) as child:
+        assert ready("127.0.0.1", port_of(child))
+        assert post(port_of(child), "alone")[0] == 200
+        assert alive(port_of(child))
+        assert child.stop() == 0
+    assert b'"alone"' in segments(tmp_path)[0].read_bytes()

@@ -262,8 +262,9 @@ def test_a_write_that_fails_leaves_nothing_of_itself(
 
 
 def test_a_record_that_kafka_refuses_is_kept(made: Folder, told: Counter[str]) -> None:
-    write(made, record(1))
-    made.set_aside(made.start, record(1), "too large")
+    write(made, record(1), record(2))
+    after = made.set_aside(position_of(made, record(1)), record(1), "too large")
+    assert made.read(after, 1 << 30).records == [(after, record(2))]
     (kept,) = made.path.glob("*.corrupt")
     assert kept.read_bytes() == encode(TOPIC.encode(), *record(1)[1:])
     assert told == {"refused": 1}

@@ -240,7 +240,7 @@ class Folder:
             if offset < len(HEADER):
                 offset = min(size, len(HEADER))
                 if (header := os.pread(file.fileno(), offset, 0)) != HEADER[:offset]:
-                    self._damaged(number, 0, header, "corrupt")
+                    self._keep(number, 0, header, "corrupt")
             window = WINDOW_BYTES
             gap = -1
             while offset < size:
@@ -264,11 +264,11 @@ class Folder:
 
     def _gap(self, file: int, number: int, start: int, end: int, size: int) -> tuple[int, int, None]:
         kind = "truncated" if end == size else "corrupt"
-        self._damaged(number, start, os.pread(file, min(end - start, self._corrupt_bytes), start), kind)
+        self._keep(number, start, os.pread(file, min(end - start, self._corrupt_bytes), start), kind)
         return start, end, None
 
-    def _damaged(self, number: int, start: int, data: bytes, kind: str) -> None:
-        """Keep bytes that are no record, and tell of them once: at the next start their file is there already."""
+    def _keep(self, number: int, start: int, data: bytes, kind: str, what: str = "can't be read") -> None:
+        """Keep bytes that can't be used, and tell of them once: at the next start their file is there already."""
         path = self.path / f"{number:012d}-{start}.corrupt"
         if path.exists() or path in self._told:
             return
@@ -281,15 +281,16 @@ class Folder:
             log.warning("%s: %s", path, e)
         self._repaired(kind)
         log.error(
-            "%s: %d bytes from byte %d on are no records (%s)%s; all others are used",
-            self._segment(number), len(data), start, kind, f" and are kept in {path.name}" if path.exists() else "",
+            "%s: %d bytes from byte %d on %s (%s) and are %s; all others are used",
+            self._segment(number), len(data), start, what, kind, f"kept in {path.name}" if path.exists() else "dropped",
         )  # fmt: skip
 
-    def set_aside(self, position: int, record: Record, why: str) -> None:
-        """Keep a record that Kafka refuses, as the frame it is, instead of sending it for ever."""
+    def set_aside(self, position: int, record: Record, why: str) -> int:
+        """Keep a record that Kafka refuses, as the frame it is, instead of sending it for ever; -> where the next
+        one begins."""
         frame = encode(record.topic.encode(), *record[1:])
-        self._damaged(position >> 32, position & _OFFSET, frame, "refused")
-        log.error("Kafka refuses a record of %s[%d], %d bytes: %s", *record[:2], len(record.value), why)
+        self._keep(position >> 32, position & _OFFSET, frame, "refused", f"Kafka refuses as {why}")
+        return position + len(frame)
 
     # -- acknowledging
 
