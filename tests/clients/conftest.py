@@ -1,0 +1,5 @@
+"""Chromium, as in tests/browser."""
+
+from tests.browser.conftest import browser
+
+__all__ = ["browser"]
