@@ -33,7 +33,7 @@ from tracker.embedded.process import Child, free_port, wait_until
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
-SITES = 30
+SITES = 45
 PARTITIONS = 8
 
 
