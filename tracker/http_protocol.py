@@ -299,7 +299,7 @@ class Protocol(HttpToolsProtocol):
         if version == "1.1":
             if b"host" not in headers:
                 return refuse(MALFORMED_REQUEST, "no Host")
-            if coding is not None and coding.lower() != b"chunked":
+            if coding is not None and coding.strip().lower() != b"chunked":
                 return refuse(MALFORMED_REQUEST, "a Transfer-Encoding other than chunked")
         elif version != "1.0":
             return refuse(MALFORMED_REQUEST, f"HTTP/{version}")
