@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("tracker.cli.worker", "Run a stream worker; start more of them to scale."),
     "topics": ("tracker.cli.topics", "Create or check the Kafka topics."),
     "tail": ("tracker.cli.tail", "Watch triggers, events or dead letters arrive."),
+    "dead-letters": ("tracker.cli.dead_letters", "List, show and replay what could not be used."),
     "demo": ("tracker.cli.demo", "Send the events of simulated shoppers through the HTTP API."),
     "doctor": ("tracker.cli.doctor", "Check versions, connections, topics and settings; says what to do."),
 }
@@ -32,7 +33,8 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
