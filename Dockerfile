@@ -19,7 +19,9 @@ RUN pip install --no-deps --no-build-isolation . \
 FROM python:3.12.12-slim-bookworm
 LABEL org.opencontainers.image.title="event-streaming-tracker" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent tracker
+# A new volume takes the owner of the folder that it is mounted on.
+RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent tracker \
+ && install -d -o tracker -g tracker /var/lib/tracker/spool
 COPY --from=build /opt/tracker /opt/tracker
 ENV PATH=/opt/tracker/bin:$PATH \
     PYTHONUNBUFFERED=1 \

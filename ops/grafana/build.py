@@ -96,6 +96,27 @@ PIPELINE: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 (("{{instance}}", "sum by (instance) (tracker_producer_queue_bytes)"),),
             ),
             Panel(
+                "Spool",
+                "Events that wait on disk while Kafka does not take them. More than nothing for two minutes: alert.",
+                units.BytesIEC,
+                (
+                    ("{{instance}} used", "sum by (instance) (tracker_spool_bytes)"),
+                    ("{{instance}} free", "sum by (instance) (tracker_spool_free_bytes)"),
+                ),
+            ),
+            Panel(
+                "Spool: events",
+                "To the disk and from there to Kafka.",
+                units.EventsPerSecond,
+                (("to disk", rate("tracker_spool_written_total")), ("to Kafka", rate("tracker_spool_replayed_total"))),
+            ),
+            Panel(
+                "Spool: oldest event",
+                "How long the oldest event has waited on disk; 0: none waits.",
+                units.Seconds,
+                (("{{instance}}", "max by (instance) (tracker_spool_oldest_age_seconds)"),),
+            ),
+            Panel(
                 "Clients' clocks",
                 "How far clients' clocks are off the endpoint's, either way; events are corrected for it.",
                 units.Seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,24 @@ def test_another_number_of_partitions_is_a_problem_and_missing_sites_are_told(en
     assert done.returncode == 1
     assert "tracker.events.v1 has 8 partitions instead of 16: set TRACKER_PARTITIONS=8" in done.stdout
     assert "sites: none but the demo's" in done.stdout
+
+
+def test_the_state_of_the_spool_is_told(env: dict[str, Any], tmp_path: Path) -> None:
+    assert "ok      spool data/spool: empty" in cli("doctor", cwd=tmp_path, **env).stdout
+    folder = tmp_path / "data/spool/0"
+    folder.mkdir(parents=True)
+    (folder / "000000000001.spool").write_bytes(b"x" * 5000)
+    done = cli("doctor", cwd=tmp_path, **env)
+    assert "ok      spool data/spool: 4 KB wait for Kafka" in done.stdout
+    assert done.returncode == 0
+    (folder / "000000000001-16.corrupt").write_bytes(b"x" * 70)
+    done = cli("doctor", cwd=tmp_path, **env, spool_max_bytes=1 << 50)
+    assert "problem spool: 1 places could not be sent, 70 bytes: look at" in done.stdout
+    assert "lower TRACKER_SPOOL_MAX_BYTES" in done.stdout
+    assert done.stdout.splitlines()[-1] == "2 problems"
+    done = cli("doctor", cwd=tmp_path, **env, spool_dir=tmp_path / "data/spool/0/000000000001.spool")
+    assert "set TRACKER_SPOOL_DIR to a folder that the endpoint may write to" in done.stdout
+    assert "ok      spool: off" in cli("doctor", cwd=tmp_path, **env, spool_dir="").stdout
 
 
 def test_servers_that_do_not_answer_are_problems_not_tracebacks(env: dict[str, Any]) -> None:

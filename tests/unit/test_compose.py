@@ -120,6 +120,12 @@ def test_a_stop_is_not_cut_short_while_requests_drain() -> None:
         assert seconds(SERVICES[name]["stop_grace_period"]) > Settings().drain_s + 5
 
 
+def test_the_spool_survives_its_container() -> None:
+    folder = SERVICES["tracker"]["environment"]["TRACKER_SPOOL_DIR"]
+    assert f"spool-data:{folder}" in SERVICES["tracker"]["volumes"]
+    assert f"install -d -o tracker -g tracker {folder}\n" in DOCKERFILE
+
+
 def test_redis_never_evicts_and_keeps_its_log() -> None:
     command = SERVICES["redis"]["command"]
     option = dict(zip(command[1::2], command[2::2], strict=True))

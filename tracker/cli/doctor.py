@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -54,6 +56,7 @@ def findings(kafka: str | None, redis: str | None) -> Iterator[Finding]:
         yield Finding(False, "settings", str(e))
         return
     yield from _sites(settings)
+    yield from _spool(settings)
     yield from _kafka(settings)
     yield from _redis(settings)
 
@@ -94,6 +97,42 @@ def _sites(settings: Settings) -> Iterator[Finding]:
     keys_file = Path("tracker.toml")
     if keys_file.exists() and keys_file.stat().st_mode & 0o004:
         yield Finding(False, "tracker.toml holds secret keys and everybody can read it", "chmod o-r tracker.toml")
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    if not settings.spool_dir:
+        yield Finding(True, "spool: off; while Kafka does not take events, they are answered with 503")
+        return
+    root = Path(settings.spool_dir).absolute()
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    what = f"spool {settings.spool_dir}"
+    try:
+        segments = [path.stat().st_size for path in root.glob("*/*.spool")]
+        kept = sorted(path for path in root.glob("*/*.corrupt"))
+        free = shutil.disk_usage(there).free + sum(segments)
+    except OSError as e:
+        yield Finding(
+            False, f"{what}: {e.strerror}", "set TRACKER_SPOOL_DIR to a folder that the endpoint may write to"
+        )
+        return
+    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    yield Finding(
+        writable,
+        f"{what}: " + (f"{sum(segments) >> 10} KB wait for Kafka" if segments else "empty"),
+        f"{there} can't be written: set TRACKER_SPOOL_DIR to a folder that the endpoint may write to",
+    )
+    yield Finding(
+        free >= settings.spool_max_bytes,
+        f"spool: the disk has {free >> 20} MB for at most {settings.spool_max_bytes >> 20} MB a process",
+        "free some, or lower TRACKER_SPOOL_MAX_BYTES",
+    )
+    if kept:
+        size = sum(path.stat().st_size for path in kept)
+        yield Finding(
+            False,
+            f"spool: {len(kept)} places could not be sent, {size} bytes",
+            f"look at {kept[0]}{' and others' if len(kept) > 1 else ''}, then delete them: docs/spool.md",
+        )
 
 
 def _kafka(settings: Settings) -> Iterator[Finding]:
