@@ -38,6 +38,7 @@ DEMO_KEYS: Final = frozenset((DEMO_WRITE_KEY, DEMO_SECRET_KEY))
 """Public knowledge: refused for every site but `demo`, and there unless `demo` is set."""
 
 _SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
+_BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?").fullmatch
 
 
 class SettingsError(ValueError):
@@ -171,7 +172,6 @@ class Settings(Struct, frozen=True, kw_only=True):
             "URL",
             "Where browsers reach the endpoint, for example https://t.shop.example: told to clients of other vendors "
             "that ask where to send. Empty: as the request says, with X-Forwarded-Proto of a trusted proxy.",
-            pattern=r"^(https?://[^/\s?#]+(/[^\s?#]*)?)?$",
         ),
     ] = ""
     snippet_path: Annotated[str, _s("path", "Where the snippet is served.")] = "/t.js"
@@ -402,6 +402,8 @@ def _check(settings: Settings) -> None:
         networks(settings.trusted_proxies)
     except ValueError as e:
         raise SettingsError(f"trusted_proxies: {e}") from None
+    if settings.public_url and not _BASE_URL(settings.public_url):
+        raise SettingsError(f"public_url: '{settings.public_url}' is no address like https://t.shop.example")
     if settings.processes > 1 and settings.metrics_port:
         last = settings.metrics_port + settings.processes - 1
         if last > 65535 or settings.metrics_port <= settings.http_port <= last:
