@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import signal
 import time
@@ -251,8 +250,3 @@ async def test_what_cannot_be_done_is_one_line(stack: Stack) -> None:
     ):
         done = await asyncio.to_thread(cli, "dead-letters", *args, cwd=stack.folder, **of(stack))
         assert_one_line(done, code, part)
-
-
-def test_a_letter_is_base64_in_json_and_an_old_one_is_read(stack: Stack) -> None:
-    old = {"reason": "x", "detail": "", "stage": "endpoint", "atMs": 1, "original": base64.b64encode(b"a").decode()}
-    assert msgspec.json.decode(json.dumps(old), type=DeadLetter).source == "client"

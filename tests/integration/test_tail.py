@@ -19,7 +19,7 @@ from tests.harness import PARTITIONS, cli_env, eventually, run_async
 from tracker.cli import topics
 from tracker.contract import settings as contract_settings
 from tracker.contract.events import Event
-from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
+from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter, Replay
 from tracker.contract.triggers import CART_ABANDONED, HEADERS, CartAbandoned, CartLine, encode_trigger
 
 pytestmark = pytest.mark.integration
@@ -120,12 +120,16 @@ async def test_a_dead_letter_shows_its_reason_and_the_original_as_text(kafka: st
     )
     with tail(kafka, f"{tmp_path}/out", "--topic", "dead-letters") as running:
         await produce(kafka, DEAD_LETTERS, msgspec.json.encode(letter), b"not json at all")
-        lines = await eventually(lambda: running.lines() if len(running.lines()) == 2 else None)
+        await produce(
+            kafka, DEAD_LETTERS, msgspec.json.encode(Replay(replay="done", at_ms=1, letters=[7, 9], begun=10))
+        )
+        lines = await eventually(lambda: running.lines() if len(running.lines()) == 3 else None)
         assert lines is not None
         for part in ("bad_json", "byte 7", "endpoint", '{"type":"tr\N{REPLACEMENT CHARACTER}ack'):
             assert part in lines[0]
         assert "unreadable" in lines[1]
         assert "not json at all" in lines[1]
+        assert "2 letters: replay done" in lines[2]
 
 
 async def test_events_of_all_partitions_are_seen(kafka: str, tmp_path: object) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream.fold import Effects, Folder, decode
 from stream.profile import Profile
 from stream.signals import SIGNALS
-from tracker.contract.events import encode_clock
+from tracker.contract.events import REPLAYS, encode_clock
 from tracker.contract.settings import load
 
 T0 = 1_795_000_000_000
@@ -207,6 +207,16 @@ def test_a_signal_that_fails_costs_the_event_its_signals_but_not_its_count(monke
     assert [(p.index, p.reason) for p in fx.poison] == [(0, "fold_failed")]
     assert owner.counts["demo", T0 // 60_000 * 60, "total"] == 2
     assert owner.profiles["demo", "p1"].states.get("cart") is None
+    events = owner.profiles["demo", "p1"].about.events  # type: ignore[union-attr]
+    monkeypatch.undo()
+    # The replay of its dead letter: from a place of its own, so it is no repeat; it is not counted a second time.
+    again = json.loads(record(0, name="Product Added", product_id="x", price=10))
+    again |= {"src": [REPLAYS, 40, 0], "counted": True}
+    for repeats in (0, 1):
+        assert owner.take([json.dumps(again).encode()]).repeats == repeats
+    assert owner.counts["demo", T0 // 60_000 * 60, "total"] == 2
+    assert owner.profiles["demo", "p1"].about.events == events  # type: ignore[union-attr]
+    assert owner.profiles["demo", "p1"].states["cart"]
 
 
 def test_traits_take_the_last_writer_by_event_time() -> None:

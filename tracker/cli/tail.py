@@ -15,7 +15,7 @@ from tracker.cli.common import Failure, printable, run_until_signal
 from tracker.contract import settings as contract_settings
 from tracker.contract.events import Event
 from tracker.contract.settings import Settings
-from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter
+from tracker.contract.topics import DEAD_LETTERS, EVENTS, REPLAY_PREFIX, DeadLetter, Replay
 from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def trigger_line(value: bytes) -> Text:
 
 _event: Final = msgspec.json.Decoder(Event)
 _dead_letter: Final = msgspec.json.Decoder(DeadLetter)
+_replay: Final = msgspec.json.Decoder(Replay)
 
 
 def event_line(value: bytes) -> Text:
@@ -150,9 +151,13 @@ def event_line(value: bytes) -> Text:
 
 
 def dead_letter_line(value: bytes) -> Text:
-    """time, stage, reason, detail, the original as text."""
+    """time, stage, reason, detail, the original as text; of a Replay what it says."""
     from rich.text import Text
 
+    if value.startswith(REPLAY_PREFIX):
+        replay = _replay.decode(value)
+        what = f"{len(replay.letters)} letters: replay {replay.replay}"
+        return Text.assemble((_clock(replay.at_ms), "dim"), " ", (what, "bold"))
     letter = _dead_letter.decode(value)
     return Text.assemble(
         (_clock(letter.at_ms), "dim"), " ", (letter.site or "-", "cyan"), f" {letter.stage} ",
