@@ -262,7 +262,7 @@ class HttpIn:
                 body = inflate(body, (encoding or b"").decode("latin-1").strip().lower(), self._max_request_bytes)
         if not isinstance(body, Refusal):
             body = read_text(body)
-        return read_batch(body) if post.route.batch and not isinstance(body, Refusal) else body
+        return read_batch(body, self._max_request_bytes) if post.route.batch and not isinstance(body, Refusal) else body
 
     async def _read_body(self, receive: Receive) -> bytes | Refusal:
         """The whole body, at most max_request_bytes of it. tracker/http_protocol.py has the deadline. Raises Gone."""

@@ -119,6 +119,13 @@ MESSAGES: Final[dict[str, dict[str, Any]]] = _messages()
 PROFILE_ID: Final = new_profile_id(SITE, "anonymous_id", _ANONYMOUS_ID)
 
 
+_FOUND: Final[dict[str, dict[str, Any]]] = {
+    "page": {"channel": "zalo", "campaign": {"source": "zalo", "name": "tet"}, "traffic": "zalo"},
+    "screen": {"traffic": "direct"},
+}
+"""What the endpoint finds out about an example, besides its times and its channel."""
+
+
 def event(name: str) -> bytes:
     """The record of tracker.events.v1 that becomes of MESSAGES[name], received 250 ms after it happened."""
     message = MESSAGES[name]
@@ -126,14 +133,12 @@ def event(name: str) -> bytes:
     return msgspec.json.encode(
         {
             "site": SITE,
-            "type": message["type"],
-            "messageId": message["messageId"],
             "timestampMs": at_ms,
             "receivedAtMs": at_ms + 250,
             "channel": message.get("properties", {}).get("channel")
             or ("popup" if name in events.POPUP_ACTIONS else "site"),
-            "source": "client",
-            **{k: v for k, v in message.items() if k not in ("type", "messageId", "timestamp")},
+            **_FOUND.get(name, {}),
+            **{k: v for k, v in message.items() if k != "timestamp"},
         }
     )
 

@@ -142,7 +142,8 @@ def read_text(body: bytes) -> bytes | Refusal:
     return mend(body)
 
 
-def read_batch(body: bytes) -> Batch | Refusal:
+def read_batch(body: bytes, cap: int) -> Batch | Refusal:
+    """`cap`: bytes that the batch's context and integrations may have in all when each of its events has got them."""
     try:
         batch = _batch.decode(body)
     except msgspec.ValidationError as e:
@@ -156,6 +157,8 @@ def read_batch(body: bytes) -> Batch | Refusal:
             if bytes(part) != b"null":
                 return refuse(INVALID_BATCH, f"Expected `object | null` - at `$.{name}`")
             setattr(batch, name, UNSET)
+        elif part is not UNSET and len(part) * len(batch.batch) > cap:
+            return refuse(REQUEST_TOO_LARGE, f"{name} of {len(part)} bytes for {len(batch.batch)} events")
     return batch
 
 

@@ -78,7 +78,7 @@ _words = re.compile(r"e-mail|[^\W_]+").findall
 _PAID: Final = re.compile(
     r"(?:cp[acimpv]|ppc|ads?|paid\w*|sem|display|banner|interstitial|retargeting|remarketing|programmatic|sponsored)"
 ).fullmatch
-_LISTS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
+LISTS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ("email", frozenset(("email", "e-mail", "newsletter", "edm", "mailchimp", "klaviyo", "sendgrid", "mailgun"))),
     ("sms", frozenset(("sms", "mms", "brandname"))),
     ("zalo", frozenset(("zalo", "zaloapp", "zalooa", "zns"))),
@@ -96,7 +96,7 @@ TRAFFIC: Final[tuple[str, ...]] = (
 )  # fmt: skip
 _WRITTEN: Final = {name: b'"traffic":"%s",' % name.encode() for name in TRAFFIC}
 _CHANNEL_OF: Final[dict[str | None, str]] = {
-    **{name: name for name, _ in _LISTS}, "paid": "ads", "social": "social",
+    **{name: name for name, _ in LISTS}, "paid": "ads", "social": "social",
 }  # fmt: skip
 """Traffic class of a campaign -> the channel of the event; of other classes it is `site`."""
 
@@ -147,7 +147,7 @@ def class_of_campaign(campaign: Campaign) -> str | None:
     source, media = campaign.source, _words(campaign.medium)
     words = {*_words(source), *media}
     clicks = {CLICK_IDS[name] for name in campaign.clicks}
-    for name, listed in _LISTS:
+    for name, listed in LISTS:
         if name in clicks or not listed.isdisjoint(words):
             return name
     if "paid" in clicks or any(_PAID(word) for word in words):

@@ -39,8 +39,6 @@ def decode(draft: Draft, call: Call) -> Refusal | None:
                     return bad
             break
     if call.context is not UNSET:
-        if len(call.context) > call.max_event_bytes:
-            return refuse(EVENT_TOO_LARGE, f"the batch's context has {len(call.context)} bytes")
         wire.context = call.context if wire.context is UNSET else _merge(call.context, wire.context)
     if call.integrations is not UNSET and wire.integrations is UNSET:
         wire.integrations = call.integrations

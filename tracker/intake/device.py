@@ -97,7 +97,9 @@ def agent_of(user_agent: str) -> Agent:
 def _form(user_agent: str, os: str, brand: str) -> str:
     if _TV(user_agent):
         return "tv"
-    if _TABLET(user_agent) or brand == "Generic_Android_Tablet" or (os == "Android" and "Mobile" not in user_agent):
+    # Browsers on Android say Mobile on telephones alone; apps (Dalvik) on none.
+    large = os == "Android" and user_agent.startswith("Mozilla") and "Mobile" not in user_agent
+    if large or _TABLET(user_agent) or brand == "Generic_Android_Tablet":
         return "tablet"
     if "Mobi" in user_agent or os in ("Android", "iOS"):
         return "mobile"

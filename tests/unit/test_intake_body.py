@@ -1,0 +1,182 @@
+"""Bodies: compression under the cap, text, the batch around the events."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+import zlib
+
+import cramjam
+import msgspec
+import pytest
+
+from tracker.intake.body import Batch, inflate, mend, read_batch, read_key, read_text
+from tracker.rejections import Refusal
+
+CAP = 100_000
+
+# -- the body
+
+
+def test_gzip_is_known_by_its_first_bytes_whatever_it_is_called() -> None:
+    body = b'{"a":1}' * 1000
+    for encoding in ("gzip", "", "br"):
+        assert inflate(gzip.compress(body), encoding, CAP) == body
+    assert inflate(body, "gzip", CAP) == body  # inflated by a proxy that left the header
+
+
+def test_deflate_is_read_with_and_without_its_wrapper() -> None:
+    body = b'{"a":1}' * 1000
+    bare = zlib.compressobj(wbits=-15)
+    assert inflate(zlib.compress(body), "deflate", CAP) == body
+    assert inflate(bare.compress(body) + bare.flush(), "deflate", CAP) == body
+
+
+@pytest.mark.parametrize(("size", "fits"), [(CAP, True), (CAP + 1, False), (100_000_000, False)])
+def test_a_bomb_is_cut_at_the_cap(size: int, fits: bool) -> None:
+    packer = zlib.compressobj(wbits=31)
+    packed = b"".join(packer.compress(b"\0" * min(1 << 20, size - i)) for i in range(0, size, 1 << 20)) + packer.flush()
+    result = inflate(packed, "gzip", CAP)
+    if fits:
+        assert result == b"\0" * size
+    else:
+        assert isinstance(result, Refusal)
+        assert result.rejection.name == "request_too_large"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "name"),
+    [
+        (gzip.compress(b"x" * 1000)[:-4], "gzip", "bad_compression"),
+        (gzip.compress(b"x" * 1000)[:30] + b"garbage" * 9, "gzip", "bad_compression"),
+        (gzip.compress(b"x") + b"more", "gzip", "bad_compression"),
+        (b"\x1f\x8b", "gzip", "bad_compression"),
+        (b"xx", "deflate", "bad_compression"),
+        (b"", "deflate", "bad_compression"),
+        (b"{}", "compress", "unsupported_encoding"),
+    ],
+)
+def test_damaged_compression_is_refused(body: bytes, encoding: str, name: str) -> None:
+    result = inflate(body, encoding, CAP)
+    assert isinstance(result, Refusal)
+    assert result.rejection.name == name
+
+
+def test_half_a_surrogate_pair_does_not_cost_the_batch() -> None:
+    # JSON.stringify("\u{1F600}".slice(0, 1)): a text cut in the middle of an emoji.
+    body = rb'{"batch":[{"x":"a\ud83d"},{"x":"\ude00"},{"x":"\ud83d\ude00 \\ud83d \uD83Dx"}]}'
+    text = mend(body)
+    assert json.loads(text)["batch"] == [{"x": "a\ufffd"}, {"x": "\ufffd"}, {"x": "😀 \\ud83d \ufffdx"}]
+    assert isinstance(read_batch(text, CAP), Batch)
+
+
+def test_text_that_is_no_utf_8_is_refused() -> None:
+    result = read_text(b'{"x":"\xe9"}')
+    assert isinstance(result, Refusal)
+    assert result.rejection.name == "invalid_json"
+    assert read_text("\ufeff{}".encode()) == b"{}"
+
+
+def test_a_batch_is_an_object_with_a_list() -> None:
+    for body, name in ((b"[]", "invalid_batch"), (b"{}", "invalid_batch"), (b'{"batch":1}', "invalid_batch"),
+                       (b'{"batch":[],"context":[]}', "invalid_batch"), (b"{", "invalid_json"),
+                       (b'{"batch":[' + b"[" * 5000, "too_deep")):  # fmt: skip
+        result = read_batch(body, CAP)
+        assert isinstance(result, Refusal)
+        assert result.rejection.name == name
+    batch = read_batch(b'{"batch":[1,{"a":[2]}],"sentAt":"x","context":null,"writeKey":"k"}', CAP)
+    assert isinstance(batch, Batch)
+    assert [bytes(item) for item in batch.batch] == [b"1", b'{"a":[2]}']
+    assert (batch.sent_at, batch.context, batch.write_key) == ("x", msgspec.UNSET, "k")
+
+
+def test_the_key_in_a_body_is_found() -> None:
+    assert read_key(b'{"event":"A","writeKey":"k"}') == "k"
+    for body in (b'{"writeKey":1}', b'{"writeKey":', b'["writeKey"]', b"{}", b""):
+        assert read_key(body) is None
+
+
+# -- br and zstd
+
+PACK = {"br": cramjam.brotli.compress, "zstd": cramjam.zstd.compress}
+
+
+@pytest.mark.parametrize("encoding", PACK)
+def test_br_and_zstd_are_inflated_where_they_are_declared(encoding: str) -> None:
+    for body in (b"", b"{}", b'{"a":1}' * 14_000):
+        assert inflate(bytes(PACK[encoding](body)), encoding, CAP) == body
+
+
+@pytest.mark.parametrize("encoding", PACK)
+@pytest.mark.parametrize(("size", "fits"), [(CAP, True), (CAP + 1, False), (CAP + 2, False), (100_000_000, False)])
+def test_their_bombs_are_cut_at_the_cap(encoding: str, size: int, fits: bool) -> None:
+    packed = bytes(PACK[encoding](b"\0" * size))
+    tracemalloc.start()
+    result = inflate(packed, encoding, CAP)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * CAP
+    if fits:
+        assert result == b"\0" * size
+    else:
+        assert isinstance(result, Refusal)
+        assert result.rejection.name == "request_too_large"
+
+
+@pytest.mark.parametrize("encoding", PACK)
+def test_their_damage_is_refused(encoding: str) -> None:
+    packed = bytes(PACK[encoding](bytes(range(256)) * 10))
+    for damaged in (b"", packed[:-1], packed[: len(packed) // 2], packed + b"more", b"garbage" * 9, b'{"event":"A"}'):
+        result = inflate(damaged, encoding, CAP)
+        assert isinstance(result, Refusal), damaged
+        assert result.rejection.name == "bad_compression"
+
+
+def test_several_streams_in_one_body_are_one_text_or_refused_but_never_half_read() -> None:
+    two = {name: bytes(pack(b'{"a":')) + bytes(pack(b"1}")) for name, pack in PACK.items()}
+    assert inflate(two["zstd"], "zstd", CAP) == b'{"a":1}'  # RFC 8878: frames follow each other
+    many = b"".join(bytes(PACK["zstd"](b"x" * 1000)) for _ in range(101))
+    for packed, encoding in ((two["br"], "br"), (gzip.compress(b"{}") * 2, "gzip"), (many, "zstd")):
+        assert isinstance(inflate(packed, encoding, CAP), Refusal)
+
+
+# -- text
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-32", "cp1258"])
+def test_text_of_another_encoding_is_refused(codec: str) -> None:
+    body = '{"batch":[{"event":"Áo","userId":"u","type":"track"}]}'.encode(codec)
+    text = read_text(body)
+    result = read_batch(text, CAP) if isinstance(text, bytes) else text
+    assert isinstance(result, Refusal)
+    assert result.rejection.name == "invalid_json"
+
+
+def test_nul_bytes_and_text_behind_the_json_are_refused() -> None:
+    for body in (b'{"batch":[]}\x00', b'\x00{"batch":[]}', b'{"batch":[]} {}', b'{"batch":["\x00"]}', b""):
+        assert isinstance(read_batch(body, CAP), Refusal), body
+
+
+def test_surrogates_as_bytes_are_refused() -> None:
+    assert isinstance(read_text(b'{"x":"\xed\xa0\x80"}'), Refusal)
+
+
+def test_a_batch_lends_integrations_too() -> None:
+    batch = read_batch(b'{"batch":[],"integrations":{"All":false}}', CAP)
+    assert isinstance(batch, Batch)
+    assert bytes(batch.integrations) == b'{"All":false}'  # type: ignore[arg-type]
+    assert isinstance(read_batch(b'{"batch":[],"integrations":[]}', CAP), Refusal)
+
+
+def test_what_a_batch_lends_counts_for_each_of_its_events() -> None:
+    """Else 4 MB could become 2500 events of 32 KB."""
+    lent = b'{"x":"%s"}' % (b"y" * 92)
+    for name in (b"context", b"integrations"):
+        for events, fits in ((10, True), (11, False)):
+            result = read_batch(b'{"batch":[%s],"%s":%s}' % (b",".join([b"{}"] * events), name, lent), 1000)
+            if fits:
+                assert isinstance(result, Batch)
+            else:
+                assert isinstance(result, Refusal)
+                assert result.rejection.name == "request_too_large"
