@@ -38,6 +38,7 @@ SHORT_LIFE_S: Final = 10.0
 MAX_SHORT_LIVES: Final = 5
 BACKOFF_S: Final = 0.1
 """Pause before a restart; doubled with each short life."""
+FORK_AGAIN_S: Final = 1.0
 KILL_AFTER_S: Final = 5.0
 """Beyond drain_s, for children that do not end."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -141,7 +142,12 @@ class Parent:
 
     def _start(self, child: Child) -> None:
         with _blocked():
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as e:  # no memory, or too many processes: the others go on
+                log.error("process %d can't be started: %s", child.index, e.strerror)
+                child.start_at_s = time.monotonic() + FORK_AGAIN_S
+                return
             if not pid:
                 self._be(child)
         child.pid, child.started_s = pid, time.monotonic()
