@@ -25,11 +25,21 @@ from tracker.embedded.process import Child, free_port, wait_until
 
 SHOP = Site("shop", "shop-write-key", "shop-secret-key")
 """A site that lists its origins, in the endpoints that a test starts for itself."""
+QUIET = Site("quiet", "quiet-write-key", "quiet-secret-key")
+"""Another there, which keeps as little as it can."""
 CONFIG = """
 [sites.shop]
 write_key = "shop-write-key"
 secret_key = "shop-secret-key"
 origins = ["https://shop.example", "https://www.shop.example/"]
+
+[sites.quiet]
+write_key = "quiet-write-key"
+secret_key = "quiet-secret-key"
+ip = "drop"
+bots = "drop"
+consent = "required"
+without_consent = "anonymous"
 """
 
 

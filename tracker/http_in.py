@@ -135,7 +135,7 @@ class HttpIn:
             post.tally = Tally(call.source, call.site, {}, dropped=(refusal.rejection.name,))
         elif not (verbose and (repeat := self._repeats(draft, call, post))):
             ack = self._kafka.append(EVENTS, draft.key, draft.value, call.now_ms)
-            post.tally = Tally(call.source, call.site, {draft.type: 1}, draft.clamped, draft.skew_ms)
+            post.tally = Tally(call.source, call.site, {draft.type: 1}, draft.clamped, draft.stripped, draft.skew_ms)
             self._wait(post, ack)
         post.ok = accepted(post, [_result(draft, refusal, repeat)] if verbose else None)
         return None
@@ -148,7 +148,7 @@ class HttpIn:
         call.sent_at, call.message_id = batch.sent_at, batch.message_id
         call.context, call.integrations = batch.context, batch.integrations
         types: dict[str, int] = {}
-        clamped, skew_ms = 0, None
+        clamped, anonymous, skew_ms = 0, 0, None
         dead: list[str] = []
         dropped: list[str] = []
         results: list[Result] = []
@@ -173,6 +173,7 @@ class HttpIn:
                     same.append((draft.key, draft.value))
                 types[draft.type] = types.get(draft.type, 0) + 1
                 clamped += draft.clamped
+                anonymous += draft.stripped
                 skew_ms = draft.skew_ms
             if verbose:
                 results.append(_result(draft, refusal, repeat))
@@ -180,7 +181,7 @@ class HttpIn:
             acks |= kafka.extend(EVENTS, kafka.partition_of(EVENTS, key), of_key, call.now_ms)
         for letter in letters:
             acks.add(kafka.append(DEAD_LETTERS, None, letter, call.now_ms))
-        post.tally = Tally(call.source, call.site, types, clamped, skew_ms, dead, dropped)
+        post.tally = Tally(call.source, call.site, types, clamped, anonymous, skew_ms, dead, dropped)
         post.ok = accepted(post, results if verbose else None)
         for ack in acks:
             self._wait(post, ack)
@@ -326,6 +327,8 @@ def _count(tally: Tally) -> None:
         metrics.site_accepted(tally.site, sum(tally.types.values()))
     if tally.clamped:
         metrics.CLAMPED.inc(tally.clamped)
+    if tally.anonymous:
+        metrics.ANONYMOUS.inc(tally.anonymous)
     if tally.skew_ms is not None:  # one clock a request
         metrics.SKEW_SECONDS.observe(abs(tally.skew_ms) / 1000)
     for reason in tally.dead:

@@ -54,6 +54,9 @@ _repaired = Counter(
 _build = Gauge("tracker_build_info", "Version of the endpoint.", ["version", "python"])
 
 CLAMPED: Final = Counter("tracker_events_clamped_total", "Events whose impossible time became the time of receipt.")
+ANONYMOUS: Final = Counter(
+    "tracker_events_anonymous_total", "Events of people without consent that were kept without ids and traits."
+)
 SKEW_SECONDS: Final = Histogram(
     "tracker_client_clock_skew_seconds", "Client's clock off ours, either way.", buckets=_SKEW
 )

@@ -39,6 +39,8 @@ class Tally(msgspec.Struct, frozen=True):
     site: str
     types: dict[str, int]
     clamped: int = 0
+    anonymous: int = 0
+    """Events whose person has not consented, and was taken off."""
     skew_ms: int | None = None
     dead: Sequence[str] = ()
     """Why events went to the dead letters."""

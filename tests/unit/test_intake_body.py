@@ -109,7 +109,7 @@ def test_br_and_zstd_are_inflated_where_they_are_declared(encoding: str) -> None
 
 
 @pytest.mark.parametrize("encoding", PACK)
-@pytest.mark.parametrize(("size", "fits"), [(CAP, True), (CAP + 1, False), (CAP + 2, False), (100_000_000, False)])
+@pytest.mark.parametrize(("size", "fits"), [(CAP, True), (CAP + 1, False), (CAP + 2, False), (20_000_000, False)])
 def test_their_bombs_are_cut_at_the_cap(encoding: str, size: int, fits: bool) -> None:
     packed = bytes(PACK[encoding](b"\0" * size))
     tracemalloc.start()

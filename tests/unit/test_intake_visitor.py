@@ -151,8 +151,8 @@ def test_a_site_can_drop_bots() -> None:
 )
 def test_addresses_are_cut_to_their_network(ip: str, truncated: str | None, kept: str | None) -> None:
     for message, about in ((track(context={"ip": ip}), {}), (track(), {"ip": ip})):
-        assert taken(message, **about).ip == truncated  # type: ignore[arg-type]
-        assert taken(message, **about, policy=Policy(ip="keep")).ip == kept  # type: ignore[arg-type]
+        assert taken(message, **about).ip == truncated
+        assert taken(message, **about, policy=Policy(ip="keep")).ip == kept
         assert taken(message, **about, policy=Policy(ip="drop")).ip is None
 
 
