@@ -61,6 +61,10 @@ _encode = msgspec.json.Encoder().encode
 _JSON: Final = (b"content-type", b"application/json")
 
 
+FULL_S: Final = 0.02
+"""After a request that nothing had room for, others of its size are not even read for so long."""
+
+
 class Gone(Exception):
     """The client hung up; nobody waits for an answer."""
 
@@ -80,6 +84,8 @@ class HttpIn:
         """Ack of a batch -> who waits for it."""
         self.keys = Keys(settings)
         self._recent = Recent()
+        self._full: Refusal | None = None
+        self._full_until_s, self._full_bytes = 0.0, 0
         # Unique as a uuid, and 1 us cheaper: a random part of this process and a count.
         run, count = uuid.uuid4().hex, itertools.count(1)
         self._make_id = lambda: f"{run}-{next(count):x}"
@@ -90,6 +96,9 @@ class HttpIn:
             refusal = self._take(post, body)
         except ProduceError as e:
             refusal = _not_taken(e)
+            if isinstance(e, Full) and isinstance(body, bytes):
+                self._full, self._full_bytes = refusal, len(body)
+                self._full_until_s = time.perf_counter() + FULL_S
         except Exception:  # a surprise of ours must not look like a refusal of theirs
             log.exception("%s failed", post.route.metric)
             refusal = refuse(INTERNAL_ERROR)
@@ -100,6 +109,8 @@ class HttpIn:
 
     def _take(self, post: Post, body: bytes | Refusal) -> Refusal | None:
         """-> why the request as a whole is refused. If it is not, it waits for `post.acks` batches."""
+        if self._full is not None and (refusal := self._still_full(body)) is not None:
+            return refusal
         limits = self.guard.limits
         if (refusal := limits.request(post.ip, post.started_s)) is not None:
             return refusal
@@ -139,6 +150,13 @@ class HttpIn:
             self._wait(post, ack)
         post.ok = accepted(post, [_result(draft, refusal, repeat)] if verbose else None)
         return None
+
+    def _still_full(self, body: bytes | Refusal) -> Refusal | None:
+        """The refusal of a request before this one, if it was just now and for no larger body: to find out again by
+        reading all of the events would take the time that those need who do get in."""
+        if time.perf_counter() > self._full_until_s:
+            self._full = None
+        return self._full if isinstance(body, bytes) and len(body) >= self._full_bytes else None
 
     def _take_batch(self, batch: Batch, call: Call, post: Post, owner: Owner, verbose: bool) -> Refusal | None:
         if len(batch.batch) > self._max_batch_events:
