@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
 from tracker.spool.format import SYNC, Record, encode, read
 
@@ -84,6 +85,13 @@ def test_bytes_in_between_cost_no_record(records: list[Record], data: st.DataObj
 def test_any_bytes_are_read_to_their_end(file: bytes) -> None:
     assert records_of(file) == []
     assert whole(file)
+
+
+@given(st.integers(0, 17), st.binary(min_size=17, max_size=17))
+def test_a_frame_too_short_to_be_one_is_not_read_though_its_checksum_fits(length: int, body: bytes) -> None:
+    frame = SYNC + length.to_bytes(4, "little") + xxh3_64_intdigest(body[:length], length).to_bytes(8, "little") + body
+    assert records_of(frame) == []
+    assert whole(frame)
 
 
 def test_a_frame_of_another_version_is_not_read() -> None:

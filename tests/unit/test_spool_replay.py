@@ -169,6 +169,14 @@ def test_records_that_kafka_refuses_are_set_aside_and_all_others_sent(bench: Ben
     assert bench.refused == set()
 
 
+def test_a_partition_that_takes_all_again_is_sent_in_batches_again(bench: Bench) -> None:
+    bench.write(*(record(n, 0) for n in range(5)))
+    bench.refused.add((TOPIC, 0))
+    assert asyncio.run(bench.send())
+    assert bench.of(0) == list(range(5))
+    assert bench.refused == set()
+
+
 def test_new_records_wait_from_the_end_of_the_spool_until_its_last_is_acked(bench: Bench) -> None:
     bench.write(*(record(n, n % 2) for n in range(10)))
     bench.on_flush = [record(n, n % 2) for n in range(10, 20)]
