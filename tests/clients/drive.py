@@ -264,6 +264,7 @@ class Faults:
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
         self._ready = threading.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._main()))
 
     def __enter__(self) -> Faults:
@@ -281,13 +282,14 @@ class Faults:
         self._ready.set()
         await self._stopped.wait()
         server.close()
-        mine = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in mine:
-            task.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream, limit=1 << 23)
+        both = {writer, up_writer}
+        self._writers |= both
         try:
             while True:
                 request = await _message(reader)
@@ -306,8 +308,9 @@ class Faults:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # one side has closed
         finally:
-            up_writer.close()
-            writer.close()
+            self._writers -= both
+            for each in both:
+                each.close()
 
 
 async def _message(reader: asyncio.StreamReader) -> bytes:

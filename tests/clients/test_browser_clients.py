@@ -152,9 +152,10 @@ async def _drive(browser: Browser, shop: str, name: str, case: Case, host: str, 
     options = {"host": host, "key": site.write_key, "batching": case.batching, "beacon": case.beacon}
     task = json.dumps({**options, "calls": run.calls})
     try:
-        await page.evaluate("([client, task]) => drive(client, task)", [case.name, task])
+        driven = page.evaluate("([client, task]) => drive(client, task)", [case.name, task])
+        await asyncio.wait_for(driven, TIMEOUT_S)
     except Exception as e:
-        run.failure = str(e)
+        run.failure = repr(e)
     return run
 
 

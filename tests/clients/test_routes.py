@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.clients.drive import read_all
 from tests.endpoint import Http
-from tests.harness import Site, Stack, eventually, run_async
+from tests.harness import Site, Stack, run_async
 from tracker import metrics
 from tracker.compat import GIF
 from tracker.contract.topics import EVENTS
@@ -208,14 +208,29 @@ async def test_a_scanner_that_asks_for_a_pixels_head_has_seen_nothing(http: Http
     assert [event["event"] for event in found] == ["Seen"]
 
 
-async def test_what_these_routes_count_is_a_closed_set(http: Http, site: Site) -> None:
-    http.request("GET", "/v1/projects/made-up-1/settings")
-    http.post("/api/s/made-up-2", {})
-    http.request("GET", "/pixel/v1/made-up-3")
-
-    def routes() -> set[str]:
+def test_what_these_routes_count_is_a_closed_set(http: Http, site: Site) -> None:
+    def counts() -> dict[tuple[str, str, str], float]:
         text = http.request("GET", "/metrics")[2].decode()
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-        return {s.labels["route"] for s in samples if "route" in s.labels}
+        found = (s for s in samples if s.name == "tracker_http_requests_total")
+        return {(s.labels["route"], s.labels["method"], s.labels["code"]): s.value for s in found}
 
-    assert await eventually(lambda: routes() == set(metrics.ROUTES))
+    asked = {
+        ("GET", f"/v1/projects/{site.write_key}/settings"): ("/v1/projects", "200"),
+        ("GET", "/v1/projects/made-up-1/settings"): ("/v1/projects", "401"),
+        ("GET", f"/sourceConfig/?writeKey={site.write_key}"): ("/sourceConfig", "200"),
+        ("GET", "/pixel/v1/track"): ("/pixel", "401"),
+        ("HEAD", "/pixel/v1/page"): ("/pixel", "200"),
+        ("GET", "/pixel/v1/made-up-3"): ("other", "404"),
+        ("POST", f"/api/s/s2s/event?writeKey={site.write_key}"): ("/api/s", "200"),
+        ("POST", "/api/s/made-up-2"): ("/api", "404"),
+        ("POST", "/beacon/v1/batch"): ("/beacon/v1/batch", "400"),
+    }
+    before = counts()
+    for method, path in asked:
+        http.request(method, path, message("/api/s/event") if method == "POST" else None)
+    after = counts()
+    for (method, _), (route, code) in asked.items():
+        series = (route, method, code)
+        assert after[series] > before.get(series, 0), series
+    assert {route for route, _, _ in after} <= set(metrics.ROUTES)
