@@ -17,7 +17,7 @@ from tracker.contract.codec import partition_of
 from tracker.contract.events import REPLAYS, decode_event_head, decode_profile_event
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, DeadLetter
-from tracker.intake import Call, Draft, policy_of, take
+from tracker.intake import Call, policy_of, take
 from tracker.intake.privacy import written_ip
 from tracker.post import MAX_DETAIL_CHARS
 from tracker.rejections import Refusal
@@ -31,12 +31,12 @@ _encode = msgspec.json.Encoder().encode
 _object = msgspec.json.Decoder(dict[str, Raw])
 
 
-def letter_of(draft: Draft, refusal: Refusal, call: Call) -> bytes:
+def letter_of(original: bytes, index: int, refusal: Refusal, call: Call) -> bytes:
     """The dead letter of an event that the intake refused: at most call.max_event_bytes of it, and a little."""
-    rejection, original = refusal.rejection, draft.original
+    rejection = refusal.rejection
     letter = DeadLetter(
         reason=rejection.name, detail=f"{rejection.message} {refusal.detail}".strip(), stage="endpoint",
-        at_ms=call.now_ms, original=original, site=call.site, source=call.source, type=call.type, index=draft.index,
+        at_ms=call.now_ms, original=original, site=call.site, source=call.source, type=call.type, index=index,
         sent_at=call.sent_at, message_id=call.message_id, context=call.context, integrations=call.integrations,
         ip=written_ip(call.ip, call.policy.ip)[6:-2].decode(), user_agent=call.user_agent[:MAX_AGENT_CHARS],
     )  # fmt: skip

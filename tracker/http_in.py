@@ -115,7 +115,7 @@ class HttpIn:
         if (refusal := limits.request(post.ip, post.started_s)) is not None:
             return refusal
         content = self._content(body, post)
-        wire = read_event(content, self._max_event_bytes) if isinstance(content, bytes) else None
+        wire = read_event(content, self._max_event_bytes) if isinstance(content, bytes) else UNREAD
         owner = limits.guess(self._owner(post, content, wire), post.ip, post.started_s)
         if isinstance(owner, Refusal):
             # A key in a body that can't be read is not missing.
@@ -134,11 +134,9 @@ class HttpIn:
         verbose = b"verbose=1" in post.query
         if isinstance(content, Batch):
             return self._take_batch(content, call, post, owner, verbose)
-        if isinstance(wire, Refusal):
-            return wire
         if (refusal := limits.events(owner, 1, post.started_s)) is not None:
             return refusal
-        draft, refusal = take(content, call, 0, wire or UNREAD)
+        draft, refusal = take(wire, call)
         repeat = False
         if refusal is not None:
             if not refusal.rejection.drops:
@@ -159,12 +157,13 @@ class HttpIn:
         return self._full if isinstance(body, bytes) and len(body) >= self._full_bytes else None
 
     def _take_batch(self, batch: Batch, call: Call, post: Post, owner: Owner, verbose: bool) -> Refusal | None:
-        if len(batch.batch) > self._max_batch_events:
-            return refuse(TOO_MANY_EVENTS, f"{len(batch.batch)} events; the limit is {self._max_batch_events}")
-        if (refusal := self.guard.limits.events(owner, len(batch.batch), post.started_s)) is not None:
+        events, around = batch.events, batch.around
+        if len(events) > self._max_batch_events:
+            return refuse(TOO_MANY_EVENTS, f"{len(events)} events; the limit is {self._max_batch_events}")
+        if (refusal := self.guard.limits.events(owner, len(events), post.started_s)) is not None:
             return refusal
-        call.sent_at, call.message_id = batch.sent_at, batch.message_id
-        call.context, call.integrations = batch.context, batch.integrations
+        call.sent_at, call.message_id = around.sent_at, around.message_id
+        call.context, call.integrations = around.context, around.integrations
         types: dict[str, int] = {}
         clamped, anonymous, skew_ms = 0, 0, None
         dead: list[str] = []
@@ -174,15 +173,15 @@ class HttpIn:
         kafka = self._kafka
         records: dict[bytes, list[tuple[bytes | None, bytes]]] = {}
         letters: list[bytes] = []
-        for index, original in enumerate(batch.batch):
-            draft, refusal = take(bytes(original), call, index)
+        for index, event in enumerate(events):
+            draft, refusal = take(event, call, index)
             repeat = False
             if refusal is not None:
                 if refusal.rejection.drops:
                     dropped.append(refusal.rejection.name)
                 else:
                     dead.append(refusal.rejection.name)
-                    letters.append(letter_of(draft, refusal, call))
+                    letters.append(letter_of(batch.original(index), index, refusal, call))
             elif not (verbose and (repeat := self._repeats(draft, call, post))):
                 same = records.get(draft.key)
                 if same is None:
@@ -281,7 +280,9 @@ class HttpIn:
                 body = inflate(body, (encoding or b"").decode("latin-1").strip().lower(), self._max_request_bytes)
         if not isinstance(body, Refusal):
             body = read_text(body)
-        return read_batch(body, self._max_request_bytes) if post.route.batch and not isinstance(body, Refusal) else body
+        if not post.route.batch or isinstance(body, Refusal):
+            return body
+        return read_batch(body, self._max_event_bytes, self._max_request_bytes)
 
     async def _read_body(self, receive: Receive) -> bytes | Refusal:
         """The whole body, at most max_request_bytes of it. tracker/http_protocol.py has the deadline. Raises Gone."""
@@ -296,14 +297,14 @@ class HttpIn:
             more = message.get("more_body", False)
         return body.whole()
 
-    def _owner(self, post: Post, content: bytes | Batch | Refusal, wire: Wire | Refusal | None) -> Owner | Refusal:
+    def _owner(self, post: Post, content: bytes | Batch | Refusal, wire: Wire | Refusal) -> Owner | Refusal:
         owner = self.keys.in_head(post.headers)
         if owner is not None:
             return owner
         if isinstance(content, Refusal):
             found = None
         elif isinstance(content, Batch):
-            found = content.write_key
+            found = content.around.write_key
         else:
             found = text_of(wire.write_key) if isinstance(wire, Wire) else read_key(content)
         return self.keys.in_open(found, post.query)

@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw
 from tracker.contract.settings import load
 from tracker.contract.topics import EVENTS, REPLAY_PREFIX, DeadLetter, Replay
 from tracker.dead_letters import MAX_SHARED_BYTES, Redo, letter_of, redo
-from tracker.intake import Call, Draft, Policy, take
+from tracker.intake import Call, Policy, take
 from tracker.rejections import MISSING_EVENT, refuse
 
 T0 = 1_795_000_000_000
@@ -25,7 +25,7 @@ def call(**fields: Any) -> Call:
 
 
 def letter(original: bytes, call: Call, index: int = 0) -> DeadLetter:
-    return msgspec.json.decode(letter_of(Draft(original, index), refuse(MISSING_EVENT), call), type=DeadLetter)
+    return msgspec.json.decode(letter_of(original, index, refuse(MISSING_EVENT), call), type=DeadLetter)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_is_still_bad_stays_dead_with_its_reason(fields: dict[str, Any], re
 
 def test_a_letter_and_a_replay_are_told_apart_by_their_beginning() -> None:
     assert msgspec.json.encode(Replay(replay="begun", at_ms=1, letters=[1])).startswith(REPLAY_PREFIX)
-    assert not letter_of(Draft(EVENT), refuse(MISSING_EVENT), call()).startswith(REPLAY_PREFIX)
+    assert not letter_of(EVENT, 0, refuse(MISSING_EVENT), call()).startswith(REPLAY_PREFIX)
 
 
 def test_a_letter_of_an_earlier_version_is_read() -> None:

@@ -330,9 +330,13 @@ def test_integrations_are_passed_on_and_a_batch_lends_its_own() -> None:
 
 @pytest.mark.parametrize("context", [b"{", b'{"a":1e400}', b"{" + b'"a":{' * 40 + b"}" * 41])
 def test_a_batchs_context_keeps_to_the_same_rules(context: bytes) -> None:
-    batch = read_batch(b'{"batch":[{"event":"A","userId":"u","type":"track"}],"context":%s}' % context, MAX_EVENT_BYTES)
+    batch = read_batch(
+        b'{"batch":[{"event":"A","userId":"u","type":"track"}],"context":%s}' % context,
+        MAX_EVENT_BYTES,
+        MAX_EVENT_BYTES,
+    )
     if isinstance(batch, Batch):
-        assert refused(track(), context=batch.context) in ("bad_number", "too_deep")
+        assert refused(track(), context=batch.around.context) in ("bad_number", "too_deep")
     else:
         assert batch.rejection.name == "invalid_json"
 

@@ -11,7 +11,9 @@ import cramjam
 import msgspec
 import pytest
 
+from tests.unit.intake import inside
 from tracker.intake.body import Batch, inflate, mend, read_batch, read_key, read_text
+from tracker.intake.decode import read_event
 from tracker.rejections import Refusal
 
 CAP = 100_000
@@ -68,7 +70,7 @@ def test_half_a_surrogate_pair_does_not_cost_the_batch() -> None:
     body = rb'{"batch":[{"x":"a\ud83d"},{"x":"\ude00"},{"x":"\ud83d\ude00 \\ud83d \uD83Dx"}]}'
     text = mend(body)
     assert json.loads(text)["batch"] == [{"x": "a\ufffd"}, {"x": "\ufffd"}, {"x": "😀 \\ud83d \ufffdx"}]
-    assert isinstance(read_batch(text, CAP), Batch)
+    assert isinstance(read_batch(text, CAP, CAP), Batch)
 
 
 def test_text_that_is_no_utf_8_is_refused() -> None:
@@ -82,13 +84,25 @@ def test_a_batch_is_an_object_with_a_list() -> None:
     for body, name in ((b"[]", "invalid_batch"), (b"{}", "invalid_batch"), (b'{"batch":1}', "invalid_batch"),
                        (b'{"batch":[],"context":[]}', "invalid_batch"), (b"{", "invalid_json"),
                        (b'{"batch":[' + b"[" * 5000, "too_deep")):  # fmt: skip
-        result = read_batch(body, CAP)
+        result = read_batch(body, CAP, CAP)
         assert isinstance(result, Refusal)
         assert result.rejection.name == name
-    batch = read_batch(b'{"batch":[1,{"a":[2]}],"sentAt":"x","context":null,"writeKey":"k"}', CAP)
+    batch = read_batch(b'{"batch":[1,{"a":[2]}],"sentAt":"x","context":null,"writeKey":"k"}', CAP, CAP)
     assert isinstance(batch, Batch)
-    assert [bytes(item) for item in batch.batch] == [b"1", b'{"a":[2]}']
-    assert (batch.sent_at, batch.context, batch.write_key) == ("x", msgspec.UNSET, "k")
+    assert [isinstance(event, Refusal) for event in batch.events] == [True, False]
+    assert [batch.original(i) for i in (1, 0)] == [b'{"a":[2]}', b"1"]
+    assert (batch.around.sent_at, batch.around.context, batch.around.write_key) == ("x", msgspec.UNSET, "k")
+
+
+def test_an_event_that_is_too_large_is_refused_alone() -> None:
+    small, large = b'{"userId":"u"}', b'{"userId":"u","properties":{"x":"%s"}}' % (b"y" * 100)
+    batch = read_batch(b'{"batch":[%s,%s,%s]}' % (small, large, small), 100, CAP)
+    assert isinstance(batch, Batch)
+    first, second, third = batch.events
+    assert isinstance(second, Refusal)
+    assert second.rejection.name == "event_too_large"
+    assert first == third == read_event(small, 100)
+    assert batch.original(1) == large
 
 
 def test_the_key_in_a_body_is_found() -> None:
@@ -148,14 +162,14 @@ def test_several_streams_in_one_body_are_one_text_or_refused_but_never_half_read
 def test_text_of_another_encoding_is_refused(codec: str) -> None:
     body = '{"batch":[{"event":"Áo","userId":"u","type":"track"}]}'.encode(codec)
     text = read_text(body)
-    result = read_batch(text, CAP) if isinstance(text, bytes) else text
+    result = read_batch(text, CAP, CAP) if isinstance(text, bytes) else text
     assert isinstance(result, Refusal)
     assert result.rejection.name == "invalid_json"
 
 
 def test_nul_bytes_and_text_behind_the_json_are_refused() -> None:
     for body in (b'{"batch":[]}\x00', b'\x00{"batch":[]}', b'{"batch":[]} {}', b'{"batch":["\x00"]}', b""):
-        assert isinstance(read_batch(body, CAP), Refusal), body
+        assert isinstance(read_batch(body, CAP, CAP), Refusal), body
 
 
 def test_surrogates_as_bytes_are_refused() -> None:
@@ -163,10 +177,10 @@ def test_surrogates_as_bytes_are_refused() -> None:
 
 
 def test_a_batch_lends_integrations_too() -> None:
-    batch = read_batch(b'{"batch":[],"integrations":{"All":false}}', CAP)
+    batch = read_batch(b'{"batch":[],"integrations":{"All":false}}', CAP, CAP)
     assert isinstance(batch, Batch)
-    assert bytes(batch.integrations) == b'{"All":false}'  # type: ignore[arg-type]
-    assert isinstance(read_batch(b'{"batch":[],"integrations":[]}', CAP), Refusal)
+    assert inside(batch.around.integrations) == {"All": False}
+    assert isinstance(read_batch(b'{"batch":[],"integrations":[]}', CAP, CAP), Refusal)
 
 
 def test_what_a_batch_lends_counts_for_each_of_its_events() -> None:
@@ -174,7 +188,7 @@ def test_what_a_batch_lends_counts_for_each_of_its_events() -> None:
     lent = b'{"x":"%s"}' % (b"y" * 92)
     for name in (b"context", b"integrations"):
         for events, fits in ((10, True), (11, False)):
-            result = read_batch(b'{"batch":[%s],"%s":%s}' % (b",".join([b"{}"] * events), name, lent), 1000)
+            result = read_batch(b'{"batch":[%s],"%s":%s}' % (b",".join([b"{}"] * events), name, lent), 1000, 1000)
             if fits:
                 assert isinstance(result, Batch)
             else:

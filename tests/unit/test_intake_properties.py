@@ -19,8 +19,9 @@ from tests.unit.intake import NOW_MS, call, decode_event
 from tracker.contract import events
 from tracker.contract.events import CHANNELS, EVENT_TYPES, Event
 from tracker.intake import Draft, Policy, take
-from tracker.intake.body import Batch, inflate, read_batch, read_key, read_text
+from tracker.intake.body import inflate, read_batch, read_key, read_text
 from tracker.intake.channel import TRAFFIC
+from tracker.intake.decode import read_event
 from tracker.intake.json_rules import MAX_DEPTH, MAX_INT, MIN_INT
 from tracker.intake.names import EVENTS
 from tracker.intake.time import MAX_FUTURE_MS, MAX_PAST_MS
@@ -165,9 +166,12 @@ def test_any_bytes_are_an_event_or_a_named_refusal(raw: bytes, type_: str | None
     if isinstance(text, bytes):
         read_key(text)
         event_of(*take(text, call(type=type_)))
-        batch = read_batch(text, 1000)
-        for item in batch.batch if isinstance(batch, Batch) else ():
-            event_of(*take(bytes(item), call(type=None)))
+        batch = read_batch(text, 1000, 1000)
+        if isinstance(batch, Refusal):
+            return
+        for i, event in enumerate(batch.events):
+            assert event == read_event(batch.original(i), 1000)  # decoded in one go or one by one
+            event_of(*take(event, call(type=None)))
 
 
 @fuzzed

@@ -86,7 +86,7 @@ def test_new_user_agents_are_parsed_within_a_bound_and_known_ones_always() -> No
     for n in (1, 2, 3, 1):
         draft, refusal = take(json.dumps(track(context={"userAgent": f"{CHROME} test/{n}"})).encode(), about)
         assert refusal is None
-        found.append(bool(draft.device))
+        found.append(bool(draft.visitor.device))
     assert found == [True, True, False, True]
 
 

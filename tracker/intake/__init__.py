@@ -9,49 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tracker.intake.campaign import put_campaign
 from tracker.intake.channel import put_channel
 from tracker.intake.check import check
-from tracker.intake.context import read_context, read_page
-from tracker.intake.decode import cap_size, decode, encode, read_event
-from tracker.intake.device import flag_bot, put_device
+from tracker.intake.decode import cap_size, encode, open_parts, read_event
 from tracker.intake.draft import UNREAD, Call, Draft, Policy, Wire
 from tracker.intake.names import map_names
 from tracker.intake.policy import policy_of
-from tracker.intake.privacy import apply_consent, put_ip
 from tracker.intake.time import put_time
+from tracker.intake.visitor import VISITOR_STEPS, put_visitor
 from tracker.rejections import Refusal
 
 Step = Callable[[Draft, Call], Refusal | None]
 
 STEPS: Final[tuple[Step, ...]] = (
-    decode,
+    open_parts,
     check,
     map_names,
     put_time,
-    read_context,
-    read_page,
-    put_campaign,
+    put_visitor,
     put_channel,
-    put_device,
-    flag_bot,
-    put_ip,
-    apply_consent,
     encode,
     cap_size,
 )
 
 
-def take(original: bytes, call: Call, index: int = 0, wire: Wire = UNREAD) -> tuple[Draft, Refusal | None]:
-    """One event's bytes as the client sent them -> the draft; it has the record's key and value if it is not refused.
+def take(event: bytes | Wire | Refusal, call: Call, index: int = 0) -> tuple[Draft, Refusal | None]:
+    """One event -> the draft; it has the record's key and value if it is not refused.
 
-    `index`: the event's place in its batch. `wire`: what `read_event` made of the bytes, where that was needed before.
+    `event`: its bytes as the client sent them, or what `read_event` has made of them. `index`: its place in its batch.
     """
-    draft = Draft(original, index, wire)
+    wire = read_event(event, call.max_event_bytes) if isinstance(event, bytes) else event
+    if isinstance(wire, Refusal):
+        return Draft(UNREAD, index), wire
+    draft = Draft(wire, index)
     for step in STEPS:
         if (refusal := step(draft, call)) is not None:
             return draft, refusal
     return draft, None
 
 
-__all__ = ["STEPS", "Call", "Draft", "Policy", "policy_of", "read_event", "take"]
+__all__ = ["STEPS", "VISITOR_STEPS", "Call", "Draft", "Policy", "policy_of", "read_event", "take"]

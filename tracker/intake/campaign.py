@@ -12,7 +12,7 @@ import msgspec
 
 from tracker.contract.events import CLICK_IDS
 from tracker.intake.context import MAX_CHARS
-from tracker.intake.draft import NO_BYTES, NO_CAMPAIGN, Call, Campaign, Draft
+from tracker.intake.draft import NO_BYTES, NO_CAMPAIGN, Call, Campaign, Visitor
 
 UTM: Final[dict[str, str]] = {
     "utm_source": "source",
@@ -29,10 +29,10 @@ MAX_CLICK_ID_CHARS: Final = 256
 _encode = msgspec.json.Encoder().encode
 
 
-def put_campaign(draft: Draft, call: Call) -> None:
-    context = draft.context
+def put_campaign(visitor: Visitor, call: Call) -> None:
+    context = visitor.context
     if context.campaign or "=" in context.search or "?" in context.url:
-        draft.campaign = campaign_of(context.campaign, context.search or context.url)
+        visitor.campaign = campaign_of(context.campaign, context.search or context.url)
 
 
 @lru_cache(4096)

@@ -101,6 +101,9 @@ _CHANNEL_OF: Final[dict[str | None, str]] = {
 """Traffic class of a campaign -> the channel of the event; of other classes it is `site`."""
 
 
+_ESCAPE: Final = 0x5C  # a backslash
+
+
 class _Said(Struct):
     channel: Any = None
 
@@ -109,7 +112,7 @@ _said = msgspec.json.Decoder(_Said)
 
 
 def put_channel(draft: Draft, call: Call) -> None:
-    wire, context, campaign = draft.wire, draft.context, draft.campaign
+    wire, context, campaign = draft.wire, draft.visitor.context, draft.visitor.campaign
     by_campaign = None if campaign is NO_CAMPAIGN else class_of_campaign(campaign)
     said = context.channel or _channel_of_properties(draft)
     if said is not None:
@@ -125,7 +128,10 @@ def put_channel(draft: Draft, call: Call) -> None:
 
 
 def _channel_of_properties(draft: Draft) -> str | None:
-    if not draft.properties or _said.decode(draft.properties).channel is None:
+    raw = draft.properties
+    if raw.rfind(b'"channel"') < 0 and _ESCAPE not in raw:  # it may be spelled with escapes
+        return None
+    if _said.decode(raw).channel is None:
         return None
     said = read_properties(draft).get("channel")
     return said.strip().lower() or None if isinstance(said, str) else None

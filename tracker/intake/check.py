@@ -54,13 +54,12 @@ def check(draft: Draft, call: Call) -> Refusal | None:
             if text is not None and len(text) > MAX_TEXT_CHARS:
                 return refuse(FIELD_TOO_LONG, f"{name} has {len(text)} characters")
     try:
-        json_rules.check_depth(draft.original)
         if draft.properties:
-            json_rules.check_numbers(draft.properties)
+            json_rules.check(draft.properties)
         if wire.traits is not UNSET:
-            json_rules.check_numbers(bytes(wire.traits))
+            json_rules.check(bytes(wire.traits))
         if wire.integrations is not UNSET:
-            json_rules.check_numbers(bytes(wire.integrations))
+            json_rules.check(bytes(wire.integrations))
     except json_rules.Bad as e:
         return refuse(e.rejection, e.detail)
     return None

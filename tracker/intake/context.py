@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from tracker.intake import json_rules
-from tracker.intake.draft import Call, Context, Draft
+from tracker.intake.draft import Context, Draft
 from tracker.rejections import Refusal, refuse
 
 MAX_KEPT_BYTES: Final = 2048
@@ -31,27 +31,20 @@ PAGES: Final = frozenset(("page", "screen"))
 CAMPAIGN_FIELDS: Final = ("source", "medium", "name", "term", "content", "id")
 
 
-def read_context(draft: Draft, call: Call) -> Refusal | None:
-    part = draft.wire.context
-    if part is UNSET:
-        return None
-    raw = bytes(part)
+def read_context(raw: bytes) -> Context | Refusal:
     try:
-        context = _read(raw) if len(raw) <= MAX_KEPT_BYTES else context_of(raw)
+        return _read(raw) if len(raw) <= MAX_KEPT_BYTES else context_of(raw)
     except json_rules.Bad as e:
         return refuse(e.rejection, e.detail and f"{e.detail} in context")
-    draft.context = context
-    draft.wire.context = context.raw
-    return None
 
 
-def read_page(draft: Draft, call: Call) -> None:
+def read_page(draft: Draft, context: Context) -> Context:
     """A page call names its page in the properties where there is none in the context."""
-    if draft.context.url or draft.wire.type not in PAGES or b'"url"' not in draft.properties:
-        return
+    if b'"url"' not in draft.properties:
+        return context
     page = read_properties(draft)
-    draft.context = msgspec.structs.replace(
-        draft.context,
+    return msgspec.structs.replace(
+        context,
         url=_text(page.get("url"), MAX_URL_CHARS),
         search=_text(page.get("search"), MAX_URL_CHARS),
         referrer=_text(page.get("referrer"), MAX_URL_CHARS),

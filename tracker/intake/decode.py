@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 from msgspec import UNSET, Raw
 
-from tracker.intake.draft import NO_BYTES, UNREAD, Call, Draft, Wire
+from tracker.contract.events import CHANNELS
+from tracker.intake.channel import OTHER
+from tracker.intake.draft import NO_BYTES, Call, Draft, Wire
 from tracker.rejections import EVENT_TOO_LARGE, INVALID_JSON, TOO_DEEP, WRONG_TYPE, Refusal, refuse
 
 _wire = msgspec.json.Decoder(Wire)
@@ -19,13 +20,22 @@ MAX_FINDINGS_BYTES: Final = 4096
 """What the endpoint adds to an event is shorter: campaign and click ids are the most of it."""
 
 
-def decode(draft: Draft, call: Call) -> Refusal | None:
+def read_event(original: bytes, max_event_bytes: int) -> Wire | Refusal:
+    if len(original) > max_event_bytes:
+        return refuse(EVENT_TOO_LARGE, f"{len(original)} bytes; the limit is {max_event_bytes}")
+    try:
+        return _wire.decode(original)
+    except msgspec.ValidationError as e:
+        return refuse(WRONG_TYPE, str(e))
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        return refuse(INVALID_JSON, str(e))
+    except RecursionError:
+        return refuse(TOO_DEEP)
+
+
+def open_parts(draft: Draft, call: Call) -> Refusal | None:
+    """The parts that are passed through: objects, with what the batch says for all."""
     wire = draft.wire
-    if wire is UNREAD:
-        read = read_event(draft.original, call.max_event_bytes)
-        if isinstance(read, Refusal):
-            return read
-        wire = draft.wire = read
     if wire.properties is not UNSET:
         draft.properties = bytes(wire.properties)
         if draft.properties[0] != _OPEN:
@@ -45,19 +55,6 @@ def decode(draft: Draft, call: Call) -> Refusal | None:
     return None
 
 
-def read_event(original: bytes, max_event_bytes: int) -> Wire | Refusal:
-    if len(original) > max_event_bytes:
-        return refuse(EVENT_TOO_LARGE, f"{len(original)} bytes; the limit is {max_event_bytes}")
-    try:
-        return _wire.decode(original)
-    except msgspec.ValidationError as e:
-        return refuse(WRONG_TYPE, str(e))
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        return refuse(INVALID_JSON, str(e))
-    except RecursionError:
-        return refuse(TOO_DEEP)
-
-
 def _drop_null(wire: Wire, name: str) -> Refusal | None:
     """An object that is null is absent; anything else in its place is refused."""
     part = getattr(wire, name)
@@ -75,17 +72,27 @@ def _merge(under: Raw, over: Raw) -> Raw:
 
 def encode(draft: Draft, call: Call) -> None:
     """The Event: its fields that are found here, and behind them the Wire without those that are not written."""
-    wire, campaign = draft.wire, draft.campaign
+    wire = draft.wire
     if not wire.message_id:
         # Made from the batch's id where it has one, so that a repeat of the batch repeats the ids.
         wire.message_id = f"{call.message_id}-{draft.index}" if call.message_id else call.make_id()
     wire.timestamp = wire.original_timestamp = wire.sent_at = None
-    wire.write_key = UNSET
+    wire.write_key = wire.merge_properties = UNSET
+    if not call.head:
+        call.head = _head(call)
     draft.key = str(wire.anonymous_id or wire.user_id).encode()
-    draft.value = b'%s"timestampMs":%d,"receivedAtMs":%d,"channel":"%s",%s%s%s%s%s%s%s%s' % (
-        _head(call.site, call.source), draft.timestamp_ms, call.now_ms, draft.channel.encode(), campaign.written,
-        campaign.clicks_written, draft.traffic, draft.device, draft.bot, draft.ip, draft.consent, _encode(wire)[1:],
-    )  # fmt: skip
+    found = (call.head, b"%d" % draft.timestamp_ms, _CHANNEL[draft.channel], draft.traffic, draft.visitor.written)
+    draft.value = b"".join((*found, _encode(wire)[1:]))  # a join takes half the time of formatting
+
+
+_CHANNEL: Final = {name: b',"channel":"%s",' % name.encode() for name in (*CHANNELS, OTHER)}
+
+
+def _head(call: Call) -> bytes:
+    fields = {"site": call.site, "source": call.source, "receivedAtMs": call.now_ms}
+    if call.source == "client":  # the default
+        del fields["source"]
+    return _encode(fields)[:-1] + b',"timestampMs":'
 
 
 def cap_size(draft: Draft, call: Call) -> Refusal | None:
@@ -95,9 +102,3 @@ def cap_size(draft: Draft, call: Call) -> Refusal | None:
         draft.key = draft.value = NO_BYTES
         return refuse(EVENT_TOO_LARGE, f"{size} bytes with what the batch and the endpoint add to it")
     return None
-
-
-@lru_cache(1024)
-def _head(site: str, source: str) -> bytes:
-    fields = {"site": site} if source == "client" else {"site": site, "source": source}  # 'client' is the default
-    return _encode(fields)[:-1] + b","

@@ -18,7 +18,7 @@ from ua_parser.loaders import load_builtins
 from ua_parser.regex import Resolver
 
 from tracker.contract.events import Device
-from tracker.intake.draft import NO_BYTES, Call, Draft
+from tracker.intake.draft import NO_BYTES, Call, Visitor
 from tracker.rejections import BOT, Refusal, refuse
 
 MAX_KEPT: Final = 8192
@@ -48,8 +48,8 @@ _agents: dict[str, Agent] = {}
 """By user agent; the one that came first goes first."""
 
 
-def put_device(draft: Draft, call: Call) -> None:
-    user_agent = draft.context.user_agent
+def put_device(visitor: Visitor, call: Call) -> None:
+    user_agent = visitor.context.user_agent
     if not user_agent and call.source == "client":
         user_agent = call.user_agent
     agent = _agents.get(user_agent)
@@ -61,13 +61,13 @@ def put_device(draft: Draft, call: Call) -> None:
         if len(_agents) >= MAX_KEPT:
             del _agents[next(iter(_agents))]
         _agents[user_agent] = agent
-    draft.device, draft.bot = agent.device, agent.bot
+    visitor.device, visitor.bot = agent.device, agent.bot
 
 
-def flag_bot(draft: Draft, call: Call) -> Refusal | None:
-    if draft.context.webdriver and not draft.bot:
-        draft.bot = _WEBDRIVER
-    if draft.bot and call.policy.bots == "drop":
+def flag_bot(visitor: Visitor, call: Call) -> Refusal | None:
+    if visitor.context.webdriver and not visitor.bot:
+        visitor.bot = _WEBDRIVER
+    if visitor.bot and call.policy.bots == "drop":
         return refuse(BOT)
     return None
 

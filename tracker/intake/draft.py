@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
+from tracker.rejections import Refusal
+
 NO_BYTES: Final = b""
 
 
@@ -35,10 +37,12 @@ class Wire(Struct, rename="camel", gc=False, omit_defaults=True):
     original_timestamp: str | None = None
     sent_at: str | None = None
     write_key: Raw | UnsetType = UNSET
+    merge_properties: Raw | UnsetType = UNSET
+    """Of RudderStack's merge call."""
 
 
 UNREAD: Final = Wire()
-"""Stands for a Wire that is still to be decoded; never changed."""
+"""Stands for an event that could not be decoded."""
 
 
 class Context(Struct, frozen=True):
@@ -76,6 +80,29 @@ class Campaign(Struct, frozen=True):
 
 
 NO_CAMPAIGN: Final = Campaign()
+
+
+class Visitor(Struct):
+    """What is found out about who sends: the same for all events of a request that have the same context."""
+
+    context: Context
+    written_context: Raw | UnsetType = UNSET
+    """The context as it is written."""
+    campaign: Campaign = NO_CAMPAIGN
+    # What is found, as it is written: b'"name":value,' or nothing.
+    device: bytes = NO_BYTES
+    bot: bytes = NO_BYTES
+    ip: bytes = NO_BYTES
+    consent: bytes = NO_BYTES
+    written: bytes = NO_BYTES
+    """All of it, the campaign first."""
+    daily_id: str = ""
+    """Without consent: the only id that is left, until the end of the day; traits are taken off, too."""
+    refusal: Refusal | None = None
+    """Why nothing of this visitor is taken."""
+
+
+NOBODY: Final = Visitor(NO_CONTEXT)
 
 
 class Policy(Struct, frozen=True):
@@ -117,15 +144,18 @@ class Call(Struct):
     policy: Policy = DEFAULT_POLICY
     user_agents_left: int = 50
     """How many user agents that were not seen before this request may still have parsed, at 0.3 ms each."""
+    visitor: Visitor | None = None
+    """Of the event before: usually the next one's, too."""
+    head: bytes = NO_BYTES
+    """What all events of the request begin with, once one is encoded."""
 
 
 class Draft(Struct, gc=False):
     """One event on its way through the steps."""
 
-    original: bytes
+    wire: Wire
     index: int = 0
-    wire: Wire = field(default_factory=lambda: UNREAD)
-    context: Context = NO_CONTEXT
+    visitor: Visitor = field(default_factory=lambda: NOBODY)
     properties: bytes = NO_BYTES
     """The wire's; empty where it has none."""
     timestamp_ms: int = 0
@@ -133,18 +163,16 @@ class Draft(Struct, gc=False):
     """The client's clock minus ours, as far as sentAt tells."""
     clamped: bool = False
     """Its time was impossible and became the time it was received."""
-    stripped: bool = False
-    """Its person has not consented: ids and traits are taken off."""
     channel: str = ""
-    campaign: Campaign = NO_CAMPAIGN
-    # What is found, as it is written: b'"name":value,' or nothing.
     traffic: bytes = NO_BYTES
-    device: bytes = NO_BYTES
-    bot: bytes = NO_BYTES
-    ip: bytes = NO_BYTES
-    consent: bytes = NO_BYTES
+    """As it is written."""
     key: bytes = NO_BYTES
     value: bytes = NO_BYTES
+
+    @property
+    def stripped(self) -> bool:
+        """Its person has not consented: ids and traits are taken off."""
+        return bool(self.visitor.daily_id)
 
     @property
     def type(self) -> str:

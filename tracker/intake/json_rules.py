@@ -21,13 +21,9 @@ MIN_INT: Final = -(2**63)
 _any = msgspec.json.Decoder()
 _string = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _bracket = re.compile(rb"[\[\]{}]")
-_digits = bytes(0x30 if 0x30 <= i <= 0x39 else 0x20 for i in range(256))
-"""Digits become 0, anything else a blank."""
-_exponent = re.compile(rb"e[0-9]{3}").search
-_other_exponent = re.compile(rb"[eE]\+[0-9]|E[0-9]{3}").search
+_shapes = bytes(0x30 if 0x30 <= i <= 0x39 or i == 0x2B else 0x65 if i in b"eE" else 0x20 for i in range(256))
+"""Digits and the plus become 0, an exponent's letter e, anything else a blank."""
 _suspect = re.compile(rb"[:,\[\s]-?(?:[0-9]{19}|[0-9][0-9.]*[eE])").search
-_PLUS: Final = 0x2B
-_E: Final = 0x45
 _OPENING: Final = 0x7B  # {
 _LIST: Final = 0x5B  # [
 
@@ -43,8 +39,7 @@ class Bad(ValueError):
 
 def object_of(raw: bytes) -> dict[str, Any]:
     """A JSON object, decoded whole; of a key that occurs twice the last value. Raises Bad."""
-    check_depth(raw)
-    check_numbers(raw)
+    check(raw)
     try:
         found: dict[str, Any] = _any.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
@@ -52,27 +47,28 @@ def object_of(raw: bytes) -> dict[str, Any]:
     return found
 
 
+def check(raw: bytes) -> None:
+    """Raise Bad for a part of an event that is valid JSON, and not taken."""
+    check_depth(raw)
+    check_numbers(raw)
+
+
 def check_depth(raw: bytes) -> None:
-    """Raise Bad for what is nested too deeply."""
-    brackets = raw.count(_OPENING)
-    if _LIST in raw:  # looking for one is a twentieth of counting them
-        brackets += raw.count(_LIST)
-    if brackets > MAX_DEPTH and (levels := depth(raw)) > MAX_DEPTH:
+    """Raise Bad for a part of an event that is nested too deeply; the event around it is a level, too."""
+    if raw.rfind(_OPENING) <= 0 and _LIST not in raw:  # flat, as most are: told at a third of the price of counting
+        return
+    if raw.count(_OPENING) + raw.count(_LIST) >= MAX_DEPTH and (levels := 1 + depth(raw)) > MAX_DEPTH:
         raise Bad(TOO_DEEP, f"{levels} levels")
 
 
 def check_numbers(raw: bytes) -> None:
     """Raise Bad for an integer beyond 64 bits or a number beyond a double: the next reader would change or refuse it.
 
-    Such an integer has 19 digits in a row, of which every sixth byte shows three; such an exponent has three digits.
-    Most texts have neither, which is told in 0.4 us for 200 bytes; integers in `in` and `count` look for single bytes
-    at a tenth of the price of bytes.
+    Such an integer has 19 digits in a row, such an exponent three. Most texts have neither, which is told in 0.3 us for
+    200 bytes. (`rfind` takes a third of the time of `in` where there is nothing to find.)
     """
-    if (
-        raw[::6].translate(_digits).find(b"000") < 0
-        and _exponent(raw) is None
-        and not ((_PLUS in raw or _E in raw) and _other_exponent(raw) is not None)
-    ):
+    shapes = raw.translate(_shapes)
+    if shapes.rfind(b"0000000000000000000") < 0 and shapes.rfind(b"e000") < 0:
         return
     if _suspect(raw) is not None:  # not only within a text
         try:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from tracker.intake import json_rules
-from tracker.intake.draft import NO_BYTES, Call, Draft
+from tracker.intake.draft import NO_BYTES, Call, Visitor
 from tracker.rejections import NO_CONSENT, Refusal, refuse
 
 DAY_MS: Final = 86_400_000
@@ -25,12 +25,12 @@ _GRANTED: Final = b'"consent":"granted",'
 _DENIED: Final = b'"consent":"denied",'
 
 
-def put_ip(draft: Draft, call: Call) -> None:
-    ip = draft.context.ip
+def put_ip(visitor: Visitor, call: Call) -> None:
+    ip = visitor.context.ip
     if not ip and call.source == "client":
         ip = call.ip
     if ip:
-        draft.ip = written_ip(ip, call.policy.ip)
+        visitor.ip = written_ip(ip, call.policy.ip)
 
 
 @lru_cache(4096)
@@ -49,8 +49,8 @@ def written_ip(text: str, keep: str) -> bytes:
     return b'"ip":"%s",' % str(ip).partition("%")[0].encode()
 
 
-def apply_consent(draft: Draft, call: Call) -> Refusal | None:
-    policy, said = call.policy, draft.context.consent
+def apply_consent(visitor: Visitor, call: Call) -> Refusal | None:
+    policy, said = call.policy, visitor.context.consent
     if policy.consent == "ignore":
         return None
     verdict = dict(said).get(policy.consent_category) if isinstance(said, tuple) else said
@@ -59,26 +59,23 @@ def apply_consent(draft: Draft, call: Call) -> Refusal | None:
     if verdict is None:
         return None
     if verdict:
-        draft.consent = _GRANTED
+        visitor.consent = _GRANTED
         return None
-    if policy.without_consent == "drop" or draft.type in PERSONAL_CALLS:
+    if policy.without_consent == "drop":
         return refuse(NO_CONSENT)
-    _strip(draft, call)
+    _forget(visitor, call)
     return None
 
 
-def _strip(draft: Draft, call: Call) -> None:
+def _forget(visitor: Visitor, call: Call) -> None:
     """Leave what happened, take off who it was. The visitor gets an id of the day that nothing else leads to."""
-    context, wire = draft.context, draft.wire
+    context = visitor.context
     header = ("", "") if call.source == "import" else (call.ip, call.user_agent)
     ip, agent = context.ip or header[0], context.user_agent or header[1]
-    day = call.now_ms // DAY_MS
-    seen = f"{call.site}\0{day}\0{ip}\0{agent}".encode("utf-8", "replace")
-    wire.anonymous_id = "daily-" + blake2b(seen, digest_size=12, key=call.policy.salt).hexdigest()
-    wire.user_id = wire.previous_id = wire.group_id = None
-    wire.traits = UNSET
-    draft.campaign = msgspec.structs.replace(draft.campaign, clicks_written=NO_BYTES)
-    draft.ip, draft.consent, draft.stripped = NO_BYTES, _DENIED, True
+    seen = f"{call.site}\0{call.now_ms // DAY_MS}\0{ip}\0{agent}".encode("utf-8", "replace")
+    visitor.daily_id = "daily-" + blake2b(seen, digest_size=12, key=call.policy.salt).hexdigest()
+    visitor.campaign = msgspec.structs.replace(visitor.campaign, clicks_written=NO_BYTES)
+    visitor.ip, visitor.consent = NO_BYTES, _DENIED
     if context.raw is UNSET:
         return
     said = json_rules.object_of(bytes(context.raw))
@@ -86,4 +83,4 @@ def _strip(draft: Draft, call: Call) -> None:
     page = said.get("page")
     if isinstance(page, dict):
         kept["page"] = {name: page[name] for name in ("path", "title") if name in page}
-    wire.context = Raw(_encode(kept)) if kept else UNSET
+    visitor.written_context = Raw(_encode(kept)) if kept else UNSET

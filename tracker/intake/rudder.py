@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct
 
 from tracker.intake.draft import Draft, Wire
 from tracker.rejections import WRONG_TYPE, Refusal, refuse
@@ -18,11 +18,7 @@ class _Identifier(Struct):
     value: str | int
 
 
-class _Merge(Struct, rename="camel"):
-    merge_properties: list[_Identifier]
-
-
-_merge = msgspec.json.Decoder(_Merge)
+_merge = msgspec.json.Decoder(list[_Identifier])
 _object = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 
@@ -46,9 +42,9 @@ def identify_of_merge(draft: Draft) -> Refusal | None:
     """
     wire = draft.wire
     try:
-        identifiers = _merge.decode(draft.original).merge_properties
+        identifiers = _merge.decode(b"null" if wire.merge_properties is UNSET else wire.merge_properties)
     except msgspec.ValidationError as e:
-        return refuse(WRONG_TYPE, str(e))
+        return refuse(WRONG_TYPE, f"mergeProperties: {e}")
     wire.type = "identify"
     traits: dict[str, str | int] = {}
     for identifier in identifiers:

@@ -1,0 +1,58 @@
+"""Who sends: the steps whose findings come from the context and the request alone, taken once for both.
+
+The events of a request mostly share their context. So these steps stand in a tuple of their own, and their findings
+serve for each event behind the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import UNSET
+
+from tracker.intake.campaign import put_campaign
+from tracker.intake.context import PAGES, read_context, read_page
+from tracker.intake.device import flag_bot, put_device
+from tracker.intake.draft import NO_CONTEXT, Call, Context, Draft, Visitor
+from tracker.intake.privacy import PERSONAL_CALLS, apply_consent, put_ip
+from tracker.rejections import NO_CONSENT, Refusal, refuse
+
+VisitorStep = Callable[[Visitor, Call], Refusal | None]
+
+VISITOR_STEPS: Final[tuple[VisitorStep, ...]] = (put_campaign, put_device, flag_bot, put_ip, apply_consent)
+
+
+def put_visitor(draft: Draft, call: Call) -> Refusal | None:
+    wire, context = draft.wire, NO_CONTEXT
+    if wire.context is not UNSET:
+        read = read_context(bytes(wire.context))
+        if isinstance(read, Refusal):
+            return read
+        context = read
+    if wire.type in PAGES and not context.url:
+        context = read_page(draft, context)
+    visitor = call.visitor
+    if visitor is None or visitor.context is not context:
+        visitor = call.visitor = visitor_of(context, call)
+    draft.visitor = visitor
+    wire.context = visitor.written_context
+    if visitor.daily_id:
+        if wire.type in PERSONAL_CALLS:
+            return refuse(NO_CONSENT)
+        wire.anonymous_id, wire.user_id, wire.previous_id, wire.group_id = visitor.daily_id, None, None, None
+        wire.traits = UNSET
+    return visitor.refusal
+
+
+def visitor_of(context: Context, call: Call) -> Visitor:
+    visitor = Visitor(context, context.raw)
+    for step in VISITOR_STEPS:
+        visitor.refusal = step(visitor, call)
+        if visitor.refusal is not None:
+            return visitor
+    campaign = visitor.campaign
+    visitor.written = b"".join(
+        (campaign.written, campaign.clicks_written, visitor.device, visitor.bot, visitor.ip, visitor.consent)
+    )
+    return visitor
