@@ -106,7 +106,7 @@ def pins() -> dict[str, str]:
     return found
 
 
-def calls(user: str, types: tuple[str, ...]) -> list[dict[str, Any]]:
+def calls(user: str, types: tuple[str, ...], many: int) -> list[dict[str, Any]]:
     """One of each type, one over 32 KB, and many."""
     found: list[dict[str, Any]] = [
         {"type": "identify", "traits": {"name": "Nguyễn Thị Hoà 🛒", "email": f"{user}@example.com"}},
@@ -122,7 +122,7 @@ def calls(user: str, types: tuple[str, ...]) -> list[dict[str, Any]]:
         {"type": "alias", "previousId": f"{user}-before"},
         {"type": "track", "event": "Email Link Clicked", "properties": {"campaign_id": "c1"}},
         {"type": "track", "event": "Large", "properties": {"by": user, "blob": "x" * 40_000}},
-        *({"type": "track", "event": "Many", "properties": {"of": MANY}} for _ in range(MANY)),
+        *({"type": "track", "event": "Many", "properties": {"of": many}} for _ in range(many)),
     ]
     for n, call in enumerate(found):
         call |= {"n": n, "userId": user}
@@ -150,7 +150,7 @@ class Run:
 
 
 def drive(client: Client, host: str, site: Site, user: str, faulty: bool) -> Run:
-    run = Run(client, user, calls(user, client.types))
+    run = Run(client, user, calls(user, client.types, MANY))
     task = {
         "host": host, "key": site.write_key, "gzip": client.gzip[faulty], "batch": 20, "s2s": client.s2s,
         "calls": run.calls,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.drive import MANY, SERVER_CLIENTS, Faults, Run, check, drive, read_all
+from tests.clients.drive import GO, MANY, SERVER_CLIENTS, Faults, Run, check, drive, read_all
 from tests.conftest import missing
 from tests.harness import Stack, run_async
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
@@ -47,7 +48,10 @@ def sent(stack: Stack) -> Sent:
 
 
 def run_of(sent: Sent, name: str, faulty: bool) -> Run:
-    if reason := SERVER_CLIENTS[name].missing():
+    client = SERVER_CLIENTS[name]
+    if reason := client.missing():
+        if client is GO and shutil.which("go") is None:
+            pytest.skip("Go is not installed: apt-get install golang-go")
         missing(reason)
     return sent[0][name, faulty]
 
