@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -23,8 +24,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from tests.conftest import missing
 from tests.endpoint import SHOP, Http, alive, create_topics, endpoint, message_ids, metric, port_of
 from tests.faults import Load, counted
-from tests.harness import Servers, await_kafka, embedded_kafka, eventually
+from tests.harness import PARTITIONS, Servers, await_kafka, embedded_kafka, eventually
+from tracker import metrics
 from tracker.cli.up import ready
+from tracker.contract.producer import Batch, KafkaOut
 from tracker.contract.topics import EVENTS
 from tracker.embedded.process import Child, PartError, free_port, wait_until
 from tracker.spool.format import HEADER, encode
@@ -245,10 +248,10 @@ async def test_a_disk_that_is_full_says_503_until_there_is_room(
             await eventually(lambda: load.statuses[503] > 0)
             status, _, answer = await asyncio.to_thread(post, port_of(child), "too-much", "y" * 10_000)
             assert (status, answer["code"]) == (503, "spool_full")
-            acked = len(load.acked)
-            ballast.unlink()
-            await until(child, "spooling")
-            await eventually(lambda: len(load.acked) > acked)
+        # Nobody sends while it is not ready: it finds out by itself.
+        ballast.unlink()
+        await until(child, "spooling")
+        assert (await asyncio.to_thread(post, port_of(child), "disk-after"))[0] == 200
         assert load.statuses.keys() == {200, 503}
         assert load.longest_s() < 2
     with endpoint(tmp_path, servers.kafka, spool_dir=small_disk) as child:
@@ -312,6 +315,42 @@ async def test_a_record_that_kafka_refuses_is_set_aside(servers: Servers, tmp_pa
     assert b'"refused-3"' in kept.read_bytes()
     found = [each for each in await message_ids(servers.kafka) if each.startswith("refused-")]
     assert sorted(set(found)) == [f"refused-{n}" for n in (0, 1, 2, 4, 5)]
+
+
+async def test_what_is_held_goes_to_kafka_when_it_is_released_and_back_when_it_is_late(servers: Servers) -> None:
+    back: list[bytes] = []
+
+    def rescue(batches: list[Batch], why: str) -> None:
+        back.extend(value for batch in batches for _, _, value in batch.records())
+
+    out = KafkaOut(
+        servers.kafka, linger_ms=1, max_pending_bytes=1 << 20, produce_timeout_s=1, client_id="test",
+        observer=metrics.Replaying(), rescue=rescue,
+    )  # fmt: skip
+    await out.start({EVENTS: PARTITIONS})
+    try:
+        await asyncio.wait_for(out.connected.wait(), 10)
+        mark = time.time_ns()
+
+        def put(name: str, partition: int) -> asyncio.Future[None]:
+            return out.append(EVENTS, b"k", b'{"messageId":"held-%d-%s"}' % (mark, name.encode()), None, partition)
+
+        out.hold([(EVENTS, 0), (EVENTS, 1)])
+        held, free = put("held", 0), put("free", 2)
+        await asyncio.wait_for(free, 5)
+        await asyncio.sleep(0.2)
+        assert not held.done()
+        out.release([(EVENTS, 0)])
+        await asyncio.wait_for(held, 5)
+        put("late", 1)
+        await eventually(lambda: back, 5)
+        assert out.connected.is_set()  # the others' producer is not given up for it
+        await asyncio.wait_for(put("after", 1), 5)
+    finally:
+        await out.stop(2)
+    assert [json.loads(value)["messageId"] for value in back] == [f"held-{mark}-late"]
+    stored = [each for each in await message_ids(servers.kafka) if each.startswith(f"held-{mark}")]
+    assert sorted(stored) == [f"held-{mark}-{name}" for name in ("after", "free", "held")]
 
 
 def test_without_kafka_and_with_a_spool_it_is_ready_and_takes_events(tmp_path: Path) -> None:
