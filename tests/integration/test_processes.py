@@ -8,6 +8,8 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,14 +45,26 @@ class Several:
             return client.post("/v1/track", {"userId": user, "event": "A"}, X_Write_Key=SHOP.write_key)[0]
 
 
-@pytest.fixture
-def several(stack: Stack, tmp_path: Path) -> Iterator[Several]:
+@contextmanager
+def start(stack: Stack, folder: Path) -> Iterator[Several]:
     kafka, redis = stack.settings.kafka, stack.settings.redis
-    with endpoint(tmp_path, kafka, redis, processes=N, metrics_port=0, drain_s=6, linger_ms=50) as child:
+    with endpoint(folder, kafka, redis, processes=N, metrics_port=0, drain_s=6, linger_ms=50) as child:
         found = Several(child)
         wait_until(lambda: len(found.pids()) == N, [child], 10, "the processes")
         for port in found.metrics_ports():
-            wait_until(lambda port=port: ready("127.0.0.1", port), [child], 30, "a process")  # type: ignore[misc]
+            wait_until(partial(ready, "127.0.0.1", port), [child], 30, "a process")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def several(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Several]:
+    with start(stack, tmp_path_factory.mktemp("several")) as found:
+        yield found
+
+
+@pytest.fixture
+def ending(stack: Stack, tmp_path: Path) -> Iterator[Several]:
+    with start(stack, tmp_path) as found:
         yield found
 
 
@@ -96,23 +110,23 @@ async def test_a_killed_process_comes_back_and_nobody_is_refused_meanwhile(sever
     await eventually(lambda: ready("127.0.0.1", several.metrics_ports()[1]), 10)
 
 
-async def test_sigterm_ends_all_of_them_and_loses_nothing_in_flight(several: Several, stack: Stack) -> None:
+async def test_sigterm_ends_all_of_them_and_loses_nothing_in_flight(ending: Several, stack: Stack) -> None:
     users = [f"ending-{time.time_ns()}-{i}" for i in range(30)]
-    sending = [asyncio.create_task(asyncio.to_thread(several.send, user)) for user in users]
+    sending = [asyncio.create_task(asyncio.to_thread(ending.send, user)) for user in users]
     await asyncio.sleep(0.03)
-    several.child.terminate()
+    ending.child.terminate()
     assert await asyncio.gather(*sending) == [200] * 30
-    assert await asyncio.to_thread(several.child.stop) == 0
-    assert [pid for pid in several.pids() if running(pid)] == []
+    assert await asyncio.to_thread(ending.child.stop) == 0
+    assert [pid for pid in ending.pids() if running(pid)] == []
     events = await stack.consume(EVENTS, 30, site="shop", match=lambda v: v.get("userId") in users, timeout_s=5)
     assert sorted(event["userId"] for event in events) == sorted(users)
 
 
-async def test_without_their_parent_they_end_in_order(several: Several) -> None:
-    pids = several.pids()
-    sending = asyncio.create_task(asyncio.to_thread(several.send, "orphan"))
+async def test_without_their_parent_they_end_in_order(ending: Several) -> None:
+    pids = ending.pids()
+    sending = asyncio.create_task(asyncio.to_thread(ending.send, "orphan"))
     await asyncio.sleep(0.02)
-    several.child.kill()
+    ending.child.kill()
     assert await sending == 200
     await eventually(lambda: not any(running(pid) for pid in pids), 10)
 
