@@ -67,7 +67,10 @@ def page(url: str = "https://shop.example/", referrer: str = "", **context: Any)
 
 
 def test_a_campaign_is_what_the_context_says() -> None:
-    event = page("https://shop.example/?utm_source=other", campaign={"source": "FB", "name": "tet", "id": 7, "x": "y"})
+    event = page(
+        "https://shop.example/?utm_source=other&utm_medium=cpc",
+        campaign={"source": "FB", "name": "tet", "id": 7, "x": "y"},
+    )
     assert event.campaign == Campaign(source="FB", name="tet")
 
 
