@@ -53,7 +53,12 @@ def start(stack: Stack, folder: Path) -> Iterator[Several]:
         wait_until(lambda: len(found.pids()) == N, [child], 10, "the processes")
         for port in found.metrics_ports():
             wait_until(partial(ready, "127.0.0.1", port), [child], 30, "a process")
-        yield found
+        try:
+            yield found
+        finally:
+            child.stop()
+            for pid in filter(running, found.pids()):  # a test has failed: they should have ended with their parent
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
