@@ -25,6 +25,7 @@ from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.durable import Durable
 from tracker.http_in import HttpIn, Receive, Scope, Send
 from tracker.limits import Guard
+from tracker.openapi import Documented
 from tracker.routes import ROUTES
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Event str
 <style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem;padding:0 1rem}</style>
 <h1>Event streaming tracker</h1>
 <p>This is the endpoint. Events go to <code>POST /v1/batch</code>; the snippet is at <a href="SNIPPET">SNIPPET</a>.</p>
-<p><a href="/readyz">readiness</a> · <a href="/metrics">metrics</a> · <a href="/openapi.json">read API</a></p></html>
+<p><a href="/readyz">readiness</a> · <a href="/metrics">metrics</a> · <a href="/openapi.json">API</a></p></html>
 """
 
 
@@ -130,7 +131,7 @@ def _pages(endpoint: Endpoint) -> FastAPI:
             await endpoint.stop()
 
     # The usual pages of OpenAPI load their scripts from a CDN; the document itself does not.
-    app = FastAPI(
+    app = Documented(
         title="Event streaming tracker",
         version="1",
         lifespan=lifespan,
