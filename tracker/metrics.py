@@ -43,8 +43,8 @@ _requests = Counter("tracker_http_requests_total", "Answers given.", ["route", "
 _seconds = Histogram(
     "tracker_http_request_duration_seconds", "From a request's head to its answer.", ["route"], buckets=_HTTP
 )
-_accepted = Counter("tracker_events_accepted_total", "Events acked by Kafka.", ["source", "type"])
-_site_events = Counter("tracker_site_events_accepted_total", "Events acked by Kafka, by site.", ["site"])
+_accepted = Counter("tracker_events_accepted_total", "Events acked by Kafka, or spooled.", ["source", "type"])
+_site_events = Counter("tracker_site_events_accepted_total", "The same by site.", ["site"])
 _rejected = Counter("tracker_events_rejected_total", "Refusals of a request or of an event in a batch.", ["reason"])
 _dead = Counter("tracker_dead_letters_total", "Events of batches that went to the dead letters.", ["reason"])
 _produce_errors = Counter("tracker_kafka_produce_errors_total", "Batches that Kafka did not ack.", ["retryable"])

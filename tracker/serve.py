@@ -2,7 +2,7 @@
 
 SIGTERM   /readyz says 503, so that a load balancer turns away; requests are answered as before
 + window  no new connections; requests in flight finish
-+ most    what still waits for Kafka is answered with 503
++ most    what still waits for Kafka goes to the spool (503 if there is none)
 + drain_s batches are flushed, connections are closed, exit 0
 
 Several processes are run by tracker/processes.py; each of them lives and ends like this.

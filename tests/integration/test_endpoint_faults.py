@@ -119,25 +119,3 @@ async def test_a_frozen_kafka_means_503_in_time_and_nothing_acked_is_lost(
         stored = await message_ids(servers.kafka)
         assert set(acked) <= set(stored)
         assert all(stored.count(message_id) == 1 for message_id in acked)
-
-
-async def test_a_restarted_kafka_is_found_again(own_servers: Callable[[], Servers], tmp_path: Path) -> None:
-    servers = own_servers()
-    with endpoint(tmp_path, servers.kafka, servers.redis, produce_timeout_s=2, drain_s=4, spool_dir="") as child:
-        port = port_of(child)
-        create_topics(servers)
-        await eventually(lambda: ready("127.0.0.1", port), 30)
-        body = {"userId": "u", "event": "A"}
-        with Http(port) as client:
-            assert client.post("/v1/track", body, X_Write_Key=SHOP.write_key)[0] == 200
-            kafka = servers.children["kafka"]
-            kafka.kill()
-            started_s = time.monotonic()
-            assert client.post("/v1/track", body, X_Write_Key=SHOP.write_key)[0] == 503
-            assert time.monotonic() - started_s < 6
-            kafka.start()
-
-            def sends() -> bool:
-                return client.post("/v1/track", body, X_Write_Key=SHOP.write_key)[0] == 200
-
-            await eventually(lambda: asyncio.to_thread(sends), 60)
