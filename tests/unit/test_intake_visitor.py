@@ -238,7 +238,7 @@ def nobody(**fields: Any) -> events.Event:
         "context": {
             **NO, "ip": "203.0.113.77", "userAgent": CHROME, "traits": {"phone": "0901-secret"}, "locale": "vi",
             "device": {"id": "d-secret"}, "campaign": {"source": "zalo"},
-            "page": {"url": "https://a.example/p?gclid=c-secret", "path": "/p", "title": "T", "search": "?gclid=secret"},
+            "page": {"url": "https://a.example/?gclid=secret", "path": "/p", "title": "T", "search": "?gclid=secret"},
         },
     }  # fmt: skip
     message["context"] |= fields.pop("context", {})
