@@ -1,4 +1,9 @@
-"""CORS: pages of every origin may send, unless the site lists its origins."""
+"""CORS: pages of every origin may send, unless the site lists its origins (`null` among them, where it wants pages of
+files and sandboxes).
+
+Without credentials: who sends is told by the key. Access-Control-Request-Private-Network is not answered: a tracker
+inside a network is for its pages, not for those of the internet.
+"""
 
 from __future__ import annotations
 
