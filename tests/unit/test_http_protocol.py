@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -73,23 +72,36 @@ async def port() -> AsyncIterator[int]:
         yield port
 
 
+class Listening(asyncio.Protocol):
+    """A client that keeps what it hears, also when the connection is reset behind it."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self.ended = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+
+
 async def talk(port: int, *parts: bytes, pause_s: float = 0.0) -> bytes:
     """Send the parts with pauses; what comes back until the server closes the connection, within 5 s."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    transport, client = await asyncio.get_running_loop().create_connection(Listening, "127.0.0.1", port)
 
     async def write() -> None:
         for part in parts:
-            writer.write(part)
+            transport.write(part)
             await asyncio.sleep(pause_s)
 
     writing = asyncio.create_task(write())
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        await asyncio.wait_for(client.ended.wait(), 5)
+        return client.heard
     finally:
         writing.cancel()
-        writer.close()
-        with contextlib.suppress(ConnectionError):  # closed by the server first
-            await writer.wait_closed()
+        transport.close()
 
 
 def refusal(answers: bytes) -> tuple[int, str]:
@@ -354,6 +366,41 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
         await asyncio.wait_for(ended.wait(), 5)
         await until(lambda: app.guard.connections.open == 0)
         writer.close()
+
+
+async def test_a_closed_connection_does_not_wait_for_ever_until_its_last_answer_is_read() -> None:
+    app = App(write_timeout_s=0.2)
+
+    async def fill(scope: Any, receive: Any, send: Any) -> None:
+        transport = next(iter(app.state.connections)).transport
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        while not transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": b"x" * 16384, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
+
+    app.answer = fill
+    async with serve(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: bool(app.guard.connections.open))
+        await until(lambda: app.guard.connections.open == 0)
+        writer.close()
+
+
+async def test_a_request_that_has_begun_is_not_idle() -> None:
+    async with serve(App(keep_alive_s=1)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"abcd")
+        await asyncio.wait_for(reader.readuntil(b"abcd"), 5)
+        await asyncio.sleep(0.8)
+        writer.write(HEAD)
+        await asyncio.sleep(0.4)  # longer than it may idle
+        writer.write(b"efgh")
+        assert (await asyncio.wait_for(reader.readuntil(b"efgh"), 5)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_empty_lines_keep_no_connection_alive() -> None:
