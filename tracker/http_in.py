@@ -183,14 +183,17 @@ class HttpIn:
                     dead.append(refusal.rejection.name)
                     letters.append(letter_of(batch.original(index), index, refusal, call))
             elif not (verbose and (repeat := self._repeats(draft, call, post))):
-                same = records.get(draft.key)
+                key, kind = draft.key, draft.wire.type or ""
+                same = records.get(key)
                 if same is None:
-                    records[draft.key] = [(draft.key, draft.value)]
+                    records[key] = [(key, draft.value)]
                 else:
-                    same.append((draft.key, draft.value))
-                types[draft.type] = types.get(draft.type, 0) + 1
-                clamped += draft.clamped
-                anonymous += draft.stripped
+                    same.append((key, draft.value))
+                types[kind] = types.get(kind, 0) + 1
+                if draft.clamped:
+                    clamped += 1
+                if draft.visitor.daily_id:
+                    anonymous += 1
                 skew_ms = draft.skew_ms
             if verbose:
                 results.append(_result(draft, refusal, repeat))

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tracker.intake.decode import read_event
-from tracker.intake.draft import Wire
+from tracker.intake.draft import UsualWire, Wire
 from tracker.rejections import (
     BAD_COMPRESSION,
     INVALID_BATCH,
@@ -38,8 +38,8 @@ class Around(Struct, rename="camel", kw_only=True):
     integrations: Raw | UnsetType = UNSET
 
 
-class _Wires(Around, kw_only=True):
-    batch: list[Wire]
+class _Usual(Around, kw_only=True):
+    batch: list[UsualWire]
 
 
 class _Raws(Around, kw_only=True):
@@ -67,7 +67,7 @@ class _Key(Struct, rename="camel"):
     write_key: str | None = None
 
 
-_wires = msgspec.json.Decoder(_Wires)
+_usual = msgspec.json.Decoder(_Usual)
 _raws = msgspec.json.Decoder(_Raws)
 _key = msgspec.json.Decoder(_Key)
 _text = msgspec.json.Decoder(str)
@@ -172,7 +172,7 @@ def read_text(body: bytes) -> bytes | Refusal:
 
 
 def read_batch(body: bytes, max_event_bytes: int, cap: int) -> Batch | Refusal:
-    """All events in one go, at half the price of one by one; if one of them is none, or too large, one by one.
+    """All events in one go, at half the price of one by one; if one of them is unusual or too large, one by one.
 
     `cap`: bytes that the batch's context and integrations may have in all when each of its events has got them.
     """
@@ -181,8 +181,8 @@ def read_batch(body: bytes, max_event_bytes: int, cap: int) -> Batch | Refusal:
         try:
             if len(body) > max_event_bytes and any(len(raw) > max_event_bytes for raw in _raws.decode(body).batch):
                 raise msgspec.ValidationError
-            around: Around = (wires := _wires.decode(body))
-            events = [*wires.batch]
+            around: Around = (usual := _usual.decode(body))
+            events = [*usual.batch]
         except msgspec.ValidationError:
             around = (raws := _raws.decode(body))
             events = [read_event(bytes(raw), max_event_bytes) for raw in raws.batch]

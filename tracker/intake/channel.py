@@ -101,7 +101,8 @@ _CHANNEL_OF: Final[dict[str | None, str]] = {
 """Traffic class of a campaign -> the channel of the event; of other classes it is `site`."""
 
 
-_ESCAPE: Final = 0x5C  # a backslash
+_ESCAPE: Final = 0x5C
+"""A backslash: a name may be spelled with escapes."""
 
 
 class _Said(Struct):
@@ -112,9 +113,12 @@ _said = msgspec.json.Decoder(_Said)
 
 
 def put_channel(draft: Draft, call: Call) -> None:
-    wire, context, campaign = draft.wire, draft.visitor.context, draft.visitor.campaign
+    wire, visitor = draft.wire, draft.visitor
+    context, campaign = visitor.context, visitor.campaign
     by_campaign = None if campaign is NO_CAMPAIGN else class_of_campaign(campaign)
-    said = context.channel or _channel_of_properties(draft)
+    said = context.channel
+    if said is None and ((raw := draft.properties).rfind(b'"channel"') >= 0 or _ESCAPE in raw):
+        said = _channel_of_properties(draft)
     if said is not None:
         draft.channel = said if said in _CLOSED else OTHER
     else:
@@ -128,10 +132,7 @@ def put_channel(draft: Draft, call: Call) -> None:
 
 
 def _channel_of_properties(draft: Draft) -> str | None:
-    raw = draft.properties
-    if raw.rfind(b'"channel"') < 0 and _ESCAPE not in raw:  # it may be spelled with escapes
-        return None
-    if _said.decode(raw).channel is None:
+    if not draft.properties or _said.decode(draft.properties).channel is None:
         return None
     said = read_properties(draft).get("channel")
     return said.strip().lower() or None if isinstance(said, str) else None

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from tracker.contract.events import EVENT_TYPES, MAX_ID_CHARS
 from tracker.intake import json_rules, rudder
-from tracker.intake.draft import Call, Draft, Wire
+from tracker.intake.draft import MAX_TEXT_CHARS, Call, Draft, UsualWire, Wire
 from tracker.rejections import (
     BAD_NUMBER,
     FIELD_TOO_LONG,
@@ -19,40 +19,25 @@ from tracker.rejections import (
     refuse,
 )
 
-MAX_TEXT_CHARS: Final = 1000
-"""Longest page or screen name and category: titles of pages are longer than ids."""
-
 _IDS: Final = ("user_id", "anonymous_id", "group_id", "previous_id", "message_id")
 _TYPES: Final = frozenset(EVENT_TYPES)
 
 
 def check(draft: Draft, call: Call) -> Refusal | None:
     wire = draft.wire
-    wire.type = call.type or wire.type
-    if wire.type not in _TYPES:
-        if wire.type != rudder.MERGE:
-            return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
-        if (refusal := rudder.identify_of_merge(draft)) is not None:
-            return refusal
-    if wire.type == "identify" and wire.traits is UNSET and wire.context is not UNSET:
-        rudder.take_traits(wire, bytes(wire.context))
-    for value in (wire.user_id, wire.anonymous_id, wire.group_id, wire.previous_id, wire.message_id):
-        if value is not None and not (value.__class__ is str and 0 < len(value) <= MAX_ID_CHARS):
-            if (refusal := _mend_ids(wire)) is not None:
-                return refusal
-            break
-    if wire.user_id is None and wire.anonymous_id is None:
-        return refuse(MISSING_ID)
+    if call.type is not None:
+        wire.type = call.type
     if wire.type == "track":
         if not wire.event or wire.event.isspace():
             return refuse(MISSING_EVENT)
-        if len(wire.event) > MAX_ID_CHARS:
-            return refuse(FIELD_TOO_LONG, f"event has {len(wire.event)} characters")
     else:
         wire.event = None  # a name on another call would be counted as a track event's
-        for name, text in (("name", wire.name), ("category", wire.category)):
-            if text is not None and len(text) > MAX_TEXT_CHARS:
-                return refuse(FIELD_TOO_LONG, f"{name} has {len(text)} characters")
+        if (refusal := _check_type(wire)) is not None:
+            return refusal
+    if wire.__class__ is not UsualWire and (refusal := _mend(wire)) is not None:
+        return refusal
+    if wire.user_id is None and wire.anonymous_id is None:
+        return refuse(MISSING_ID)
     try:
         if draft.properties:
             json_rules.check(draft.properties)
@@ -65,8 +50,22 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     return None
 
 
-def _mend_ids(wire: Wire) -> Refusal | None:
-    """Numbers become texts, an empty text is no id."""
+def _check_type(wire: Wire) -> Refusal | None:
+    if wire.type not in _TYPES:
+        if wire.type != rudder.MERGE:
+            return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
+        return rudder.identify_of_merge(wire) or _mend(wire)
+    if wire.type == "identify" and wire.traits is UNSET and wire.context is not UNSET:
+        rudder.take_traits(wire, bytes(wire.context))
+    return None
+
+
+def _mend(wire: Wire) -> Refusal | None:
+    """What a UsualWire need not be asked. Numbers become texts, an empty text is no id."""
+    for name, text in (("event", wire.event), ("name", wire.name), ("category", wire.category)):
+        most = MAX_ID_CHARS if name == "event" else MAX_TEXT_CHARS
+        if text is not None and len(text) > most:
+            return refuse(FIELD_TOO_LONG, f"{name} has {len(text)} characters")
     for name in _IDS:
         value = getattr(wire, name)
         if value is None:

@@ -9,9 +9,10 @@ from msgspec import UNSET, Raw
 
 from tracker.contract.events import CHANNELS
 from tracker.intake.channel import OTHER
-from tracker.intake.draft import NO_BYTES, Call, Draft, Wire
+from tracker.intake.draft import NO_BYTES, Call, Draft, UsualWire, Wire
 from tracker.rejections import EVENT_TOO_LARGE, INVALID_JSON, TOO_DEEP, WRONG_TYPE, Refusal, refuse
 
+_usual = msgspec.json.Decoder(UsualWire)
 _wire = msgspec.json.Decoder(Wire)
 _object = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
@@ -24,7 +25,10 @@ def read_event(original: bytes, max_event_bytes: int) -> Wire | Refusal:
     if len(original) > max_event_bytes:
         return refuse(EVENT_TOO_LARGE, f"{len(original)} bytes; the limit is {max_event_bytes}")
     try:
-        return _wire.decode(original)
+        try:
+            return _usual.decode(original)
+        except msgspec.ValidationError:
+            return _wire.decode(original)
     except msgspec.ValidationError as e:
         return refuse(WRONG_TYPE, str(e))
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
@@ -81,8 +85,11 @@ def encode(draft: Draft, call: Call) -> None:
     if not call.head:
         call.head = _head(call)
     draft.key = str(wire.anonymous_id or wire.user_id).encode()
-    found = (call.head, b"%d" % draft.timestamp_ms, _CHANNEL[draft.channel], draft.traffic, draft.visitor.written)
-    draft.value = b"".join((*found, _encode(wire)[1:]))  # a join takes half the time of formatting
+    # A join takes half the time of formatting.
+    draft.value = b"".join(
+        (call.head, b"%d" % draft.timestamp_ms, _CHANNEL[draft.channel], draft.traffic, draft.visitor.written,
+         _encode(wire)[1:])
+    )  # fmt: skip
 
 
 _CHANNEL: Final = {name: b',"channel":"%s",' % name.encode() for name in (*CHANNELS, OTHER)}

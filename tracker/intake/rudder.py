@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from tracker.intake.draft import Draft, Wire
+from tracker.intake.draft import Wire
 from tracker.rejections import WRONG_TYPE, Refusal, refuse
 
 MERGE: Final = "merge"
@@ -33,14 +33,13 @@ def take_traits(wire: Wire, context: bytes) -> None:
         wire.traits, wire.context = traits, Raw(_encode(fields))
 
 
-def identify_of_merge(draft: Draft) -> Refusal | None:
+def identify_of_merge(wire: Wire) -> Refusal | None:
     """A merge call names identifiers of one person: userId or anonymousId, and `mergeProperties`, a list of
     {"type": "email", "value": ...}. That is an identify call, with the identifiers as traits.
 
     It is no alias call: nothing says which of the identifiers came first, and an e-mail address or a telephone number
     is no id of ours. Where userId or anonymousId is missing, an identifier of that type is it.
     """
-    wire = draft.wire
     try:
         identifiers = _merge.decode(b"null" if wire.merge_properties is UNSET else wire.merge_properties)
     except msgspec.ValidationError as e:

@@ -14,26 +14,28 @@ from msgspec import UNSET
 from tracker.intake.campaign import put_campaign
 from tracker.intake.context import PAGES, read_context, read_page
 from tracker.intake.device import flag_bot, put_device
-from tracker.intake.draft import NO_CONTEXT, Call, Context, Draft, Visitor
+from tracker.intake.draft import NO_BYTES, NO_CONTEXT, Call, Context, Draft, Visitor
 from tracker.intake.privacy import PERSONAL_CALLS, apply_consent, put_ip
 from tracker.rejections import NO_CONSENT, Refusal, refuse
 
 VisitorStep = Callable[[Visitor, Call], Refusal | None]
 
+OWN_PAGE: Final = b"-"
+"""Equal to no context: the page was the event's own."""
+
 VISITOR_STEPS: Final[tuple[VisitorStep, ...]] = (put_campaign, put_device, flag_bot, put_ip, apply_consent)
 
 
 def put_visitor(draft: Draft, call: Call) -> Refusal | None:
-    wire, context = draft.wire, NO_CONTEXT
-    if wire.context is not UNSET:
-        read = read_context(bytes(wire.context))
-        if isinstance(read, Refusal):
-            return read
-        context = read
-    if wire.type in PAGES and not context.url:
-        context = read_page(draft, context)
-    visitor = call.visitor
-    if visitor is None or visitor.context is not context:
+    wire, visitor = draft.wire, call.visitor
+    said = NO_BYTES if wire.context is UNSET else bytes(wire.context)
+    if visitor is None or said != call.said or (wire.type in PAGES and not visitor.context.url):
+        context = read_context(said) if said else NO_CONTEXT
+        if isinstance(context, Refusal):
+            return context
+        call.said = said
+        if wire.type in PAGES and not context.url:
+            context, call.said = read_page(draft, context), OWN_PAGE
         visitor = call.visitor = visitor_of(context, call)
     draft.visitor = visitor
     wire.context = visitor.written_context
