@@ -156,7 +156,7 @@ class Stack:
         self.sites = [
             Site(f"s{i:02}-{run}", f"wk_{run}_{i:02}_write", f"sk_{run}_{i:02}_secret") for i in range(1, SITES + 1)
         ]
-        self._fresh = iter(self.sites)
+        self._fresh = iter(self.sites[1:])  # the first is everybody's
         self.config = folder / "tracker.toml"
         self.config.write_text(
             "".join(

@@ -126,7 +126,7 @@ async def test_ten_times_the_load_is_refused_at_once_in_bounded_memory_and_it_re
         # A client that asked while Kafka stood had its answer in time, most of them at once.
         assert set(crowd.statuses) <= {200, 429, 503}
         assert frozen[503] > CONNECTIONS
-        assert crowd.gave_up > CONNECTIONS / 2
+        assert crowd.gave_up > 20
         assert crowd.without_retry_after == 0
         assert crowd.slowest_refusal_s < PRODUCE_S + 3
         # Requests that wait, their bodies as they are read, answers, and what the allocator keeps.
