@@ -43,7 +43,8 @@ from tracker.intake.draft import Visitor
 
 ROOT = Path(__file__).parent.parent
 CONNECTIONS = 256
-BODIES = 500
+BODIES = 3000
+"""More than the contexts that the endpoint remembers: each is of another visitor on another page."""
 WARM_UP_S = 1.0
 
 
@@ -62,39 +63,40 @@ SERVERS: dict[str, tuple[str, ...]] = {
 """Name -> what `python -m` runs; the forwarders get port and broker as arguments."""
 
 
-def event(n: int) -> dict[str, object]:
-    """A product view as the snippet sends it, about 600 bytes."""
+def event(n: int, visitor: int) -> dict[str, object]:
+    """A product view as the snippet sends it, about 650 bytes. All events of a visitor are of one page view."""
+    page = f"/products/round-neck-shirt-{visitor}"
     return {
         "messageId": f"bench-{os.getpid()}-{n:012d}",
         "type": "track",
         "event": "Product Viewed",
-        "anonymousId": f"7d0c9b1e-58a4-4b93-8b9a-{n % 5000:012d}",
+        "anonymousId": f"7d0c9b1e-58a4-4b93-8b9a-{visitor:012d}",
         "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S.123Z", time.gmtime()),
         "properties": {
             "product_id": f"sku-{n % 300}", "name": "Áo thun cổ tròn", "price": 199000, "quantity": 1,
-            "currency": "VND", "category": "shirts", "url": "https://shop.example/products/round-neck-shirt",
+            "currency": "VND", "category": "shirts", "url": f"https://shop.example{page}",
         },
         "context": {
-            "page": {"path": "/products/round-neck-shirt", "title": "Áo thun", "referrer": "", "search": ""},
-            "userAgent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0",
+            "page": {"path": page, "url": f"https://shop.example{page}", "title": "Áo", "referrer": "", "search": ""},
+            "userAgent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+            f"Chrome/{100 + visitor % 41}.0.0.0 Safari/537.36",
             "locale": "vi-VN", "library": {"name": "t.js", "version": "0.1.0"},
         },
     }  # fmt: skip
 
 
 def requests(per_request: int) -> list[bytes]:
-    """Whole HTTP requests. Twenty events of a request are of one visitor, as a browser's are."""
+    """Whole HTTP requests, each of another visitor."""
     found = []
     for i in range(BODIES):
         sent_at = time.strftime("%Y-%m-%dT%H:%M:%S.456Z", time.gmtime())
         if per_request == 1:
             path, body = (
                 "/v1/track",
-                json.dumps(event(i) | {"sentAt": sent_at, "writeKey": DEMO_WRITE_KEY}, ensure_ascii=False),
+                json.dumps(event(i, i) | {"sentAt": sent_at, "writeKey": DEMO_WRITE_KEY}, ensure_ascii=False),
             )
         else:
-            visitor = event(i)["anonymousId"]
-            items = [event(i * per_request + k) | {"anonymousId": visitor} for k in range(per_request)]
+            items = [event(i * per_request + k, i) for k in range(per_request)]
             path, body = (
                 "/v1/batch",
                 json.dumps({"sentAt": sent_at, "writeKey": DEMO_WRITE_KEY, "batch": items}, ensure_ascii=False),
@@ -319,7 +321,7 @@ def resident_mb(pid: int, field: str) -> float:
 def steps(events: int = 2000) -> dict[str, float]:
     """Least time an event takes in each step, us; `put_visitor` has what the visitor steps found for the one before."""
     call = Call(DEMO_SITE, "client", time.time_ns() // 1_000_000, lambda: "made", 32 * 1024)
-    originals = [json.dumps(event(i), ensure_ascii=False).encode() for i in range(events)]
+    originals = [json.dumps(event(i, i // 20), ensure_ascii=False).encode() for i in range(events)]
     least: dict[str, float] = {}
 
     def timed(step: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
