@@ -343,10 +343,12 @@ def _not_taken(error: BaseException) -> Refusal:
 
 def _count(tally: Tally) -> None:
     """Count what Kafka has acked: once a type, not once an event."""
+    total = 0
     for kind, events in tally.types.items():
         metrics.ACCEPTED[tally.source, kind].inc(events)
-    if tally.types:
-        metrics.site_accepted(tally.site, sum(tally.types.values()))
+        total += events
+    if total:
+        metrics.site_accepted(tally.site, total)
     if tally.clamped:
         metrics.CLAMPED.inc(tally.clamped)
     if tally.anonymous:

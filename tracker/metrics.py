@@ -125,10 +125,12 @@ def declare(sites: Iterable[str]) -> None:
 
 def answered(route: str, method: str, code: int, seconds: float | None) -> None:
     """Count an answer. `route` is one of ROUTES; methods and codes outside of their sets are folded."""
-    series = (route, method if method in METHODS else OTHER, code)
-    counter = _by_answer.get(series)
+    counter = _by_answer.get((route, method, code))
     if counter is None:
-        counter = _by_answer[series] = _requests.labels(*series)
+        series = (route, method if method in METHODS else OTHER, code)
+        counter = _by_answer.get(series)
+        if counter is None:
+            counter = _by_answer[series] = _requests.labels(*series)
     counter.inc()
     if seconds is not None:
         _by_route[route].observe(seconds)

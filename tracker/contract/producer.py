@@ -142,11 +142,17 @@ class Linger:
             self._now_s = max(self._now_s / GROWTH, self._least_s)
 
 
-def _add(builder: BatchBuilder, key: bytes | None, value: bytes, timestamp_ms: int | None) -> object | None:
+def _add(
+    builder: BatchBuilder,
+    key: bytes | None,
+    value: bytes,
+    timestamp_ms: int | None,
+    headers: list[tuple[str, bytes]] = NO_HEADERS,
+) -> object | None:
     """`builder.append` without its serializers and keywords, at half the price; None: the batch is full."""
     if builder._closed:
         return None
-    added: object | None = builder._builder.append(builder._relative_offset, timestamp_ms, key, value, NO_HEADERS)
+    added: object | None = builder._builder.append(builder._relative_offset, timestamp_ms, key, value, headers)
     if added is None:
         builder.close()
     else:
@@ -258,10 +264,10 @@ class KafkaOut:
         batch = self._open.get(where)
         if batch is None:
             batch = self._new_batch(where)
-        if batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:  # full
+        if _add(batch.builder, key, value, timestamp_ms, headers) is None:  # full
             self._full.setdefault(where, []).append(batch)
             batch = self._new_batch(where)
-            batch.builder.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
+            _add(batch.builder, key, value, timestamp_ms, headers)
             self._flush_now()
         batch.bytes += size
         batch.events += 1

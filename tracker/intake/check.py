@@ -32,7 +32,7 @@ def check(draft: Draft, call: Call) -> Refusal | None:
             return refuse(MISSING_EVENT)
     else:
         wire.event = None  # a name on another call would be counted as a track event's
-        if (refusal := _check_type(wire)) is not None:
+        if (refusal := _check_type(draft)) is not None:
             return refusal
     if wire.__class__ is not UsualWire and (refusal := _mend(wire)) is not None:
         return refusal
@@ -50,13 +50,14 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     return None
 
 
-def _check_type(wire: Wire) -> Refusal | None:
+def _check_type(draft: Draft) -> Refusal | None:
+    wire = draft.wire
     if wire.type not in _TYPES:
         if wire.type != rudder.MERGE:
             return refuse(UNKNOWN_TYPE, "" if wire.type is None else f"'{wire.type[:40]}'")
         return rudder.identify_of_merge(wire) or _mend(wire)
-    if wire.type == "identify" and wire.traits is UNSET and wire.context is not UNSET:
-        rudder.take_traits(wire, bytes(wire.context))
+    if wire.type == "identify" and wire.traits is UNSET:
+        rudder.take_traits(draft)
     return None
 
 

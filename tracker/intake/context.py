@@ -70,7 +70,7 @@ def context_of(raw: bytes) -> Context:
         Raw(_encode(said)),
         _channel(get("channel")),
         _text(get("userAgent"), MAX_CHARS),
-        _text(ip, MAX_CHARS),
+        "" if ip is None else _text(ip, MAX_CHARS),
         _text(page.get("url"), MAX_URL_CHARS),
         _text(page.get("search"), MAX_URL_CHARS),
         _text(page.get("referrer"), MAX_URL_CHARS),

@@ -46,32 +46,36 @@ def open_parts(draft: Draft, call: Call) -> Refusal | None:
             draft.properties = NO_BYTES
             if (bad := _drop_null(wire, "properties")) is not None:
                 return bad
-    for part in (wire.traits, wire.context, wire.integrations):
-        if part is not UNSET and bytes(part)[0] != _OPEN:
-            for name in ("traits", "context", "integrations"):
-                if (bad := _drop_null(wire, name)) is not None:
-                    return bad
-            break
+    if wire.context is not UNSET:
+        draft.context = bytes(wire.context)
+        if draft.context[0] != _OPEN:
+            draft.context = NO_BYTES
+            if (bad := _drop_null(wire, "context")) is not None:
+                return bad
+    if wire.traits is not UNSET and (bad := _drop_null(wire, "traits")) is not None:
+        return bad
+    if wire.integrations is not UNSET and (bad := _drop_null(wire, "integrations")) is not None:
+        return bad
     if call.context is not UNSET:
-        wire.context = call.context if wire.context is UNSET else _merge(call.context, wire.context)
+        draft.context = bytes(call.context) if not draft.context else _merge(call.context, draft.context)
     if call.integrations is not UNSET and wire.integrations is UNSET:
         wire.integrations = call.integrations
     return None
 
 
 def _drop_null(wire: Wire, name: str) -> Refusal | None:
-    """An object that is null is absent; anything else in its place is refused."""
-    part = getattr(wire, name)
-    if part is not UNSET and bytes(part)[0] != _OPEN:
-        if bytes(part) != b"null":
+    """A part that is null is absent; anything but an object in its place is refused."""
+    part = bytes(getattr(wire, name))
+    if part[0] != _OPEN:
+        if part != b"null":
             return refuse(WRONG_TYPE, f"Expected `object | null` - at `$.{name}`")
         setattr(wire, name, UNSET)
     return None
 
 
-def _merge(under: Raw, over: Raw) -> Raw:
+def _merge(under: Raw, over: bytes) -> bytes:
     """Two JSON objects -> one; where both have a field, that of `over` stands."""
-    return Raw(_encode(_object.decode(under) | _object.decode(over)))
+    return _encode(_object.decode(under) | _object.decode(over))
 
 
 def encode(draft: Draft, call: Call) -> None:

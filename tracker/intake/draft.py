@@ -176,7 +176,8 @@ class Draft(Struct, gc=False):
     index: int = 0
     visitor: Visitor = field(default_factory=lambda: NOBODY)
     properties: bytes = NO_BYTES
-    """The wire's; empty where it has none."""
+    """The wire's; empty where it has none. So is the next."""
+    context: bytes = NO_BYTES
     timestamp_ms: int = 0
     skew_ms: int | None = None
     """The client's clock minus ours, as far as sentAt tells."""

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from tracker.intake.draft import Wire
+from tracker.intake.draft import Draft, Wire
 from tracker.rejections import WRONG_TYPE, Refusal, refuse
 
 MERGE: Final = "merge"
@@ -23,14 +23,14 @@ _object = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 
 
-def take_traits(wire: Wire, context: bytes) -> None:
+def take_traits(draft: Draft) -> None:
     """The traits of an identify call stand in its context: they become its traits."""
-    if b'"traits"' not in context:
+    if b'"traits"' not in draft.context:
         return
-    fields = _object.decode(context)
+    fields = _object.decode(draft.context)
     traits = fields.pop("traits", None)
     if traits is not None and bytes(traits).startswith(b"{"):
-        wire.traits, wire.context = traits, Raw(_encode(fields))
+        draft.wire.traits, draft.context = traits, _encode(fields)
 
 
 def identify_of_merge(wire: Wire) -> Refusal | None:

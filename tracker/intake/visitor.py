@@ -14,7 +14,7 @@ from msgspec import UNSET
 from tracker.intake.campaign import put_campaign
 from tracker.intake.context import PAGES, read_context, read_page
 from tracker.intake.device import flag_bot, put_device
-from tracker.intake.draft import NO_BYTES, NO_CONTEXT, Call, Context, Draft, Visitor
+from tracker.intake.draft import NO_CONTEXT, Call, Context, Draft, Visitor
 from tracker.intake.privacy import PERSONAL_CALLS, apply_consent, put_ip
 from tracker.rejections import NO_CONSENT, Refusal, refuse
 
@@ -27,8 +27,7 @@ VISITOR_STEPS: Final[tuple[VisitorStep, ...]] = (put_campaign, put_device, flag_
 
 
 def put_visitor(draft: Draft, call: Call) -> Refusal | None:
-    wire, visitor = draft.wire, call.visitor
-    said = NO_BYTES if wire.context is UNSET else bytes(wire.context)
+    wire, said, visitor = draft.wire, draft.context, call.visitor
     if visitor is None or said != call.said or (wire.type in PAGES and not visitor.context.url):
         context = read_context(said) if said else NO_CONTEXT
         if isinstance(context, Refusal):
