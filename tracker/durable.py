@@ -347,6 +347,9 @@ class Durable:
             except (OSError, ProduceError) as e:
                 log.error("the spool is not replayed: %s", e)
                 whole = False
+            except Exception:  # this is the only way out of the spool: nothing may end it
+                log.exception("the spool is not replayed")
+                whole = False
             if not self._spooled and self._live.connected.is_set():
                 self._go()
             if not whole:
@@ -390,7 +393,7 @@ class Durable:
             observer=metrics.Replaying(),
             ordered=True,
         )
-        await out.start(dict.fromkeys(topic for topic, _ in places))
+        await out.start(dict.fromkeys([*self._topics, *(topic for topic, _ in places)]))  # more may come meanwhile
         try:
             await asyncio.wait_for(out.connected.wait(), self._settings.produce_timeout_s)
             handover = Handover(self._live, self._spooled, folder, self._flushed) if own else None

@@ -360,3 +360,26 @@ def test_without_kafka_and_with_a_spool_it_is_ready_and_takes_events(tmp_path: P
         assert alive(port_of(child))
         assert child.stop() == 0
     assert b'"alone"' in segments(tmp_path)[0].read_bytes()
+
+
+async def test_a_topic_that_comes_to_the_spool_while_it_is_sent_is_sent_too(servers: Servers, tmp_path: Path) -> None:
+    """Events alone lie there when the replay begins; in its middle Kafka freezes, and a dead letter is spooled."""
+    with without_kafka(tmp_path) as child:
+        for n in range(4):
+            ids = [f"topic-{n}-{i}" for i in range(150)]
+            batch = [{"type": "page", "name": "x" * 900, "userId": "one", "messageId": each} for each in ids]
+            with Http(port_of(child)) as client:
+                assert client.post("/v1/batch", {"batch": batch}, X_Write_Key=SHOP.write_key)[0] == 200
+    with endpoint(tmp_path, servers.kafka, spool_after_s=0.5, spool_replay_per_s=100) as child:
+        await eventually(lambda: metric(port_of(child), "tracker_spool_replayed_total") > 0)
+        os.kill(servers.children["kafka"].pid, signal.SIGSTOP)
+        try:
+            with Http(port_of(child)) as client:
+                nameless = {"batch": [{"type": "track", "userId": "one"}]}
+                answer = await asyncio.to_thread(client.post, "/v1/batch", nameless, X_Write_Key=SHOP.write_key)
+            assert answer[0] == 200
+        finally:
+            os.kill(servers.children["kafka"].pid, signal.SIGCONT)
+        await until(child, "ready")
+        assert segments(tmp_path) == []
+    assert len({each for each in await message_ids(servers.kafka) if each.startswith("topic-")}) == 600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -261,6 +262,40 @@ def test_a_write_that_fails_leaves_nothing_of_itself(
     made.close()
     assert left(opened(tmp_path, told)) == [record(1), record(2), record(5)]
     assert told == {}
+
+
+def test_a_folder_that_is_removed_is_made_again_and_what_goes_nowhere_counts_as_not_written(
+    tmp_path: Path, told: Counter[str]
+) -> None:
+    folder = opened(tmp_path / "0", told)
+    write(folder, record(1))
+    shutil.rmtree(folder.path)
+    with pytest.raises(OSError, match="removed"):  # it is in a file without a name
+        write(folder, record(2))
+    write(folder, record(3))
+    with pytest.raises(InUse):
+        opened(folder.path)
+    assert left(folder) == [record(3)]
+    assert told == {"corrupt": 1}  # that of record 1
+    folder.ack(folder.tail, {}, 1)
+    assert (folder.bytes, folder.records, segments(folder)) == (0, 0, [])
+    folder.close()
+
+
+def test_a_segment_that_is_removed_holds_up_no_other(made: Folder, told: Counter[str]) -> None:
+    records = [record(n) for n in range(40)]
+    for each in records:
+        write(made, each)
+    first, *_, newest = segments(made)
+    first.unlink()
+    newest.unlink()
+    rest = left(made)
+    assert 0 < len(rest) < 40
+    assert rest == records[records.index(rest[0]) : records.index(rest[-1]) + 1]
+    assert told == {"corrupt": 2}
+    assert made.bytes == sum(path.stat().st_size for path in segments(made))
+    write(made, record(40))
+    assert left(made) == [*rest, record(40)]
 
 
 def test_a_record_that_kafka_refuses_is_kept(made: Folder, told: Counter[str]) -> None:

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from errno import ENOENT
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,7 +37,7 @@ WINDOW_BYTES: Final = 1 << 20
 _OFFSET: Final = (1 << 32) - 1
 
 
-class InUse(Exception):
+class InUse(OSError):
     """Another process has this folder."""
 
 
@@ -82,13 +83,8 @@ class Folder:
 
     def open(self) -> Folder:
         """Take it, and look through what an earlier process left. Raises InUse, OSError."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUse(str(self.path)) from None
+            self._take()
             self._scan()
         except BaseException:
             self.close()
@@ -97,9 +93,28 @@ class Folder:
 
     def close(self) -> None:
         self._end_segment()
+        self._unlock()
+
+    def _take(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._unlock()
+            raise InUse(f"{self.path} is in use") from None
+
+    def _locked(self) -> bool:
+        """The lock is where others look for it; not after somebody has removed the folder."""
+        try:
+            return os.path.samestat(os.stat(self.path / "lock"), os.fstat(self._lock))
+        except OSError:
+            return False
+
+    def _unlock(self) -> None:
         if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+            lock, self._lock = self._lock, -1
+            os.close(lock)
 
     def _scan(self) -> None:
         numbers = sorted(int(path.stem) for path in self.path.glob("*.spool") if path.stem.isdecimal())
@@ -162,6 +177,10 @@ class Folder:
             self._sync()
             self._end_segment()
         number = self._number + 1
+        if not self._locked():
+            log.error("%s was removed: it is made again", self.path)
+            self._unlock()
+            self._take()
         self._file = os.open(
             self._segment(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -184,6 +203,8 @@ class Folder:
 
     def _sync(self) -> None:
         os.fdatasync(self._file)
+        if not os.fstat(self._file).st_nlink:  # written, but nobody would ever find it
+            raise FileNotFoundError(ENOENT, "the segment was removed")
         self._synced = self._sizes[self._number]
 
     def _give_up_segment(self) -> None:
@@ -197,7 +218,7 @@ class Folder:
             os.ftruncate(self._file, self._synced)
             self._end_segment()
             if not self._synced:  # a full disk must not collect empty segments
-                self._segment(self._number).unlink()
+                self._segment(self._number).unlink(missing_ok=True)
                 del self._sizes[self._number]
         except OSError as e:
             log.warning("%s: %s", self.path, e)
@@ -236,7 +257,12 @@ class Folder:
     def _walk(self, number: int, offset: int) -> Iterator[tuple[int, int, Record | None]]:
         """(begin, end, record) of a segment, in its bytes; None for a place that can't be read, which is set aside."""
         size = self._sizes[number]
-        with self._segment(number).open("rb", buffering=0) as file:
+        try:
+            file = self._segment(number).open("rb", buffering=0)
+        except FileNotFoundError:
+            self._forget(number)
+            return
+        with file:
             if offset < len(HEADER):
                 offset = min(size, len(HEADER))
                 if (header := os.pread(file.fileno(), offset, 0)) != HEADER[:offset]:
@@ -261,6 +287,15 @@ class Folder:
                 window = WINDOW_BYTES if offset > begun else window * 2
             if gap >= 0:
                 yield self._gap(file.fileno(), number, gap, size, size)
+
+    def _forget(self, number: int) -> None:
+        """Somebody removed a segment: what was in it can't be sent, all others are."""
+        if number == self._number:
+            self._end_segment()
+        size = self._sizes.pop(number)
+        self.bytes -= size
+        self._repaired("corrupt")
+        log.error("%s with %d bytes was removed: they are lost", self._segment(number), size)
 
     def _gap(self, file: int, number: int, start: int, end: int, size: int) -> tuple[int, int, None]:
         kind = "truncated" if end == size else "corrupt"
