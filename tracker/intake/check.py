@@ -27,10 +27,7 @@ def check(draft: Draft, call: Call) -> Refusal | None:
     wire = draft.wire
     if call.type is not None:
         wire.type = call.type
-    if wire.type == "track":
-        if not wire.event or wire.event.isspace():
-            return refuse(MISSING_EVENT)
-    else:
+    if wire.type != "track":
         wire.event = None  # a name on another call would be counted as a track event's
         if (refusal := _check_type(draft)) is not None:
             return refusal
@@ -38,6 +35,8 @@ def check(draft: Draft, call: Call) -> Refusal | None:
         return refusal
     if wire.user_id is None and wire.anonymous_id is None:
         return refuse(MISSING_ID)
+    if wire.type == "track" and (not wire.event or wire.event.isspace()):
+        return refuse(MISSING_EVENT)
     try:
         if draft.properties:
             json_rules.check(draft.properties)
