@@ -39,6 +39,10 @@ class Keys:
     def find(self, key: str) -> Owner | None:
         return self._write.get(key) or self._secret.get(_hash(key))
 
+    def _find(self, key: str) -> Owner | Refusal:
+        """Jitsu's keys are `id:secret`, in bodies `id:***`: where the whole is not a site's key, the id is."""
+        return self.find(key) or self.find(key.partition(":")[0]) or refuse(INVALID_KEY)
+
     def in_head(self, headers: dict[bytes, bytes]) -> Owner | Refusal | None:
         """The key of a header; None: there is none."""
         authorization, key = headers.get(b"authorization"), None
@@ -46,20 +50,15 @@ class Keys:
             key = _basic_user(authorization)
         if not key and (plain := headers.get(b"x-write-key")) is not None:
             key = plain.decode("latin-1").strip()
-        if not key:
-            return None
-        # Jitsu's keys are `id:secret`: where the whole is not a site's key, the id is.
-        return self.find(key) or self.find(key.partition(":")[0]) or refuse(INVALID_KEY)
+        return self._find(key) if key else None
 
     def in_open(self, body_key: str | None, query: bytes) -> Owner | Refusal:
         """The key of the body, else of the address: there a secret key would be seen by others."""
         key = body_key or _query_key(query)
         if not key:
             return refuse(MISSING_KEY)
-        owner = self.find(key)
-        if owner is None:
-            return refuse(INVALID_KEY)
-        return owner if owner.source == "client" else refuse(MISPLACED_SECRET_KEY)
+        owner = self._find(key)
+        return refuse(MISPLACED_SECRET_KEY) if isinstance(owner, Owner) and owner.source != "client" else owner
 
     def of_query(self, query: bytes) -> Owner | None:
         return self._write.get(_query_key(query) or "")

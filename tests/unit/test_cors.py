@@ -7,6 +7,7 @@ import pytest
 from tracker import cors
 from tracker.contract.settings import load
 from tracker.keys import Keys, Owner
+from tracker.rejections import Refusal
 
 CONFIG = """
 [sites.open]
@@ -77,6 +78,12 @@ def test_a_preflight_echoes_what_is_asked_up_to_a_limit_and_opens_no_network(key
     assert len(long[b"access-control-allow-headers"]) == cors.MAX_ASKED_BYTES
     evil = dict(cors.preflight(owner(keys, "shop-write-key"), {b"origin": b"https://evil.example"}))
     assert b"access-control-allow-origin" not in evil
+
+
+def test_a_masked_key_in_a_body_is_the_write_key_before_the_mask(keys: Keys) -> None:
+    assert keys.in_open("shop-write-key:***", b"") is keys.find("shop-write-key")
+    for key in ("shop-write-ke:***", "shop-secret-key:***", ":***"):
+        assert isinstance(keys.in_open(key, b""), Refusal)
 
 
 def test_secret_keys_are_nowhere_to_be_compared_with(keys: Keys) -> None:

@@ -177,6 +177,9 @@ def test_without_sent_at_the_time_is_as_it_is_said() -> None:
 def test_a_batch_lends_its_sent_at() -> None:
     assert taken(track(timestamp=iso(NOW_MS + 58_000)), sent_at=iso(NOW_MS + 60_000)).timestamp_ms == NOW_MS - 2000
     assert refused(track(timestamp=iso(NOW_MS)), sent_at="?") == "bad_timestamp"
+    assert taken(track(timestamp=iso(NOW_MS - 5), sentAt=""), sent_at="").timestamp_ms == NOW_MS - 5
+    assert taken(track(timestamp="", originalTimestamp="", sentAt=iso(NOW_MS))).timestamp_ms == NOW_MS
+    assert refused(track(timestamp="2026-01-02T03:04:05." + "0" * 100)) == "bad_timestamp"
 
 
 @pytest.mark.parametrize(
@@ -324,7 +327,10 @@ def test_integrations_are_passed_on_and_a_batch_lends_its_own() -> None:
     assert inside(taken(track(integrations={"All": False})).integrations) == {"All": False}
     lent = msgspec.Raw(b'{"All":true}')
     assert inside(taken(track(), integrations=lent).integrations) == {"All": True}
-    assert inside(taken(track(integrations={"All": False}), integrations=lent).integrations) == {"All": False}
+    own = track(integrations={"All": False, "A": 1})
+    assert inside(taken(own, integrations=msgspec.Raw(b'{"All":true,"B":2}')).integrations) == {
+        "All": False, "A": 1, "B": 2,
+    }  # fmt: skip
     assert refused(track(integrations=[1])) == "wrong_type"
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.unit.intake import inside
+from tracker.contract.events import MAX_ID_CHARS
 from tracker.intake.body import Batch, inflate, mend, read_batch, read_key, read_text
 from tracker.intake.decode import read_event
 from tracker.rejections import Refusal
@@ -181,6 +182,17 @@ def test_a_batch_lends_integrations_too() -> None:
     assert isinstance(batch, Batch)
     assert inside(batch.around.integrations) == {"All": False}
     assert isinstance(read_batch(b'{"batch":[],"integrations":[]}', CAP, CAP), Refusal)
+
+
+def test_the_id_that_a_batch_lends_leaves_room_for_the_places_of_its_events() -> None:
+    def read(chars: int) -> Batch | Refusal:
+        return read_batch(b'{"batch":[{},{}],"messageId":"%s"}' % (b"m" * chars), CAP, CAP)
+
+    assert isinstance(read(MAX_ID_CHARS - 2), Batch)
+    for chars in (MAX_ID_CHARS - 1, 1000):
+        refusal = read(chars)
+        assert isinstance(refusal, Refusal)
+        assert refusal.rejection.name == "field_too_long"
 
 
 def test_what_a_batch_lends_counts_for_each_of_its_events() -> None:

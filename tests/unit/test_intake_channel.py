@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -88,6 +89,24 @@ def test_a_page_call_of_a_server_names_its_page_in_the_properties() -> None:
     event = taken({"userId": "u", "properties": properties}, type="page")
     assert (event.campaign, event.click_ids, event.traffic) == (Campaign(source="zalo"), {"gclid": "g"}, "zalo")
     assert taken(track(properties=properties)).campaign is None  # of another call it is the product's, or whatever
+
+
+def test_what_the_context_and_the_properties_say_of_a_page_complete_each_other() -> None:
+    google = "https://google.com/"
+    assert taken({"userId": "u", "properties": {"referrer": google, "path": "/"}}, type="page").traffic == "search"
+    about = {"page": {"referrer": google}}
+    properties = {"url": "https://shop.example/"}
+    assert taken({"userId": "u", "properties": properties, "context": about}, type="page").traffic == "search"
+    properties = {"search": "?utm_source=zalo"}
+    assert taken({"userId": "u", "properties": properties, "context": about}, type="page").traffic == "zalo"
+
+
+def test_a_host_of_thousands_of_labels_costs_no_more_than_another() -> None:
+    referrer = f"https://{'a.' * 2000}mail.google.com/"
+    started_s = time.process_time()
+    for i in range(20):
+        assert page("https://shop.example/", f"https://{i}.{referrer[8:]}").traffic == "email"
+    assert time.process_time() - started_s < 0.1  # 0.4 s where each end of it is looked up
 
 
 def test_click_ids_are_kept_and_cut() -> None:

@@ -85,11 +85,27 @@ def test_snowplows_entities_become_properties() -> None:
     }  # fmt: skip
     promotion = {"id": "p", "name": "Tết", "slot": "top"}
     assert sent("promo_click", {"promotion": promotion})[1] == {"promotion_id": "p", "name": "Tết", "position": "top"}
-    error = {"error_code": "E1", "error_message": "no money"}
+    error = {"error_code": "E1", "error_description": "no money"}
     assert sent("trns_error", {"transaction_error": error}) == (
         "Payment Failed",
         {"error_code": "E1", "reason": "no money"},
     )
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_refund_of_snowplow_gives_back_its_amount_and_not_the_whole_order(wrapped: bool) -> None:
+    refund = {"transaction_id": "T1", "currency": "VND", "refund_amount": 5, "refund_reason": "size"}
+    event = taken({"event": "refund", "userId": "u", "properties": {"refund": refund} if wrapped else refund})
+    assert inside(event.properties) == {"order_id": "T1", "currency": "VND", "total": 5, "reason": "size"}
+    assert shop.refunded(shop.properties(event.properties)) == 5
+
+
+def test_what_snowplow_calls_otherwise_at_the_top_level_is_mapped_too() -> None:
+    assert sent("add_to_cart", {"total_value": 21})[1] == {"value": 21}
+    order = {"transaction_id": "T1", "revenue": 21, "discount_code": "TET"}
+    assert sent("transaction", order)[1] == {"order_id": "T1", "revenue": 21, "coupon": "TET"}
+    step = {"step": 2, "delivery_method": "GHN", "coupon_code": "TET"}
+    assert sent("checkout_step", {"checkout_step": step})[1] == {"step": 2, "shipping_method": "GHN", "coupon": "TET"}
 
 
 def test_a_field_that_has_our_name_already_has_the_last_word() -> None:

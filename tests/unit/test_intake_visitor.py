@@ -200,6 +200,18 @@ OTHER = {"consent": {"categoryPreferences": {"Advertising": False}}}
         ({"globalPrivacyControl": "1"}, False),
         ({"doNotTrack": 1}, False),
         ({"doNotTrack": False}, None),
+        ({"consent": {"categoryPreferences": {"Analytics": "false"}}}, False),
+        ({"consent": "true"}, True),
+        ({**OTHER, "gpc": True}, False),  # the answer was to something else
+        (
+            {
+                "consentManagement": {
+                    "allowedConsentIds": [*"abcdefghijklmnopqrstuvwxyz0123456789"],
+                    "deniedConsentIds": ["analytics"],
+                }
+            },
+            False,
+        ),
         ({**YES, "gpc": True}, True),  # an answer to the site itself goes before a general wish
     ],
 )
@@ -256,6 +268,19 @@ def test_without_consent_what_happened_stays_and_who_it_was_does_not() -> None:
     assert inside(event.properties) == {"product_id": "sku-1"}
     assert inside(event.context) == {"locale": "vi", "page": {"path": "/p", "title": "T"}}
     assert (event.event, event.channel, event.campaign) == ("Product Added", "zalo", events.Campaign(source="zalo"))
+
+
+def test_without_consent_a_page_calls_own_addresses_and_what_is_for_others_go_too() -> None:
+    said = {
+        "path": "/p", "title": "T", "url": "https://a.example/p?gclid=secret&email=lan@example.com",
+        "search": "?gclid=secret",
+        "referrer": "https://b.example/?q=secret", "initial_referrer": "https://b.example/secret", "tab_url": "secret",
+    }  # fmt: skip
+    for kind in ("page", "screen"):
+        message = {"userId": "u", "properties": said, "context": NO, "integrations": {"GA4": {"clientId": "secret"}}}
+        event = taken(message, type=kind, policy=ANONYMOUS)
+        assert inside(event.properties) == {"path": "/p", "title": "T"}
+        assert (event.integrations, event.channel, event.traffic) == (msgspec.UNSET, "ads", "paid")
 
 
 def test_somebody_without_consent_has_an_id_of_the_day() -> None:

@@ -2,7 +2,7 @@
 
 Names are the Segment Spec's. Three forms of one event:
 
-    Message       the client's, on the wire (HTTP); checked strictly, unknown fields are kept
+    Message       the client's, on the wire (HTTP); checked strictly, fields it does not name are left out
     Event         the value of a record in tracker.events.v1; a Message with the endpoint's findings
     ProfileEvent  the value of a record in tracker.profile-events.v1; the Event's bytes with two fields in front
 

@@ -11,10 +11,12 @@ import cramjam
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from tracker.contract.events import MAX_ID_CHARS
 from tracker.intake.decode import read_event
 from tracker.intake.draft import UsualWire, Wire
 from tracker.rejections import (
     BAD_COMPRESSION,
+    FIELD_TOO_LONG,
     INVALID_BATCH,
     INVALID_JSON,
     REQUEST_TOO_LARGE,
@@ -192,6 +194,8 @@ def read_batch(body: bytes, max_event_bytes: int, cap: int) -> Batch | Refusal:
         return refuse(INVALID_JSON, str(e))
     except RecursionError:
         return refuse(TOO_DEEP)
+    if (given := around.message_id) and len(f"{given}-{len(events) - 1}") > MAX_ID_CHARS:
+        return refuse(FIELD_TOO_LONG, f"the batch's messageId has {len(given)} characters")
     for name, part in (("context", around.context), ("integrations", around.integrations)):
         if part is not UNSET and not bytes(part).startswith(b"{"):
             if bytes(part) != b"null":

@@ -73,6 +73,8 @@ HOSTS: Final[dict[str, str]] = {
     "sites.google.com": "referral",
 }
 """Hosts of referrers that the lists do not tell, with their subdomains; Android apps come as android-app://NAME."""
+MAX_LABELS: Final = 4
+"""So many, from its end, of a host's labels are looked at: no host of HOSTS has more."""
 
 _words = re.compile(r"e-mail|[^\W_]+").findall
 _PAID: Final = re.compile(
@@ -178,13 +180,11 @@ def class_of_referrer(referrer: str, url: str) -> str:
 def class_of_host(host: str) -> str:
     if host.startswith("www."):
         host = host[4:]
-    labels = host.split(".")
+    labels = host.rsplit(".", MAX_LABELS)[-MAX_LABELS:]
     for i in range(len(labels) - 1):
         if (known := HOSTS.get(".".join(labels[i:]))) is not None:
             return known
-    if (
-        owner := _OWNER(".".join(labels[-4:])) or _OWNER(".".join(labels[-3:])) or _OWNER(".".join(labels[-2:]))
-    ) is None:
+    if (owner := _OWNER(".".join(labels)) or _OWNER(".".join(labels[-3:])) or _OWNER(".".join(labels[-2:]))) is None:
         return "referral"
     return "social" if owner[1] in SOCIAL else "search" if owner[1] in SEARCH else "referral"
 

@@ -23,7 +23,8 @@ MAX_KEPT_BYTES: Final = 2048
 MAX_CHARS: Final = 512
 """So much of a user agent, and of a campaign's value, is looked at."""
 MAX_URL_CHARS: Final = 4096
-MAX_CATEGORIES: Final = 32
+OTHERS: Final = ""
+"""Stands for the categories of consent that nothing is said of."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,14 +41,14 @@ def read_context(raw: bytes) -> Context | Refusal:
 
 def read_page(draft: Draft, context: Context) -> Context:
     """A page call names its page in the properties where there is none in the context."""
-    if b'"url"' not in draft.properties:
+    if not any(name in draft.properties for name in (b'"url"', b'"search"', b'"referrer"')):
         return context
     page = read_properties(draft)
     return msgspec.structs.replace(
         context,
         url=_text(page.get("url"), MAX_URL_CHARS),
-        search=_text(page.get("search"), MAX_URL_CHARS),
-        referrer=_text(page.get("referrer"), MAX_URL_CHARS),
+        search=_text(page.get("search"), MAX_URL_CHARS) or context.search,
+        referrer=_text(page.get("referrer"), MAX_URL_CHARS) or context.referrer,
     )
 
 
@@ -98,7 +99,10 @@ def _campaign(said: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 _SIGNALS: Final = ("gpc", "globalPrivacyControl", "doNotTrack")
 _CONSENT: Final = frozenset(("consent", "consentManagement", *_SIGNALS))
-_WORDS: Final = {"granted": True, "allow": True, "yes": True, "denied": False, "deny": False, "no": False}
+_WORDS: Final = {
+    "granted": True, "allow": True, "yes": True, "true": True, "denied": False, "deny": False, "no": False,
+    "false": False,
+}  # fmt: skip
 
 
 def _consent(said: dict[str, Any]) -> bool | tuple[tuple[str, bool], ...] | None:
@@ -123,12 +127,12 @@ def _consent(said: dict[str, Any]) -> bool | tuple[tuple[str, bool], ...] | None
         for category in listed if isinstance(listed, list) else ():
             if isinstance(category, str):
                 found[category.lower()] = verdict
-    if found:
-        return tuple(found.items())[:MAX_CATEGORIES]
     plain = _verdict(consent)
-    if plain is not None:
-        return plain
-    return False if any(said.get(name) in (True, 1, "1", "yes") for name in _SIGNALS) else None
+    if plain is None and any(said.get(name) in (True, 1, "1", "yes") for name in _SIGNALS):
+        plain = False
+    if found:
+        return tuple(found.items()) if plain is None else ((OTHERS, plain), *found.items())
+    return plain
 
 
 def _verdict(value: Any) -> bool | None:

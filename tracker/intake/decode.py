@@ -58,8 +58,9 @@ def open_parts(draft: Draft, call: Call) -> Refusal | None:
         return bad
     if call.context is not UNSET:
         draft.context = bytes(call.context) if not draft.context else _merge(call.context, draft.context)
-    if call.integrations is not UNSET and wire.integrations is UNSET:
-        wire.integrations = call.integrations
+    if call.integrations is not UNSET:
+        own = wire.integrations
+        wire.integrations = call.integrations if own is UNSET else Raw(_merge(call.integrations, bytes(own)))
     return None
 
 

@@ -60,8 +60,18 @@ PROPERTY: Final[dict[str, str]] = {
     "creative_name": "creative",
     "creative_slot": "position",
     "error_message": "reason",
+    "error_description": "reason",
+    "refund_reason": "reason",
+    "refund_amount": "total",
+    "total_value": "value",
+    "discount_code": "coupon",
+    "coupon_code": "coupon",
+    "delivery_method": "shipping_method",
 }
 """Property there -> here."""
+
+PROMOTION: Final[dict[str, str]] = {**PROPERTY, "id": "promotion_id", "slot": "position"}
+"""The same in Snowplow's entity of a promotion."""
 
 VALUE: Final[dict[str, str]] = {ev.ORDER_COMPLETED: "revenue", ev.ORDER_REFUNDED: "total"}
 """What GA4's `value` is called on an event."""
@@ -94,7 +104,7 @@ def mapped(event: str, given: dict[str, Any]) -> dict[str, Any]:
         elif name == "product" and isinstance(value, dict):
             products.append(_renamed(value, ITEM))
         elif name in _ENTITIES and isinstance(value, dict):
-            found = {**_renamed(value, _entity(name)), **found}
+            found = {**_renamed(value, PROMOTION if name == "promotion" else PROPERTY), **found}
         else:
             found[name] = value
     found = _renamed(found, {**PROPERTY, **ITEM} if event in _OF_ONE else PROPERTY)
@@ -103,13 +113,6 @@ def mapped(event: str, given: dict[str, Any]) -> dict[str, Any]:
     if len(products) == 1 and event in _OF_ONE:
         return {**products[0], **found}
     return {**found, "products": products} if products else found
-
-
-def _entity(name: str) -> dict[str, str]:
-    return {
-        **PROPERTY,
-        **({"id": "promotion_id", "slot": "position"} if name == "promotion" else {"total_value": "value"}),
-    }
 
 
 def _renamed(fields: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

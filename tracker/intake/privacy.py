@@ -11,7 +11,8 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from tracker.intake import json_rules
-from tracker.intake.draft import NO_BYTES, Call, Visitor
+from tracker.intake.context import OTHERS, PAGES, read_properties
+from tracker.intake.draft import NO_BYTES, Call, Draft, Visitor
 from tracker.rejections import NO_CONSENT, Refusal, refuse
 
 DAY_MS: Final = 86_400_000
@@ -19,6 +20,11 @@ KEPT_OF_CONTEXT: Final[tuple[str, ...]] = ("channel", "locale", "timezone", "lib
 """What is left of the context of somebody who has not consented; of the page the path and the title, too."""
 PERSONAL_CALLS: Final = frozenset(("identify", "group", "alias"))
 """Calls that say nothing without the person."""
+
+ADDRESSES: Final = frozenset((
+    "url", "search", "referrer", "referring_domain", "initial_referrer", "initial_referring_domain", "tab_url",
+))  # fmt: skip
+"""Properties of page calls that carry what the context's page is left without."""
 
 _encode = msgspec.json.Encoder().encode
 _GRANTED: Final = b'"consent":"granted",'
@@ -53,7 +59,10 @@ def apply_consent(visitor: Visitor, call: Call) -> Refusal | None:
     policy, said = call.policy, visitor.context.consent
     if policy.consent == "ignore":
         return None
-    verdict = dict(said).get(policy.consent_category) if isinstance(said, tuple) else said
+    verdict = said
+    if isinstance(said, tuple):
+        by_category = dict(said)
+        verdict = by_category.get(policy.consent_category, by_category.get(OTHERS))
     if verdict is None and policy.consent == "required" and call.source == "client":
         verdict = False
     if verdict is None:
@@ -64,6 +73,20 @@ def apply_consent(visitor: Visitor, call: Call) -> Refusal | None:
     if policy.without_consent == "drop":
         return refuse(NO_CONSENT)
     _forget(visitor, call)
+    return None
+
+
+def forget(draft: Draft) -> Refusal | None:
+    """Take off an event of somebody who has not consented what says who it was, and what is for others alone."""
+    wire = draft.wire
+    if wire.type in PERSONAL_CALLS:
+        return refuse(NO_CONSENT)
+    wire.anonymous_id, wire.user_id, wire.previous_id, wire.group_id = draft.visitor.daily_id, None, None, None
+    wire.traits = wire.integrations = UNSET
+    if wire.type in PAGES and draft.properties:
+        said = read_properties(draft)
+        draft.properties = _encode({name: value for name, value in said.items() if name not in ADDRESSES})
+        wire.properties = Raw(draft.properties)
     return None
 
 

@@ -15,6 +15,7 @@ from tracker.rejections import BAD_TIMESTAMP, Refusal, refuse
 
 MAX_PAST_MS: Final = 7 * 86_400_000
 MAX_FUTURE_MS: Final = 5 * 60_000
+MAX_CHARS: Final = 64
 _MS: Final = timedelta(milliseconds=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC) - _MS / 2  # half a ms before: so the division rounds
 
@@ -23,12 +24,12 @@ def put_time(draft: Draft, call: Call) -> Refusal | None:
     wire, now_ms = draft.wire, call.now_ms
     happened = wire.original_timestamp or wire.timestamp
     try:
-        ts = now_ms if happened is None else parse_ms(happened)
-        if wire.sent_at is not None:
+        ts = parse_ms(happened) if happened else now_ms
+        if wire.sent_at:
             draft.skew_ms = parse_ms(wire.sent_at) - now_ms
-        elif call.sent_at is not None:
+        elif call.sent_at:
             draft.skew_ms = _parse_again_ms(call.sent_at) - now_ms
-        if happened is not None and draft.skew_ms is not None:
+        if happened and draft.skew_ms is not None:
             ts -= draft.skew_ms
     except ValueError as e:
         return refuse(BAD_TIMESTAMP, str(e))
@@ -43,6 +44,8 @@ def put_time(draft: Draft, call: Call) -> Refusal | None:
 def parse_ms(text: str) -> int:
     """ISO 8601 -> ms since the epoch; without a zone it is UTC. Raises ValueError, which names the text."""
     try:
+        if len(text) > MAX_CHARS:  # fractions may be of any length, and what was parsed is kept
+            raise ValueError
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import UNSET
-
 from tracker.intake.campaign import put_campaign
 from tracker.intake.context import PAGES, read_context, read_page
 from tracker.intake.device import flag_bot, put_device
 from tracker.intake.draft import NO_CONTEXT, Call, Context, Draft, Visitor
-from tracker.intake.privacy import PERSONAL_CALLS, apply_consent, put_ip
-from tracker.rejections import NO_CONSENT, Refusal, refuse
+from tracker.intake.privacy import apply_consent, forget, put_ip
+from tracker.rejections import Refusal
 
 VisitorStep = Callable[[Visitor, Call], Refusal | None]
 
@@ -39,10 +37,7 @@ def put_visitor(draft: Draft, call: Call) -> Refusal | None:
     draft.visitor = visitor
     wire.context = visitor.written_context
     if visitor.daily_id:
-        if wire.type in PERSONAL_CALLS:
-            return refuse(NO_CONSENT)
-        wire.anonymous_id, wire.user_id, wire.previous_id, wire.group_id = visitor.daily_id, None, None, None
-        wire.traits = UNSET
+        return forget(draft)
     return visitor.refusal
 
 
