@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, Struct
 
 from tracker.contract.codec import partition_of
 from tracker.contract.events import REPLAYS, decode_event_head, decode_profile_event
-from tracker.contract.settings import Settings
+from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, DeadLetter
 from tracker.intake import Call, policy_of, take
 from tracker.intake.privacy import written_ip
@@ -80,7 +80,8 @@ def redo(letter: DeadLetter, offset: int, settings: Settings) -> Redo | tuple[st
 def _redo_event(letter: DeadLetter, offset: int, settings: Settings) -> Redo | tuple[str, str]:
     """Through the intake, at the time it came: that is what the client's clock is compared with."""
     if letter.site is None or letter.site not in settings.sites:
-        return "unknown_site", f"tracker.toml has no site '{letter.site}'"
+        demo = ", which needs TRACKER_DEMO=1" if letter.site == DEMO_SITE else ""
+        return "unknown_site", f"tracker.toml has no site '{letter.site}'{demo}"
     call = Call(
         site=letter.site, source=letter.source, now_ms=letter.at_ms, type=letter.type, sent_at=letter.sent_at,
         context=letter.context, integrations=letter.integrations, message_id=letter.message_id,

@@ -84,6 +84,8 @@ async def test_list_tells_of_each_letter_what_it_is_and_what_became_of_it(stack:
         return [json.loads(line)["position"] for line in out.splitlines()]
 
     assert await positions_of("--since", "2h") == positions[1:]
+    assert await positions_of("--since", "999999d") == positions
+    assert await positions_of("--since", "1960-01-01") == positions
     assert await positions_of("--limit", "1") == positions[2:]
     assert await positions_of("--reason", "too_deep") == []
     assert await positions_of("--stage", "signals") == []

@@ -166,9 +166,10 @@ def _since_ms(text: str | None) -> int:
     if text is None:
         return 0
     if match := re.fullmatch(r"(\d{1,6})([smhd])", text):
-        return int(time.time() * 1000) - int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] * 1000
+        ago_s = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+        return max(0, int(time.time()) - ago_s) * 1000
     try:
-        return int(datetime.fromisoformat(text).timestamp() * 1000)  # without a zone: this machine's, as shown
+        return max(0, int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: this machine's, as shown
     except (ValueError, OverflowError):
         raise click.UsageError(
             f"--since: '{text}' is neither like 30m, 6h, 7d nor a time like 2026-01-02T03:04"

@@ -231,7 +231,7 @@ class Up:
         base = f"http://{self._host(self.settings.http_host)}:{self.ports['endpoint']}"
         worker = f"http://{self._host(self.settings.worker_host)}:{self.ports[self.workers[0]]}"
         rows = [("shop", f"{base}/demo/")] if self.settings.demo else []
-        rows += [("endpoint", base), ("snippet", base + self.settings.snippet_path), ("API", f"{base}/docs")]
+        rows += [("endpoint", base), ("snippet", base + self.settings.snippet_path), ("API", f"{base}/openapi.json")]
         rows += [("metrics", f"{base}/metrics  {worker}/metrics"), ("logs", str(self.data / "logs"))]
         self._say(f"\nReady after {time.monotonic() - self.started:.1f} s. Ctrl-C stops everything.\n")
         for name, where in rows:

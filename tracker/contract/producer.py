@@ -567,7 +567,7 @@ class KafkaOut:
                     # Bounded: finding a producer id is repeated inside without end.
                     await asyncio.wait_for(producer.start(), self._timeout_s + 5)
                     self._partitions = await self._find_topics(producer)
-                except (KafkaError, OSError, TimeoutError, TopicError) as e:
+                except (KafkaError, OSError, TimeoutError, TopicError, ValueError, OverflowError) as e:
                     problem = str(e) if isinstance(e, TopicError) else f"Kafka at {self._bootstrap} can't be reached"
                     if problem != self.problem:
                         log.warning("%s (%s)", problem, type(e).__name__)
