@@ -364,7 +364,7 @@ class Durable:
         """Replay the folders that no process holds."""
         assert self._root is not None
         whole = True
-        for path in sorted(self._root.iterdir()):
+        for path in sorted(self._root.glob("*")):  # no error if it is gone
             if self._folder is None or path == self._folder.path or not any(path.glob("*.spool")):
                 continue
             try:
@@ -420,7 +420,8 @@ class Durable:
             now_s = time.monotonic()
             for group in (self._writing, self._group):
                 if group is not None and now_s - group.opened_s > self._settings.produce_timeout_s:
-                    self._settle(group, SpoolFull("the disk does not answer"))
+                    self._disk_problem, self._disk_again_s = "the disk does not answer", now_s + DISK_PAUSE_S
+                    self._settle(group, SpoolFull(self._disk_problem))
             if self._disk_problem and now_s >= self._disk_again_s and self._folder is not None:
                 self._collecting()  # nobody may send while /readyz says no: nothing is written, as a trial
             if now_s - measured_s > 1 and self._writing is None:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ from tests.harness import PARTITIONS, Servers, await_kafka, embedded_kafka, even
 from tracker import metrics
 from tracker.cli.up import ready
 from tracker.contract.producer import Batch, KafkaOut
+from tracker.contract.settings import load
 from tracker.contract.topics import EVENTS
+from tracker.durable import Durable, SpoolFull
 from tracker.embedded.process import Child, PartError, free_port, wait_until
 from tracker.spool.format import HEADER, encode
 
@@ -257,6 +260,34 @@ async def test_a_disk_that_is_full_says_503_until_there_is_room(
     with endpoint(tmp_path, servers.kafka, spool_dir=small_disk) as child:
         await until(child, "ready")
     print(f"\n{await counted(servers.kafka, load)}")
+
+
+async def test_a_disk_that_does_not_answer_is_told_and_used_again_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, real = threading.Event(), os.fdatasync
+
+    def hang(file: int) -> None:
+        assert answers.wait(30)
+        real(file)
+
+    monkeypatch.setattr(os, "fdatasync", hang)
+    settings = load({}, kafka=f"127.0.0.1:{free_port()}", spool_dir=str(tmp_path), produce_timeout_s=0.5)
+    durable = Durable(settings)
+    await durable.start({EVENTS: PARTITIONS})
+    try:
+        await eventually(lambda: durable.state().status == "spooling")
+        with pytest.raises(SpoolFull, match="does not answer"):
+            await asyncio.wait_for(asyncio.shield(durable.append(EVENTS, b"k", b"1", 1)), 5)
+        assert (durable.state().status, durable.state().reason[-24:]) == ("not ready", "the disk does not answer")
+        with pytest.raises(SpoolFull):  # at once
+            durable.append(EVENTS, b"k", b"2", 1)
+        answers.set()
+        await eventually(lambda: durable.state().status == "spooling")
+        await asyncio.wait_for(asyncio.shield(durable.append(EVENTS, b"k", b"3", 1)), 5)
+    finally:
+        answers.set()
+        await durable.stop(5)
 
 
 async def test_a_damaged_segment_costs_the_damaged_records_alone(servers: Servers, tmp_path: Path) -> None:
