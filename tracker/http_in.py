@@ -45,7 +45,6 @@ from tracker.rejections import (
     ORIGIN_NOT_ALLOWED,
     OVERLOADED,
     SPOOL_FULL,
-    TOO_MANY_EVENTS,
     Refusal,
     refuse,
 )
@@ -158,8 +157,6 @@ class HttpIn:
 
     def _take_batch(self, batch: Batch, call: Call, post: Post, owner: Owner, verbose: bool) -> Refusal | None:
         events, around = batch.events, batch.around
-        if len(events) > self._max_batch_events:
-            return refuse(TOO_MANY_EVENTS, f"{len(events)} events; the limit is {self._max_batch_events}")
         if (refusal := self.guard.limits.events(owner, len(events), post.started_s)) is not None:
             return refusal
         call.sent_at, call.message_id = around.sent_at, around.message_id
@@ -285,7 +282,7 @@ class HttpIn:
             body = read_text(body)
         if not post.route.batch or isinstance(body, Refusal):
             return body
-        return read_batch(body, self._max_event_bytes, self._max_request_bytes)
+        return read_batch(body, self._max_event_bytes, self._max_request_bytes, self._max_batch_events)
 
     async def _read_body(self, receive: Receive) -> bytes | Refusal:
         """The whole body, at most max_request_bytes of it. tracker/http_protocol.py has the deadline. Raises Gone."""

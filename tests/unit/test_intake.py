@@ -340,6 +340,7 @@ def test_a_batchs_context_keeps_to_the_same_rules(context: bytes) -> None:
         b'{"batch":[{"event":"A","userId":"u","type":"track"}],"context":%s}' % context,
         MAX_EVENT_BYTES,
         MAX_EVENT_BYTES,
+        1,
     )
     if isinstance(batch, Batch):
         assert refused(track(), context=batch.around.context) in ("bad_number", "too_deep")

@@ -18,6 +18,7 @@ from tracker.intake.decode import read_event
 from tracker.rejections import Refusal
 
 CAP = 100_000
+MANY = 2500
 
 # -- the body
 
@@ -71,7 +72,7 @@ def test_half_a_surrogate_pair_does_not_cost_the_batch() -> None:
     body = rb'{"batch":[{"x":"a\ud83d"},{"x":"\ude00"},{"x":"\ud83d\ude00 \\ud83d \uD83Dx"}]}'
     text = mend(body)
     assert json.loads(text)["batch"] == [{"x": "a\ufffd"}, {"x": "\ufffd"}, {"x": "😀 \\ud83d \ufffdx"}]
-    assert isinstance(read_batch(text, CAP, CAP), Batch)
+    assert isinstance(read_batch(text, CAP, CAP, MANY), Batch)
 
 
 def test_text_that_is_no_utf_8_is_refused() -> None:
@@ -85,10 +86,10 @@ def test_a_batch_is_an_object_with_a_list() -> None:
     for body, name in ((b"[]", "invalid_batch"), (b"{}", "invalid_batch"), (b'{"batch":1}', "invalid_batch"),
                        (b'{"batch":[],"context":[]}', "invalid_batch"), (b"{", "invalid_json"),
                        (b'{"batch":[' + b"[" * 5000, "too_deep")):  # fmt: skip
-        result = read_batch(body, CAP, CAP)
+        result = read_batch(body, CAP, CAP, MANY)
         assert isinstance(result, Refusal)
         assert result.rejection.name == name
-    batch = read_batch(b'{"batch":[1,{"a":[2]}],"sentAt":"x","context":null,"writeKey":"k"}', CAP, CAP)
+    batch = read_batch(b'{"batch":[1,{"a":[2]}],"sentAt":"x","context":null,"writeKey":"k"}', CAP, CAP, MANY)
     assert isinstance(batch, Batch)
     assert [isinstance(event, Refusal) for event in batch.events] == [True, False]
     assert [batch.original(i) for i in (1, 0)] == [b'{"a":[2]}', b"1"]
@@ -97,7 +98,7 @@ def test_a_batch_is_an_object_with_a_list() -> None:
 
 def test_an_event_that_is_too_large_is_refused_alone() -> None:
     small, large = b'{"userId":"u"}', b'{"userId":"u","properties":{"x":"%s"}}' % (b"y" * 100)
-    batch = read_batch(b'{"batch":[%s,%s,%s]}' % (small, large, small), 100, CAP)
+    batch = read_batch(b'{"batch":[%s,%s,%s]}' % (small, large, small), 100, CAP, MANY)
     assert isinstance(batch, Batch)
     first, second, third = batch.events
     assert isinstance(second, Refusal)
@@ -163,14 +164,14 @@ def test_several_streams_in_one_body_are_one_text_or_refused_but_never_half_read
 def test_text_of_another_encoding_is_refused(codec: str) -> None:
     body = '{"batch":[{"event":"Áo","userId":"u","type":"track"}]}'.encode(codec)
     text = read_text(body)
-    result = read_batch(text, CAP, CAP) if isinstance(text, bytes) else text
+    result = read_batch(text, CAP, CAP, MANY) if isinstance(text, bytes) else text
     assert isinstance(result, Refusal)
     assert result.rejection.name == "invalid_json"
 
 
 def test_nul_bytes_and_text_behind_the_json_are_refused() -> None:
     for body in (b'{"batch":[]}\x00', b'\x00{"batch":[]}', b'{"batch":[]} {}', b'{"batch":["\x00"]}', b""):
-        assert isinstance(read_batch(body, CAP, CAP), Refusal), body
+        assert isinstance(read_batch(body, CAP, CAP, MANY), Refusal), body
 
 
 def test_surrogates_as_bytes_are_refused() -> None:
@@ -178,15 +179,28 @@ def test_surrogates_as_bytes_are_refused() -> None:
 
 
 def test_a_batch_lends_integrations_too() -> None:
-    batch = read_batch(b'{"batch":[],"integrations":{"All":false}}', CAP, CAP)
+    batch = read_batch(b'{"batch":[],"integrations":{"All":false}}', CAP, CAP, MANY)
     assert isinstance(batch, Batch)
     assert inside(batch.around.integrations) == {"All": False}
-    assert isinstance(read_batch(b'{"batch":[],"integrations":[]}', CAP, CAP), Refusal)
+    assert isinstance(read_batch(b'{"batch":[],"integrations":[]}', CAP, CAP, MANY), Refusal)
+
+
+@pytest.mark.parametrize("item", [b"1", b"{}", b'{"type":"page","userId":"u"}'])
+def test_of_a_batch_with_too_many_events_none_is_read(item: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(events: int) -> Batch | Refusal:
+        return read_batch(b'{"batch":[%s]}' % b",".join([item] * events), 1000, CAP, MANY)
+
+    assert isinstance(read(MANY), Batch)
+    monkeypatch.setattr("tracker.intake.body.read_event", lambda *_: pytest.fail("an event was read"))
+    for events in (MANY + 1, 40_000):
+        refusal = read(events)
+        assert isinstance(refusal, Refusal)
+        assert refusal.rejection.name == "too_many_events"
 
 
 def test_the_id_that_a_batch_lends_leaves_room_for_the_places_of_its_events() -> None:
     def read(chars: int) -> Batch | Refusal:
-        return read_batch(b'{"batch":[{},{}],"messageId":"%s"}' % (b"m" * chars), CAP, CAP)
+        return read_batch(b'{"batch":[{},{}],"messageId":"%s"}' % (b"m" * chars), CAP, CAP, MANY)
 
     assert isinstance(read(MAX_ID_CHARS - 2), Batch)
     for chars in (MAX_ID_CHARS - 1, 1000):
@@ -200,7 +214,7 @@ def test_what_a_batch_lends_counts_for_each_of_its_events() -> None:
     lent = b'{"x":"%s"}' % (b"y" * 92)
     for name in (b"context", b"integrations"):
         for events, fits in ((10, True), (11, False)):
-            result = read_batch(b'{"batch":[%s],"%s":%s}' % (b",".join([b"{}"] * events), name, lent), 1000, 1000)
+            result = read_batch(b'{"batch":[%s],"%s":%s}' % (b",".join([b"{}"] * events), name, lent), 1000, 1000, MANY)
             if fits:
                 assert isinstance(result, Batch)
             else:

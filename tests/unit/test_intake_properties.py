@@ -166,7 +166,7 @@ def test_any_bytes_are_an_event_or_a_named_refusal(raw: bytes, type_: str | None
     if isinstance(text, bytes):
         read_key(text)
         event_of(*take(text, call(type=type_)))
-        batch = read_batch(text, 1000, 1000)
+        batch = read_batch(text, 1000, 1000, 2500)
         if isinstance(batch, Refusal):
             return
         for i, event in enumerate(batch.events):

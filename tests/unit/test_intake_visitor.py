@@ -13,6 +13,7 @@ from tracker.contract import events
 from tracker.contract.events import Device, profile_prefix, with_profile
 from tracker.contract.settings import Site, load
 from tracker.intake import Policy, device, policy_of, take
+from tracker.intake.context import MAX_CHARS
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
 GOOGLEBOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
@@ -95,6 +96,8 @@ def test_the_memory_of_user_agents_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     for n in range(8):
         by(f"{CHROME} bound/{n}")
     assert len(device._agents) <= device.MAX_KEPT
+    taken(track(), user_agent=f"Mozilla/5.0 {'x' * 20_000}")
+    assert max(map(len, device._agents)) <= MAX_CHARS
 
 
 # -- bots

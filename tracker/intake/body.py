@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Final
 
 import cramjam
@@ -21,6 +21,7 @@ from tracker.rejections import (
     INVALID_JSON,
     REQUEST_TOO_LARGE,
     TOO_DEEP,
+    TOO_MANY_EVENTS,
     UNSUPPORTED_ENCODING,
     Refusal,
     refuse,
@@ -173,20 +174,25 @@ def read_text(body: bytes) -> bytes | Refusal:
     return mend(body)
 
 
-def read_batch(body: bytes, max_event_bytes: int, cap: int) -> Batch | Refusal:
+def read_batch(body: bytes, max_event_bytes: int, cap: int, max_events: int) -> Batch | Refusal:
     """All events in one go, at half the price of one by one; if one of them is unusual or too large, one by one.
 
     `cap`: bytes that the batch's context and integrations may have in all when each of its events has got them.
     """
     events: list[Wire | Refusal]
     try:
+        raws = _raws.decode(body) if len(body) > max_event_bytes else None
+        if raws is not None and len(raws.batch) > max_events:
+            return _too_many(raws.batch, max_events)
         try:
-            if len(body) > max_event_bytes and any(len(raw) > max_event_bytes for raw in _raws.decode(body).batch):
+            if raws is not None and any(len(raw) > max_event_bytes for raw in raws.batch):
                 raise msgspec.ValidationError
             around: Around = (usual := _usual.decode(body))
             events = [*usual.batch]
         except msgspec.ValidationError:
-            around = (raws := _raws.decode(body))
+            around = raws = raws or _raws.decode(body)
+            if len(raws.batch) > max_events:
+                return _too_many(raws.batch, max_events)
             events = [read_event(bytes(raw), max_event_bytes) for raw in raws.batch]
     except msgspec.ValidationError as e:
         return refuse(INVALID_BATCH, str(e))
@@ -194,6 +200,8 @@ def read_batch(body: bytes, max_event_bytes: int, cap: int) -> Batch | Refusal:
         return refuse(INVALID_JSON, str(e))
     except RecursionError:
         return refuse(TOO_DEEP)
+    if len(events) > max_events:
+        return _too_many(events, max_events)
     if (given := around.message_id) and len(f"{given}-{len(events) - 1}") > MAX_ID_CHARS:
         return refuse(FIELD_TOO_LONG, f"the batch's messageId has {len(given)} characters")
     for name, part in (("context", around.context), ("integrations", around.integrations)):
@@ -204,6 +212,10 @@ def read_batch(body: bytes, max_event_bytes: int, cap: int) -> Batch | Refusal:
         elif part is not UNSET and len(part) * len(events) > cap:
             return refuse(REQUEST_TOO_LARGE, f"{name} of {len(part)} bytes for {len(events)} events")
     return Batch(around, events, body)
+
+
+def _too_many(events: Sized, most: int) -> Refusal:
+    return refuse(TOO_MANY_EVENTS, f"{len(events)} events; the limit is {most}")
 
 
 def text_of(part: Raw | UnsetType) -> str | None:

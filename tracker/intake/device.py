@@ -18,12 +18,11 @@ from ua_parser.loaders import load_builtins
 from ua_parser.regex import Resolver
 
 from tracker.contract.events import Device
+from tracker.intake.context import MAX_CHARS
 from tracker.intake.draft import NO_BYTES, Call, Visitor
 from tracker.rejections import BOT, Refusal, refuse
 
 MAX_KEPT: Final = 8192
-MAX_CHARS: Final = 512
-"""So much of a user agent is looked at."""
 
 _HEADLESS: Final = re.compile(
     r"Headless|PhantomJS|SlimerJS|Lighthouse|Puppeteer|Playwright|Selenium|jsdom|PTST/|GTmetrix|Cypress/|Prerender"
@@ -51,13 +50,13 @@ _agents: dict[str, Agent] = {}
 def put_device(visitor: Visitor, call: Call) -> None:
     user_agent = visitor.context.user_agent
     if not user_agent and call.source == "client":
-        user_agent = call.user_agent
+        user_agent = call.user_agent[:MAX_CHARS]
     agent = _agents.get(user_agent)
     if agent is None:
         if not call.user_agents_left:
             return
         call.user_agents_left -= 1
-        agent = agent_of(user_agent[:MAX_CHARS])
+        agent = agent_of(user_agent)
         if len(_agents) >= MAX_KEPT:
             del _agents[next(iter(_agents))]
         _agents[user_agent] = agent
