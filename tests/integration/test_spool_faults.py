@@ -126,6 +126,7 @@ async def test_a_broker_that_is_stopped_and_comes_back(servers: Servers, tmp_pat
         replayed = metric(port_of(child), "tracker_spool_replayed_total")
         assert replayed == metric(port_of(child), "tracker_spool_written_total") > 0
         assert segments(tmp_path) == []
+    assert "Traceback" not in child.log.read_text("utf-8")
     print(f"\nbefore     {load.latency(0, stopped_s)}\nKafka away {load.latency(stopped_s, back_s)}")
     print(f"replay     {load.latency(back_s, ready_s)}: {replayed:.0f} events in {ready_s - back_s:.1f} s")
     print(f"afterwards {load.latency(ready_s, 1e12)}\n{await counted(servers.kafka, load)}")
@@ -145,6 +146,7 @@ async def test_a_broker_that_is_frozen(servers: Servers, tmp_path: Path) -> None
             await until(child, "ready")
         assert load.statuses.keys() == {200}
         assert load.longest_s() < 1 + 2
+    assert "Traceback" not in child.log.read_text("utf-8")
     print(f"\n{load.latency(0, 1e12)} {await counted(servers.kafka, load)}")
 
 

@@ -21,6 +21,7 @@ handed to it, oldest first in each partition, and the producer is replaced. It s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -613,7 +614,11 @@ class KafkaOut:
         stop = asyncio.create_task(producer.stop())
         await asyncio.wait([stop], timeout=timeout_s)
         if not stop.done():
-            producer._message_accumulator.fail_all(KafkaError("closed before Kafka acked"))
+            accumulator = producer._message_accumulator
+            for batch in itertools.chain(*accumulator._batches.values()):  # else `fail_all` leaves tracebacks in the log
+                accumulator._pending_batches.add(batch)
+                batch._drain_waiter.cancel()
+            accumulator.fail_all(KafkaError("closed before Kafka acked"))
             await producer.client.close()
             await asyncio.wait([stop], timeout=1.0)
         if not stop.done():
