@@ -229,7 +229,7 @@ def test_the_dates_of_real_clients_are_read(text: str, ms: int) -> None:
 )
 def test_a_date_in_any_zone_is_the_same_moment(moment: datetime, zone: timezone) -> None:
     moment = moment.replace(tzinfo=UTC)
-    assert parse_ms(moment.astimezone(zone).isoformat()) == round(moment.timestamp() * 1000)
+    assert abs(parse_ms(moment.astimezone(zone).isoformat()) - moment.timestamp() * 1000) < 0.501  # half a ms is either
 
 
 @given(st.text(max_size=40))
