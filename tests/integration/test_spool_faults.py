@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -27,10 +28,12 @@ from tests.endpoint import SHOP, Http, alive, create_topics, endpoint, message_i
 from tests.faults import Load, counted
 from tests.harness import PARTITIONS, Servers, await_kafka, embedded_kafka, eventually
 from tracker import metrics
+from tracker.cli import dead_letters
+from tracker.cli.common import Failure
 from tracker.cli.up import ready
 from tracker.contract.producer import Batch, KafkaOut
 from tracker.contract.settings import load
-from tracker.contract.topics import EVENTS
+from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.durable import Durable, SpoolFull
 from tracker.embedded.process import Child, PartError, free_port, wait_until
 from tracker.spool.format import HEADER, encode
@@ -384,6 +387,25 @@ async def test_what_is_held_goes_to_kafka_when_it_is_released_and_back_when_it_i
     assert [json.loads(value)["messageId"] for value in back] == [f"held-{mark}-late"]
     stored = [each for each in await message_ids(servers.kafka) if each.startswith(f"held-{mark}")]
     assert sorted(stored) == [f"held-{mark}-{name}" for name in ("after", "free", "held")]
+
+
+async def test_a_list_of_dead_letters_ends_when_kafka_freezes_in_its_middle(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "STALLED_S", 1.0)
+    async with AIOKafkaProducer(bootstrap_servers=servers.kafka, max_request_size=4 << 20) as producer:
+        for _ in range(12):  # more than is fetched at once
+            await producer.send_and_wait(DEAD_LETTERS, b" " * 900_000, partition=0)
+    pid, read = servers.children["kafka"].pid, 0
+    try:
+        with pytest.raises(Failure, match="for 1 s"):
+            async with dead_letters._reader(load({}, kafka=servers.kafka)) as consumer, asyncio.timeout(15):
+                async for _ in dead_letters._records(consumer):
+                    read += 1
+                    os.kill(pid, signal.SIGSTOP)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert 0 < read < 12
 
 
 def test_without_kafka_and_with_a_spool_it_is_ready_and_takes_events(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ BATCH_LETTERS: Final = 200
 BATCH_BYTES: Final = 2 << 20
 JOIN_S: Final = 30.0
 """Beyond session_timeout_s, after which a replay that was killed no longer holds the lock."""
+STALLED_S: Final = 15.0
+"""Without a record from Kafka, though there are more."""
 MAX_TEXT_CHARS: Final = 1 << 20
 
 _letter: Final = msgspec.json.Decoder(DeadLetter)
@@ -528,8 +530,10 @@ class _reader:
         self._consumer.assign([TopicPartition(DEAD_LETTERS, PARTITION)])
         return self._consumer
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         await self._consumer.stop()
+        if isinstance(error, _kafka_error()):
+            raise Failure(f"Kafka at {self._settings.kafka} does not answer any more: {error}") from None
 
 
 async def _records(
@@ -551,13 +555,19 @@ async def _records(
         first = found.offset if found is not None else end
     position = max(begin, first)
     consumer.seek(where, position)
+    moved_s = time.monotonic()
     while position < end:
+        before = position
         for record in (await consumer.getmany(where, timeout_ms=500)).get(where, ()):
             position = record.offset + 1
             if record.offset >= end:
                 return
             yield record.offset, len(record.value or b""), _read(record.value or b"")
         position = max(position, await consumer.position(where))  # there may be gaps at the end
+        if position > before:
+            moved_s = time.monotonic()
+        elif time.monotonic() - moved_s > STALLED_S:
+            raise Failure(f"Kafka has not sent letter {position} for {STALLED_S:g} s: try again when it is well")
 
 
 def _read(value: bytes) -> DeadLetter | Replay | None:

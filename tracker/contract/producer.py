@@ -615,7 +615,8 @@ class KafkaOut:
         await asyncio.wait([stop], timeout=timeout_s)
         if not stop.done():
             accumulator = producer._message_accumulator
-            for batch in itertools.chain(*accumulator._batches.values()):  # else `fail_all` leaves tracebacks in the log
+            # Where `fail_all` looks for those that were sent before: else it leaves a traceback of each in the log.
+            for batch in itertools.chain(*accumulator._batches.values()):
                 accumulator._pending_batches.add(batch)
                 batch._drain_waiter.cancel()
             accumulator.fail_all(KafkaError("closed before Kafka acked"))
