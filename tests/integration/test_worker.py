@@ -183,7 +183,7 @@ async def test_poison_goes_to_the_dead_letters_and_the_partition_goes_on(stack: 
     def ours(letter: dict[str, Any]) -> bool:
         import base64
 
-        return site.name.encode() in base64.b64decode(letter["original"])
+        return site.name.encode() in base64.b64decode(letter.get("original", ""))
 
     letters = await stack.consume(DEAD_LETTERS, 3, match=ours)
     assert Counter((x["stage"], x["reason"]) for x in letters) == {
