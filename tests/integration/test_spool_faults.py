@@ -397,12 +397,17 @@ async def test_a_list_of_dead_letters_ends_when_kafka_freezes_in_its_middle(
         for _ in range(12):  # more than is fetched at once
             await producer.send_and_wait(DEAD_LETTERS, b" " * 900_000, partition=0)
     pid, read = servers.children["kafka"].pid, 0
+
+    async def freeze_after_the_first() -> None:
+        nonlocal read
+        async with dead_letters._reader(load({}, kafka=servers.kafka)) as consumer, asyncio.timeout(15):
+            async for _ in dead_letters._records(consumer):
+                read += 1
+                os.kill(pid, signal.SIGSTOP)
+
     try:
         with pytest.raises(Failure, match="for 1 s"):
-            async with dead_letters._reader(load({}, kafka=servers.kafka)) as consumer, asyncio.timeout(15):
-                async for _ in dead_letters._records(consumer):
-                    read += 1
-                    os.kill(pid, signal.SIGSTOP)
+            await freeze_after_the_first()
     finally:
         os.kill(pid, signal.SIGCONT)
     assert 0 < read < 12
