@@ -44,6 +44,7 @@ def document(api: Json) -> Json:
         "properties": {
             "batch": {"type": "array", "items": message},
             "context": {"type": ["object", "null"], "description": "Merged into those of the items."},
+            "integrations": {"type": ["object", "null"], "description": "Merged into those of the items."},
             "sentAt": {"type": ["string", "null"], "description": "For items that have none."},
             "messageId": {"type": ["string", "null"], "description": "For items that have none: it and their index."},
             "writeKey": {"type": ["string", "null"]},

@@ -27,6 +27,10 @@ MAX_KEPT: Final = 8192
 _HEADLESS: Final = re.compile(
     r"Headless|PhantomJS|SlimerJS|Lighthouse|Puppeteer|Playwright|Selenium|jsdom|PTST/|GTmetrix|Cypress/|Prerender"
 ).search
+_SPIDER: Final = re.compile(
+    r"[Ss]pider\b|Mediapartners-Google|GoogleOther|Google-Read-Aloud|meta-external|(?:ChatGPT|Claude|Perplexity)-User"
+).search
+"""Spiders that the parser's rules do not have."""
 _TV: Final = re.compile(r"\bTV\b|SmartTV|SMART-TV|AppleTV|BRAVIA|AFT[A-Z]|Roku|CrKey|HbbTV|Web0S|Tizen.*TV").search
 _TABLET: Final = re.compile(r"iPad|Tablet|\bTab\b|PlayBook|Kindle|Silk/").search
 _DESKTOP: Final = frozenset(("Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Debian", "Chrome OS", "FreeBSD"))
@@ -75,7 +79,7 @@ def agent_of(user_agent: str) -> Agent:
     """What the parser finds, in our words; a field that it does not find is absent."""
     found = load().parse(user_agent)
     browser, os, device = found.user_agent, found.os, found.device
-    spider = device is not None and device.family == "Spider"
+    spider = (device is not None and device.family == "Spider") or _SPIDER(user_agent) is not None
     brand = None if device is None or spider else device.brand
     generic = brand is None or brand.startswith("Generic")
     known = Device(
