@@ -113,6 +113,12 @@ def test_a_field_that_has_our_name_already_has_the_last_word() -> None:
     assert properties == {"order_id": "ours", "value": 1, "revenue": 2}
 
 
+def test_products_that_are_said_in_two_ways_are_not_twice_as_many() -> None:
+    for given in ({"items": [SHIRT], "products": [OURS]}, {"products": [OURS], "product": SHIRT}):
+        assert sent("purchase", given)[1] == {"products": [OURS]}
+    assert sent("purchase", {"items": [SHIRT], "products": []})[1] == {"products": [OURS]}
+
+
 @pytest.mark.parametrize("items", [None, "x", 5, {}, [], [1, None, "x"], [[SHIRT]]])
 def test_items_that_are_none_do_no_harm(items: Any) -> None:
     event, properties = sent("view_item", {"items": items, "product": items, "cart": items})

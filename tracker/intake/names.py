@@ -97,16 +97,19 @@ def map_names(draft: Draft, call: Call) -> None:
 def mapped(event: str, given: dict[str, Any]) -> dict[str, Any]:
     """The properties of an event that had a foreign name; a field that has our name already has the last word."""
     found: dict[str, Any] = {}
-    products: list[dict[str, Any]] = []
+    lists: dict[str, list[Any]] = {}
     for name, value in given.items():
         if name in ("items", "products") and isinstance(value, list):
-            products += [_renamed(item, ITEM) for item in value if isinstance(item, dict)]
+            lists[name] = value
         elif name == "product" and isinstance(value, dict):
-            products.append(_renamed(value, ITEM))
+            lists[name] = [value]
         elif name in _ENTITIES and isinstance(value, dict):
             found = {**_renamed(value, PROMOTION if name == "promotion" else PROPERTY), **found}
         else:
             found[name] = value
+    # Said in two ways, they are the same ones.
+    listed = lists.get("products") or lists.get("items") or lists.get("product") or ()
+    products = [_renamed(item, ITEM) for item in listed if isinstance(item, dict)]
     found = _renamed(found, {**PROPERTY, **ITEM} if event in _OF_ONE else PROPERTY)
     if (ours := VALUE.get(event)) is not None and "value" in found:
         found.setdefault(ours, found["value"])
