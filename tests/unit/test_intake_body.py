@@ -11,8 +11,9 @@ import cramjam
 import msgspec
 import pytest
 
-from tests.unit.intake import inside
+from tests.unit.intake import call, inside
 from tracker.contract.events import MAX_ID_CHARS
+from tracker.intake import take
 from tracker.intake.body import Batch, inflate, mend, read_batch, read_key, read_text
 from tracker.intake.decode import read_event
 from tracker.rejections import Refusal
@@ -183,6 +184,33 @@ def test_a_batch_lends_integrations_too() -> None:
     assert isinstance(batch, Batch)
     assert inside(batch.around.integrations) == {"All": False}
     assert isinstance(read_batch(b'{"batch":[],"integrations":[]}', CAP, CAP, MANY), Refusal)
+
+
+@pytest.mark.parametrize("levels", [100, 5000, 200_000])
+def test_an_event_that_is_nested_however_deeply_does_not_cost_the_batch(levels: int) -> None:
+    bomb = b'{"type":"track","event":"]}","userId":"u","properties":{"a\\"{":%s1%s}}' % (
+        b'[{"b":' * levels,
+        b"}]" * levels,
+    )
+    small = b'{"type":"track","event":"[\\\\","userId":"u"}'
+    batch = read_batch(b'{"batch":[%s,%s,%s],"sentAt":"x"}' % (small, bomb, small), 1 << 22, 1 << 22, MANY)
+    assert isinstance(batch, Batch)
+    assert batch.around.sent_at == "x"
+    reasons = [
+        refusal and refusal.rejection.name for _, refusal in (take(event, call(type=None)) for event in batch.events)
+    ]
+    assert reasons == [None, "too_deep", None]
+    assert batch.original(1).startswith(b'{"type":"track","event":"]}","userId":"u","properties":{"a\\"{":[{"b":[{')
+    assert batch.original(2) == small
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"batch":' + b"[" * 100_000, b'{"batch":[' + b"[" * 9000 + b"]" * 9000 + b'"' + b'\\"' * 100_000]
+)
+def test_a_batch_that_is_nested_too_deeply_to_be_closed_is_refused(text: bytes) -> None:
+    refusal = read_batch(text, CAP, CAP, MANY)
+    assert isinstance(refusal, Refusal)
+    assert refusal.rejection.name in ("too_deep", "invalid_json")
 
 
 @pytest.mark.parametrize("item", [b"1", b"{}", b'{"type":"page","userId":"u"}'])

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from tracker.contract.events import MAX_ID_CHARS
+from tracker.intake import json_rules
 from tracker.intake.decode import read_event
 from tracker.intake.draft import UsualWire, Wire
 from tracker.rejections import (
@@ -199,7 +200,8 @@ def read_batch(body: bytes, max_event_bytes: int, cap: int, max_events: int) -> 
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         return refuse(INVALID_JSON, str(e))
     except RecursionError:
-        return refuse(TOO_DEEP)
+        pruned = _pruned(body)
+        return refuse(TOO_DEEP) if pruned is None else read_batch(pruned, max_event_bytes, cap, max_events)
     if len(events) > max_events:
         return _too_many(events, max_events)
     if (given := around.message_id) and len(f"{given}-{len(events) - 1}") > MAX_ID_CHARS:
@@ -212,6 +214,29 @@ def read_batch(body: bytes, max_event_bytes: int, cap: int, max_events: int) -> 
         elif part is not UNSET and len(part) * len(events) > cap:
             return refuse(REQUEST_TOO_LARGE, f"{name} of {len(part)} bytes for {len(events)} events")
     return Batch(around, events, body)
+
+
+_token = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL).finditer
+KEPT_LEVELS: Final = 2 * json_rules.MAX_DEPTH
+"""Enough for the event to be refused for its depth."""
+
+
+def _pruned(body: bytes) -> bytes | None:
+    """A batch without what is nested deeper than any reader goes, so that one such event does not cost the others: it
+    is refused for its depth, and so much of it stands in its dead letter. None: not every bracket is closed.
+    """
+    parts, level, begin = [], 0, 0
+    for found in _token(body):
+        first = body[found.start()]
+        if first in b"[{":
+            level += 1
+            if level == KEPT_LEVELS:
+                parts += [body[begin : found.start()], b"0"]
+        elif first in b"]}":
+            if level == KEPT_LEVELS:
+                begin = found.end()
+            level -= 1
+    return None if level else b"".join([*parts, body[begin:]])
 
 
 def _too_many(events: Sized, most: int) -> Refusal:
