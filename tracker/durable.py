@@ -130,7 +130,8 @@ class Durable:
     def state(self) -> State:
         folder = self._folder
         if folder is None:
-            return State("not ready" if self._live.problem else "ready", self._live.problem, 0, 0)
+            reason = "; ".join(filter(None, (self._live.problem, self._disk_problem)))
+            return State("not ready" if self._live.problem else "ready", reason, 0, 0)
         size, free = folder.bytes + self._waiting_bytes, self._free()
         if self._live.misfit:
             return State("not ready", self._live.problem, size, free)
@@ -151,8 +152,8 @@ class Durable:
             try:
                 self._folder = await self._in_thread(self._take_folder)
             except OSError as e:
-                log.error("spool_dir %s can't be used, so nothing is spooled: %s", self._root, e)
-                self._disk_problem = str(e)
+                log.error("spool_dir %s can't be used, so nothing is spooled until the next start: %s", self._root, e)
+                self._disk_problem = f"spool_dir can't be used: {e}"
             else:
                 self._spooled = set(self._folder.places)
                 self._measure()

@@ -382,11 +382,20 @@ async def test_what_is_held_goes_to_kafka_when_it_is_released_and_back_when_it_i
         await eventually(lambda: back, 5)
         assert out.connected.is_set()  # the others' producer is not given up for it
         await asyncio.wait_for(put("after", 1), 5)
+        out.hold([(EVENTS, 3)])
+        put("lost", 3)
+        out.give_up("the producer is lost")
+        await asyncio.wait_for(out.connected.wait(), 10)
+        again = put("again", 3)  # the spool's end may still be on its way
+        await asyncio.sleep(0.3)
+        assert not again.done()
+        out.release([(EVENTS, 3)])
+        await asyncio.wait_for(again, 5)
     finally:
         await out.stop(2)
-    assert [json.loads(value)["messageId"] for value in back] == [f"held-{mark}-late"]
+    assert [json.loads(value)["messageId"] for value in back] == [f"held-{mark}-late", f"held-{mark}-lost"]
     stored = [each for each in await message_ids(servers.kafka) if each.startswith(f"held-{mark}")]
-    assert sorted(stored) == [f"held-{mark}-{name}" for name in ("after", "free", "held")]
+    assert sorted(stored) == [f"held-{mark}-{name}" for name in ("after", "again", "free", "held")]
 
 
 async def test_a_list_of_dead_letters_ends_when_kafka_freezes_in_its_middle(

@@ -373,7 +373,6 @@ class KafkaOut:
         batches = [*first, *self._under_way.values(), *self._drop_unsent()]
         self._under_way.clear()
         self._late.clear()
-        self._held.clear()
         self.pending_bytes = self._open_bytes = 0
         self._idle.set()
         assert self._rescue is not None

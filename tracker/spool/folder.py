@@ -299,7 +299,8 @@ class Folder:
 
     def _gap(self, file: int, number: int, start: int, end: int, size: int) -> tuple[int, int, None]:
         kind = "truncated" if end == size else "corrupt"
-        self._keep(number, start, os.pread(file, min(end - start, self._corrupt_bytes), start), kind)
+        data = os.pread(file, min(end - start, self._corrupt_bytes), start)
+        self._keep(number, start, data, kind, f"can't be read, to byte {end}")
         return start, end, None
 
     def _keep(self, number: int, start: int, data: bytes, kind: str, what: str = "can't be read") -> None:
@@ -316,8 +317,9 @@ class Folder:
             log.warning("%s: %s", path, e)
         self._repaired(kind)
         log.error(
-            "%s: %d bytes from byte %d on %s (%s) and are %s; all others are used",
-            self._segment(number), len(data), start, what, kind, f"kept in {path.name}" if path.exists() else "dropped",
+            "%s: what is there from byte %d on %s (%s): %s; all others are used",
+            self._segment(number), start, what, kind,
+            f"{len(data)} bytes are kept in {path.name}" if path.exists() else "dropped",
         )  # fmt: skip
 
     def set_aside(self, position: int, record: Record, why: str) -> int:
