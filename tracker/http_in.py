@@ -113,9 +113,14 @@ class HttpIn:
         limits = self.guard.limits
         if (refusal := limits.request(post.ip, post.started_s)) is not None:
             return refusal
-        content = self._content(body, post)
-        wire = read_event(content, self._max_event_bytes) if isinstance(content, bytes) else UNREAD
-        owner = limits.guess(self._owner(post, content, wire), post.ip, post.started_s)
+        content: bytes | Batch | Refusal = b""
+        wire: Wire | Refusal = UNREAD
+        found = self.keys.in_head(post.headers)
+        if not isinstance(found, Refusal):  # else nobody needs to know what the body says
+            content = self._content(body, post)
+            if isinstance(content, bytes):
+                wire = read_event(content, self._max_event_bytes)
+        owner = limits.guess(found or self._open_key(post, content, wire), post.ip, post.started_s)
         if isinstance(owner, Refusal):
             # A key in a body that can't be read is not missing.
             return content if owner.rejection is MISSING_KEY and isinstance(content, Refusal) else owner
@@ -297,10 +302,8 @@ class HttpIn:
             more = message.get("more_body", False)
         return body.whole()
 
-    def _owner(self, post: Post, content: bytes | Batch | Refusal, wire: Wire | Refusal) -> Owner | Refusal:
-        owner = self.keys.in_head(post.headers)
-        if owner is not None:
-            return owner
+    def _open_key(self, post: Post, content: bytes | Batch | Refusal, wire: Wire | Refusal) -> Owner | Refusal:
+        """The owner of a key that no header holds."""
         if isinstance(content, Refusal):
             found = None
         elif isinstance(content, Batch):
