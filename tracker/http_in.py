@@ -135,7 +135,7 @@ class HttpIn:
             owner.site, owner.source, self._now_ms(), self._make_id, self._max_event_bytes, post.route.type,
             ip=post.ip, user_agent=_browser(post.headers), policy=owner.policy,
         )  # fmt: skip
-        verbose = b"verbose=1" in post.query
+        verbose = post.query != b"" and b"verbose=1" in post.query.split(b"&")
         if isinstance(content, Batch):
             return self._take_batch(content, call, post, owner, verbose)
         if (refusal := limits.events(owner, 1, post.started_s)) is not None:
