@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from msgspec import Raw
 
 from tests.harness import Site, Stack, assert_one_line, cli, eventually
-from tracker.cli.dead_letters import Lock
+from tracker.cli.dead_letters_replay import Lock
 from tracker.contract.codec import partition_of
 from tracker.contract.events import profile_prefix, with_profile
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS, DeadLetter, Replay

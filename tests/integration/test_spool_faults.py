@@ -28,7 +28,7 @@ from tests.endpoint import SHOP, Http, alive, create_topics, endpoint, message_i
 from tests.faults import Load, counted
 from tests.harness import PARTITIONS, Servers, await_kafka, embedded_kafka, eventually
 from tracker import metrics
-from tracker.cli import dead_letters
+from tracker.cli import dead_letters_log
 from tracker.cli.common import Failure
 from tracker.cli.up import ready
 from tracker.contract.producer import Batch, KafkaOut
@@ -401,7 +401,7 @@ async def test_what_is_held_goes_to_kafka_when_it_is_released_and_back_when_it_i
 async def test_a_list_of_dead_letters_ends_when_kafka_freezes_in_its_middle(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "STALLED_S", 1.0)
+    monkeypatch.setattr(dead_letters_log, "STALLED_S", 1.0)
     async with AIOKafkaProducer(bootstrap_servers=servers.kafka, max_request_size=4 << 20) as producer:
         for _ in range(12):  # more than is fetched at once
             await producer.send_and_wait(DEAD_LETTERS, b" " * 900_000, partition=0)
@@ -409,8 +409,8 @@ async def test_a_list_of_dead_letters_ends_when_kafka_freezes_in_its_middle(
 
     async def freeze_after_the_first() -> None:
         nonlocal read
-        async with dead_letters._reader(load({}, kafka=servers.kafka)) as consumer, asyncio.timeout(15):
-            async for _ in dead_letters._records(consumer):
+        async with dead_letters_log.Reader(load({}, kafka=servers.kafka)) as consumer, asyncio.timeout(15):
+            async for _ in dead_letters_log.records(consumer):
                 read += 1
                 os.kill(pid, signal.SIGSTOP)
 
