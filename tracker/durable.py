@@ -20,7 +20,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from tracker import metrics
 from tracker.contract.codec import partition_of
-from tracker.contract.producer import Batch, Full, KafkaOut, ProduceError, Where
+from tracker.contract.producer import Batch, Full, KafkaOut, ProduceError, Where, fail
 from tracker.contract.settings import Settings
 from tracker.spool.folder import Folder, InUse
 from tracker.spool.format import FRAME_OVERHEAD, encode
@@ -46,6 +46,10 @@ DISK_PAUSE_S: Final = 1.0
 """After an error of the disk events are refused for so long, then it is tried again."""
 SEGMENT_BYTES: Final = 16 << 20
 SWEEP_S: Final = 0.25
+
+
+Part = Batch | tuple[Where, int, Sequence[tuple[bytes | None, bytes]]]
+"""Partition, timestamp_ms, (key, value) of each record; or what Kafka did not ack."""
 
 
 class SpoolFull(Full):
@@ -69,8 +73,7 @@ class Group:
         self.done = done
         self.opened_s = now_s
         self.opened_ms = time.time_ns() // 1_000_000
-        self.parts: list[Batch | tuple[Where, int, Sequence[tuple[bytes | None, bytes]]]] = []
-        """Partition, timestamp_ms, (key, value) of each record; or what Kafka did not ack."""
+        self.parts: list[Part] = []
         self.bytes = 0
         self.records = 0
 
@@ -238,14 +241,18 @@ class Durable:
             raise Full(f"{self._waiting_bytes} bytes are waiting for the disk")
         if folder.bytes + self._waiting_bytes + size > self._settings.spool_max_bytes:
             raise SpoolFull(f"the spool is full: {folder.bytes} bytes")
+        self._arrived += len(records)
+        return self._collect([(where, timestamp_ms, records)], len(records), size, [where]).done
+
+    def _collect(self, parts: Iterable[Part], records: int, size: int, places: Iterable[Where]) -> Group:
+        """Put it into the group that is written next; what comes of its partitions from now on queues behind."""
         group = self._collecting()
-        group.parts.append((where, timestamp_ms, records))
-        group.records += len(records)
+        group.parts += parts
+        group.records += records
         group.bytes += size
         self._waiting_bytes += size
-        self._arrived += len(records)
-        self._spooled.add(where)
-        return group.done
+        self._spooled.update(places)
+        return group
 
     def _collecting(self) -> Group:
         group = self._group
@@ -272,15 +279,10 @@ class Durable:
         if problem:
             log.error("%s, and %s: %d events are refused", why, problem, records)
             for batch in batches:
-                _fail(batch.done, SpoolFull(f"{why}, and {problem}"))
+                fail(batch.done, SpoolFull(f"{why}, and {problem}"))
             return
         log.warning("%s: %d events go to the spool", why, records)
-        group = self._collecting()
-        group.parts += batches
-        group.records += records
-        group.bytes += size
-        self._waiting_bytes += size
-        self._spooled.update(batch.where for batch in batches)
+        self._collect(batches, records, size, [batch.where for batch in batches])
 
     # -- to the disk
 
@@ -320,7 +322,7 @@ class Durable:
     def _settle(group: Group, error: ProduceError | None) -> None:
         for done in (group.done, *(part.done for part in group.parts if isinstance(part, Batch))):
             if error is not None:
-                _fail(done, error)
+                fail(done, error)
             elif not done.done():
                 done.set_result(None)
 
@@ -477,9 +479,3 @@ def _frames(group: Group) -> Iterator[bytes]:
             (topic, partition), timestamp_ms, records = part
             for key, value in records:
                 yield encode(topic.encode(), partition, timestamp_ms, key, value)
-
-
-def _fail(done: asyncio.Future[None], error: ProduceError) -> None:
-    if not done.done():
-        done.set_exception(error)
-        done.exception()  # its waiters may all be gone; then asyncio would log "never retrieved"

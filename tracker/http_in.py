@@ -21,8 +21,6 @@ from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, Final
 
-import msgspec
-
 from tracker import cors, metrics
 from tracker.contract.codec import message_hash
 from tracker.contract.producer import Full, ProduceError
@@ -56,10 +54,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[MutableMapping[str, Any]], Any]
 
-_encode = msgspec.json.Encoder().encode
 _JSON: Final = (b"content-type", b"application/json")
-
-
 FULL_S: Final = 0.02
 """After a request that nothing had room for, others of its size are not even read for so long."""
 

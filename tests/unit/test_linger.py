@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracker.contract.producer import FLOW, Linger
+from tracker.contract.linger import FLOW, Linger
 
 
 def flow(linger: Linger, records: int, batches: int, flushes: int, now_s: float = 100.0) -> float:

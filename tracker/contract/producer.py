@@ -42,6 +42,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
 from tracker.contract.codec import partition_of
+from tracker.contract.linger import Linger
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,6 @@ RECORD_OVERHEAD: Final = 100
 """What a record's bookkeeping takes in memory besides its bytes, about."""
 SWEEP_S: Final = 0.1
 NO_HEADERS: Final[list[tuple[str, bytes]]] = []  # aiokafka takes nothing but a list
-THIN: Final = 4
-"""Records a batch, on average over a flush, below which the linger grows; from twice as many on it shrinks."""
-FLOW: Final = 8
-"""A flush of fewer records than so many is no flow: nothing would be gained by waiting for more."""
-GROWTH: Final = 1.5
 RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
 REFUSED: Final = (CorruptRecordException, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
 """Kafka's answers to what a batch holds: the same batch would be refused again."""
@@ -118,29 +114,11 @@ class Batch:
             yield record.timestamp, record.key, record.value
 
 
-class Linger:
-    """How long the first record of a batch waits for others, s."""
-
-    def __init__(self, least_s: float, most_s: float) -> None:
-        self._least_s = self._now_s = least_s
-        self._most_s = max(least_s, most_s)
-        self._flushed_s = 0.0
-
-    def wait_s(self, now_s: float) -> float:
-        """For the first record after a flush. After a pause it is the least: nobody is there to share a batch with."""
-        if now_s - self._flushed_s > self._most_s:
-            self._now_s = self._least_s
-        return self._now_s
-
-    def flushed(self, records: int, batches: int, now_s: float) -> None:
-        """Fit the linger to what a flush has sent."""
-        self._flushed_s = now_s
-        if records < FLOW:
-            self._now_s = self._least_s
-        elif records < THIN * batches:
-            self._now_s = min(max(self._now_s, 0.001) * GROWTH, self._most_s)  # at least a bit: it may start at zero
-        elif records >= 2 * THIN * batches:
-            self._now_s = max(self._now_s / GROWTH, self._least_s)
+def fail(done: asyncio.Future[None], error: ProduceError) -> None:
+    """Tell all who wait for a batch, unless they have been told."""
+    if not done.done():
+        done.set_exception(error)
+        done.exception()  # its waiters may all be gone; then asyncio would log "never retrieved"
 
 
 def _add(
@@ -342,7 +320,7 @@ class KafkaOut:
                 self._hand_over(why)
             return
         for batch in (*self._under_way.values(), *self._drop_unsent()):
-            self._fail(batch, ProduceError(why))
+            fail(batch.done, ProduceError(why))
 
     # -- what waits for something else than Kafka
 
@@ -470,7 +448,7 @@ class KafkaOut:
             if self._rescue is not None and not isinstance(error, REFUSED):
                 self._hand_over(str(failure), [batch])
                 return
-            self._fail(batch, failure)
+            fail(batch.done, failure)
             if self._rescue is not None:
                 self._hand_over("the Kafka producer broke and is replaced")
                 return
@@ -484,19 +462,13 @@ class KafkaOut:
             self._late_soon = True
             self._loop.call_soon(self._flush_late)
 
-    @staticmethod
-    def _fail(batch: Batch, error: ProduceError) -> None:
-        if not batch.done.done():
-            batch.done.set_exception(error)
-            batch.done.exception()  # its waiters may all be gone; then asyncio would log "never retrieved"
-
     def _fail_behind(self, where: Where) -> None:
         behind = self._full.pop(where, [])
         if (batch := self._open.pop(where, None)) is not None:
             behind.append(batch)
         for batch in behind:
             self.pending_bytes -= batch.bytes
-            self._fail(batch, ProduceError("a batch before it failed"))
+            fail(batch.done, ProduceError("a batch before it failed"))
 
     def _unsent(self) -> Iterable[Batch]:
         for full in self._full.values():
@@ -542,7 +514,7 @@ class KafkaOut:
             late += self._drop_unsent(before_s)
             for batch in late:
                 self._observer.failed(True)
-                self._fail(batch, ProduceError(f"Kafka did not ack within {self._timeout_s:g} s"))
+                fail(batch.done, ProduceError(f"Kafka did not ack within {self._timeout_s:g} s"))
                 if self._ordered:
                     self._fail_behind(batch.where)
             if late:
