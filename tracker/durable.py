@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tracker import metrics
+from tracker.contract.batch import Batch, Where
 from tracker.contract.codec import partition_of
-from tracker.contract.producer import Batch, Full, KafkaOut, ProduceError, Where, fail
+from tracker.contract.producer import Full, KafkaOut, ProduceError, fail
 from tracker.contract.settings import Settings
 from tracker.spool.folder import Folder, InUse
 from tracker.spool.format import FRAME_OVERHEAD, encode

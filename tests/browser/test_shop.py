@@ -96,7 +96,11 @@ async def test_buying_in_time_gives_no_trigger_and_the_order_has_segments_proper
 
 async def test_what_was_clicked_just_before_leaving_still_arrives(page: Page, stack: Stack) -> None:
     me = await open_shop(page, stack)
-    await page.evaluate("tracker.track('Leaving', {n: 1}); location.href = 'about:blank'")
+    elsewhere = f"http://localhost:{stack.settings.http_port}/livez"  # another site than 127.0.0.1
+    # Not within the call: it would wait for an answer from a page that is gone.
+    leave = "url => { setTimeout(() => { tracker.track('Leaving', {n: 1}); location.href = url }) }"
+    await page.evaluate(leave, elsewhere)
+    await page.wait_for_url(elsewhere)
     found = await stack.consume(EVENTS, match=lambda e: e.get("anonymousId") == me and e.get("event") == "Leaving")
     assert len(found) == 1
 

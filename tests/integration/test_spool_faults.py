@@ -31,7 +31,8 @@ from tracker import metrics
 from tracker.cli import dead_letters_log
 from tracker.cli.common import Failure
 from tracker.cli.up import ready
-from tracker.contract.producer import Batch, KafkaOut
+from tracker.contract.batch import Batch
+from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import load
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.durable import Durable, SpoolFull

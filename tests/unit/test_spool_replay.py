@@ -14,7 +14,8 @@ from typing import Any, cast
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError
 
-from tracker.contract.producer import KafkaOut, ProduceError, Where
+from tracker.contract.batch import Where
+from tracker.contract.producer import KafkaOut, ProduceError
 from tracker.spool.folder import Folder
 from tracker.spool.format import Record, encode
 from tracker.spool.replay import Handover, Replay

@@ -1,10 +1,10 @@
 """Records to Kafka in batches of our own: 4 us a record where aiokafka's `send_and_wait` takes 25.
 
-One open batch a partition collects what arrives within the linger; all its waiters share one future. A partition has
-one batch under way at a time (aiokafka would hold a second one back anyway), so what arrives meanwhile makes the next
-batch larger: batches grow with the load by themselves, and nothing ever waits inside aiokafka's queue.
+One open batch a partition collects what arrives within the linger; all its waiters share one future. A broker has one
+request under way at a time (tracker/contract/sender.py), so what arrives meanwhile makes the next batches larger: they
+grow with the load by themselves.
 
-A batch costs about as much as ten records. So the linger grows up to its bound while there is a flow of records that is
+A batch costs as much as some records. So the linger grows up to its bound while there is a flow of records that is
 spread thinly over the partitions, and falls back to the least when the flow ends or fills the batches.
 
     append -> open batch -> (linger, or enough bytes) -> under way -> acked: the future has its result
@@ -21,39 +21,33 @@ handed to it, oldest first in each partition, and the producer is replaced. It s
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     CorruptRecordException,
     InvalidTimestampError,
     KafkaError,
     MessageSizeTooLargeError,
-    ProducerClosed,
     RecordListTooLargeError,
 )
-from aiokafka.producer.message_accumulator import BatchBuilder
-from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.structs import TopicPartition
 
+from tracker.contract.batch import Batch, Where
 from tracker.contract.codec import partition_of
 from tracker.contract.linger import Linger
+from tracker.contract.sender import Sender
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH_BYTES: Final = 512 * 1024
-"""Before compression; below every broker's default of 1 MB a batch."""
 FLUSH_BYTES: Final = 256 * 1024
 """So much in open batches does not wait for the linger."""
 RECORD_OVERHEAD: Final = 100
 """What a record's bookkeeping takes in memory besides its bytes, about."""
 SWEEP_S: Final = 0.1
-NO_HEADERS: Final[list[tuple[str, bytes]]] = []  # aiokafka takes nothing but a list
+NO_HEADERS: Final[list[tuple[str, bytes]]] = []  # aiokafka's builder takes nothing but a list
 RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
 REFUSED: Final = (CorruptRecordException, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
 """Kafka's answers to what a batch holds: the same batch would be refused again."""
@@ -75,10 +69,6 @@ class PartitionsError(TopicError):
     """A topic has another number of partitions than the setting says: records would go where nobody looks for them."""
 
 
-Where = tuple[str, int]
-"""Topic and partition."""
-
-
 class Observer(Protocol):
     """Who measures: tracker/metrics.py and stream/metrics.py each have one."""
 
@@ -92,26 +82,8 @@ class Observer(Protocol):
         """So many records, so many bytes are waiting now."""
 
 
-Rescue = Callable[[list["Batch"], str], None]
+Rescue = Callable[[list[Batch], str], None]
 """Takes batches that were not acked, and why, and settles their futures. Called in the loop, must not block."""
-
-
-class Batch:
-    __slots__ = ("builder", "bytes", "done", "events", "opened_s", "sent_s", "where")
-
-    def __init__(self, where: Where, builder: BatchBuilder, done: asyncio.Future[None], now_s: float) -> None:
-        self.where = where
-        self.builder = builder
-        self.done = done
-        self.opened_s = now_s
-        self.sent_s = 0.0
-        self.bytes = 0
-        self.events = 0
-
-    def records(self) -> Iterator[tuple[int, bytes | None, bytes]]:
-        """(timestamp_ms, key, value), read from its own buffer, sent or not. Nothing can be added afterwards."""
-        for record in DefaultRecordBatch(self.builder._build()):
-            yield record.timestamp, record.key, record.value
 
 
 def fail(done: asyncio.Future[None], error: ProduceError) -> None:
@@ -119,24 +91,6 @@ def fail(done: asyncio.Future[None], error: ProduceError) -> None:
     if not done.done():
         done.set_exception(error)
         done.exception()  # its waiters may all be gone; then asyncio would log "never retrieved"
-
-
-def _add(
-    builder: BatchBuilder,
-    key: bytes | None,
-    value: bytes,
-    timestamp_ms: int | None,
-    headers: list[tuple[str, bytes]] = NO_HEADERS,
-) -> object | None:
-    """`builder.append` without its serializers and keywords, at half the price; None: the batch is full."""
-    if builder._closed:
-        return None
-    added: object | None = builder._builder.append(builder._relative_offset, timestamp_ms, key, value, headers)
-    if added is None:
-        builder.close()
-    else:
-        builder._relative_offset += 1
-    return added
 
 
 class KafkaOut:
@@ -170,7 +124,7 @@ class KafkaOut:
         self._client_id = client_id
         self._expected: Mapping[str, int | None] = {}
         self._partitions: dict[str, int] = {}
-        self._producer: AIOKafkaProducer | None = None
+        self._sender: Sender | None = None
         self._open: dict[Where, Batch] = {}
         self._full: dict[Where, list[Batch]] = {}
         self._under_way: dict[Where, Batch] = {}
@@ -232,7 +186,7 @@ class KafkaOut:
 
         Raises ProduceError when there is no connection yet, Full when max_pending_bytes are waiting.
         """
-        if self._producer is None or self._stopping:
+        if self._sender is None or self._stopping:
             raise ProduceError(self.problem or "stopping")
         size = len(value) + RECORD_OVERHEAD
         if self.pending_bytes + size > self._max_pending_bytes:
@@ -243,10 +197,10 @@ class KafkaOut:
         batch = self._open.get(where)
         if batch is None:
             batch = self._new_batch(where)
-        if _add(batch.builder, key, value, timestamp_ms, headers) is None:  # full
+        if batch.builder.append(batch.events, timestamp_ms, key, value, headers) is None:  # full
             self._full.setdefault(where, []).append(batch)
             batch = self._new_batch(where)
-            _add(batch.builder, key, value, timestamp_ms, headers)
+            batch.builder.append(0, timestamp_ms, key, value, headers)
             self._flush_now()
         batch.bytes += size
         batch.events += 1
@@ -269,7 +223,7 @@ class KafkaOut:
 
         As `append`, at half the price a record. Raises ProduceError and Full as it does, before any was taken.
         """
-        if self._producer is None or self._stopping:
+        if self._sender is None or self._stopping:
             raise ProduceError(self.problem or "stopping")
         size = sum(len(value) for _, value in records) + RECORD_OVERHEAD * len(records)
         if self.pending_bytes + size > self._max_pending_bytes:
@@ -278,11 +232,11 @@ class KafkaOut:
         batch = self._open.get(where) or self._new_batch(where)
         acks = {batch.done}
         for key, value in records:
-            if _add(batch.builder, key, value, timestamp_ms) is None:  # full
+            if batch.builder.append(batch.events, timestamp_ms, key, value, NO_HEADERS) is None:  # full
                 self._full.setdefault(where, []).append(batch)
                 batch = self._new_batch(where)
                 acks.add(batch.done)
-                _add(batch.builder, key, value, timestamp_ms)
+                batch.builder.append(0, timestamp_ms, key, value, NO_HEADERS)
                 self._flush_now()
             batch.events += 1
             batch.bytes += len(value) + RECORD_OVERHEAD
@@ -299,7 +253,7 @@ class KafkaOut:
         self._stopping = True
         deadline_s = time.monotonic() + timeout_s
         self._flush()
-        while self.pending_bytes and (left_s := deadline_s - time.monotonic()) > 0 and self._producer is not None:
+        while self.pending_bytes and (left_s := deadline_s - time.monotonic()) > 0 and self._sender is not None:
             self._idle.clear()
             try:
                 await asyncio.wait_for(self._idle.wait(), left_s)
@@ -309,9 +263,9 @@ class KafkaOut:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        if self._producer is not None:
-            await self._close(self._producer, max(0.5, deadline_s - time.monotonic()))
-            self._producer = None
+        if self._sender is not None:
+            await self._close(self._sender)
+            self._sender = None
 
     def give_up(self, why: str) -> None:
         """Fail every future that is not done."""
@@ -340,14 +294,12 @@ class KafkaOut:
 
     def _hand_over(self, why: str, first: Sequence[Batch] = ()) -> None:
         """Give all that waits to the rescue, and the producer up. `first`: what is older than all that is known."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.closed = True
             self.problem = why
             self.connected.clear()
-            producer._message_accumulator._batches.clear()  # what has not left yet never will
             self._broken.set()
-        for batch in self._under_way.values():
-            batch.builder._build()  # before aiokafka's sender does it while the rescue reads
         batches = [*first, *self._under_way.values(), *self._drop_unsent()]
         self._under_way.clear()
         self._late.clear()
@@ -359,9 +311,7 @@ class KafkaOut:
     # -- batches
 
     def _new_batch(self, where: Where) -> Batch:
-        assert self._producer is not None
-        done: asyncio.Future[None] = self._loop.create_future()
-        batch = self._open[where] = Batch(where, self._producer.create_batch(), done, time.monotonic())
+        batch = self._open[where] = Batch(where, self._loop.create_future(), time.monotonic())
         return batch
 
     def _flush_now(self) -> None:
@@ -375,35 +325,32 @@ class KafkaOut:
         if self._flush_at is not None:
             self._flush_at.cancel()
             self._flush_at = None
-        if self._producer is None:
+        if self._sender is None:
             return
         self._open_bytes = 0
         waiting = [*self._full, *(where for where in self._open if where not in self._full)]
         records, batches = self._send(waiting)
         self._late = {where for where in waiting if where in self._open}
-        self._linger.flushed(records, batches, time.monotonic())
+        if batches:
+            self._linger.flushed(records, batches, time.monotonic())
 
     def _flush_late(self) -> None:
         """After acks: send what has waited for them. The rest goes on collecting until its linger is over."""
         self._late_soon = False
-        if self._producer is not None:
+        if self._sender is not None:
             ready = [where for where in (*self._full, *self._late) if where not in self._under_way]
             self._send(ready)
             self._late.intersection_update(self._open)
 
     def _send(self, places: Iterable[Where]) -> tuple[int, int]:
-        """Hand the oldest batch of each of these partitions to aiokafka; -> records, batches.
-
-        As aiokafka's `send_batch` does, but without a coroutine and a shielded future for each: there is no other batch
-        of the partition that it could have to wait for, and the topics were found at the start.
-        """
-        assert self._producer is not None
-        accumulator = self._producer._message_accumulator
-        broken = accumulator._exception or (ProducerClosed() if accumulator._closed else None)
-        records = batches = 0
+        """Send the oldest batch of each of these partitions that need not wait; -> records, batches."""
+        sender = self._sender
+        assert sender is not None
+        records = 0
+        batches: list[Batch] = []
         now_s = time.monotonic()
         for where in places:
-            if where in self._under_way or where in self._held:
+            if where in self._under_way or where in self._held or not sender.takes(where):
                 continue
             if full := self._full.get(where):
                 batch = full.pop(0)
@@ -413,31 +360,21 @@ class KafkaOut:
                 batch = self._open.pop(where)
             else:
                 continue
-            batch.builder.close()
             batch.sent_s = now_s
             self._under_way[where] = batch
             records += batch.events
-            batches += 1
-            if broken is not None:
-                self._loop.call_soon(self._finish, batch, broken)
-            else:
-                sent = accumulator._append_batch(batch.builder, TopicPartition(*where))
-                sent.future.add_done_callback(partial(self._acked, batch))
-        return records, batches
-
-    def _acked(self, batch: Batch, future: asyncio.Future[Any]) -> None:
-        error = ProduceError("cancelled") if future.cancelled() else future.exception()
-        if error is None:
-            self._observer.produced(time.monotonic() - batch.sent_s)
-        self._finish(batch, error)
+            batches.append(batch)
+        sender.send(batches)
+        return records, len(batches)
 
     def _finish(self, batch: Batch, error: BaseException | None) -> None:
         """The batch is with Kafka, or lost: nothing of it is in memory any more."""
         if self._under_way.get(batch.where) is not batch:
-            return  # given up with the producer it was in
+            return  # given up with the sender it was in
         del self._under_way[batch.where]
         self.pending_bytes -= batch.bytes
         if error is None:
+            self._observer.produced(time.monotonic() - batch.sent_s)
             if not batch.done.done():
                 batch.done.set_result(None)
         else:
@@ -458,7 +395,7 @@ class KafkaOut:
             self._broken.set()
         if not self.pending_bytes:
             self._idle.set()
-        if (batch.where in self._late or batch.where in self._full) and not self._late_soon:
+        if (self._late or self._full) and not self._late_soon:
             self._late_soon = True
             self._loop.call_soon(self._flush_late)
 
@@ -524,75 +461,55 @@ class KafkaOut:
         """Keep a working producer; replace it when it is broken."""
         attempt = 0
         while True:
-            producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap,
-                client_id=self._client_id,
-                acks="all",
-                enable_idempotence=True,
-                compression_type="snappy",  # a tenth of the CPU of aiokafka's lz4, which runs at level 9
-                max_batch_size=MAX_BATCH_BYTES,
-                max_request_size=4 * 1024 * 1024,
-                request_timeout_ms=max(1000, int(self._timeout_s * 1000)),
+            sender = Sender(
+                self._bootstrap, client_id=self._client_id, timeout_s=self._timeout_s, finished=self._finish
             )
             try:
                 try:
-                    # Bounded: finding a producer id is repeated inside without end.
-                    await asyncio.wait_for(producer.start(), self._timeout_s + 5)
-                    self._partitions = await self._find_topics(producer)
+                    # Bounded: each of its steps waits for answers, and some are repeated.
+                    found = await asyncio.wait_for(sender.start(self._expected), self._timeout_s * 2 + 5)
+                    self._partitions = self._fitting(found)
                 except (KafkaError, OSError, TimeoutError, TopicError, ValueError, OverflowError) as e:
                     problem = str(e) if isinstance(e, TopicError) else f"Kafka at {self._bootstrap} can't be reached"
                     if problem != self.problem:
                         log.warning("%s (%s)", problem, type(e).__name__)
                     self.problem, self.misfit, self.tried = problem, isinstance(e, PartitionsError), True
-                    await self._close(producer, 1.0)
+                    await self._close(sender)
                     await asyncio.sleep(RECONNECT_S[min(attempt, len(RECONNECT_S) - 1)])
                     attempt += 1
                     continue
                 attempt = 0
-                self._producer, self.problem, self.misfit, self.tried = producer, "", False, True
+                self._sender, self.problem, self.misfit, self.tried = sender, "", False, True
                 log.info("connected to Kafka at %s", self._bootstrap)
                 self._broken.clear()
                 self.connected.set()
                 self._flush()  # what was collected for the producer before this one
                 await self._broken.wait()
-                self._producer, self.problem = None, self.problem or "the Kafka producer broke and is replaced"
+                self._sender, self.problem = None, self.problem or "the Kafka producer broke and is replaced"
                 self.connected.clear()
                 log.warning("%s", self.problem)
-                await self._close(producer, 1.0)
+                await self._close(sender)
             except asyncio.CancelledError:
-                if producer is not self._producer:  # else `stop` closes it, and gives it more time
-                    await self._close(producer, 0.1)
+                if sender is not self._sender:  # else `stop` closes it
+                    await self._close(sender)
                 raise
-            # aiokafka puts a batch that was in a request back into its queue, where nobody finishes it any more.
+            # Whether Kafka has what was under way nobody knows.
             for batch in [*self._under_way.values()]:
                 self._finish(batch, KafkaError("its producer was replaced"))
             await asyncio.sleep(RECONNECT_S[0])
 
-    async def _find_topics(self, producer: AIOKafkaProducer) -> dict[str, int]:
-        found = {}
+    def _fitting(self, found: dict[str, int]) -> dict[str, int]:
+        """Raises TopicError if topics or partitions are not as expected."""
         for topic, expected in self._expected.items():
-            try:
-                count = found[topic] = len(await asyncio.wait_for(producer.partitions_for(topic), self._timeout_s))
-            except (KafkaError, TimeoutError):
-                raise TopicError(f"topic {topic} is missing: run `tracker topics create`") from None
+            count = found.get(topic)
+            if count is None:
+                raise TopicError(f"topic {topic} is missing: run `tracker topics create`")
             if expected is not None and count != expected:
                 raise PartitionsError(f"topic {topic} has {count} partitions, the setting `partitions` says {expected}")
         return found
 
     @staticmethod
-    async def _close(producer: AIOKafkaProducer, timeout_s: float) -> None:
-        """Close a producer that may be unable to flush: its `stop` would wait for its batches without end."""
-        stop = asyncio.create_task(producer.stop())
-        await asyncio.wait([stop], timeout=timeout_s)
-        if not stop.done():
-            accumulator = producer._message_accumulator
-            # Where `fail_all` looks for those that were sent before: else it leaves a traceback of each in the log.
-            for batch in itertools.chain(*accumulator._batches.values()):
-                accumulator._pending_batches.add(batch)
-                batch._drain_waiter.cancel()
-            accumulator.fail_all(KafkaError("closed before Kafka acked"))
-            await producer.client.close()
-            await asyncio.wait([stop], timeout=1.0)
-        if not stop.done():
-            stop.cancel()
-        await asyncio.gather(stop, return_exceptions=True)
+    async def _close(sender: Sender) -> None:
+        """Bounded: a broker that has frozen does not say goodbye."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(sender.close(), 1.0)

@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 from tracker import metrics
+from tracker.contract.batch import Where
 from tracker.contract.codec import partition_of
-from tracker.contract.producer import REFUSED, KafkaOut, ProduceError, Where
+from tracker.contract.producer import REFUSED, KafkaOut, ProduceError
 from tracker.spool.folder import Folder
 from tracker.spool.format import Record
 
