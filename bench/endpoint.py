@@ -58,6 +58,7 @@ class Run(NamedTuple):
 SERVERS: dict[str, tuple[str, ...]] = {
     "endpoint": ("tracker.cli", "serve"),
     "asgi": ("bench.forwarders", "asgi"),
+    "asgi-own": ("bench.forwarders", "asgi-own"),
     "fastapi": ("bench.forwarders", "fastapi"),
 }
 """Name -> what `python -m` runs; the forwarders get port and broker as arguments."""

@@ -1,11 +1,12 @@
 """What the endpoint is compared with: the least that puts events from HTTP into Kafka and answers after the ack.
 
-    python -m bench.forwarders asgi|fastapi PORT KAFKA
+    python -m bench.forwarders asgi|asgi-own|fastapi PORT KAFKA
 
-asgi     plain ASGI under uvicorn as it comes (httptools, uvloop): body -> JSON check -> Kafka -> ack. No intake.
-fastapi  the same as FastAPI routes with models, as its manual teaches.
+asgi      plain ASGI under uvicorn as it comes (httptools, uvloop): body -> JSON check -> Kafka -> ack. No intake.
+asgi-own  the same with the endpoint's producer: what differs from the endpoint is only what stands before Kafka.
+fastapi   as `asgi`, as FastAPI routes with models, as its manual teaches.
 
-Both share the endpoint's Kafka producer and partitioning: what differs is what stands before it.
+`asgi` and `fastapi` produce with what aiokafka offers for it (bench/batches.py).
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from fastapi import FastAPI, Response
 from msgspec import Raw, Struct
 from pydantic import BaseModel
 
+from bench.batches import Batches
 from tracker import metrics
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS
+
+Out = KafkaOut | Batches
 
 BODY = b'{"success":true}'
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
@@ -45,7 +49,7 @@ _batch = msgspec.json.Decoder(Batch).decode
 
 
 class Asgi:
-    def __init__(self, kafka: KafkaOut) -> None:
+    def __init__(self, kafka: Out) -> None:
         self._kafka = kafka
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -77,7 +81,7 @@ class Asgi:
         await send({"type": "http.response.body", "body": BODY})
 
 
-async def lifespan_of(kafka: KafkaOut, receive: Any, send: Any) -> None:
+async def lifespan_of(kafka: Out, receive: Any, send: Any) -> None:
     await receive()
     await kafka.start({EVENTS: None})
     await send({"type": "lifespan.startup.complete"})
@@ -100,7 +104,7 @@ class Events(BaseModel):
     batch: list[Event]
 
 
-def fastapi(kafka: KafkaOut) -> FastAPI:
+def fastapi(kafka: Out) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await kafka.start({EVENTS: None})
@@ -133,7 +137,8 @@ def fastapi(kafka: KafkaOut) -> FastAPI:
 def main() -> None:
     kind, port, bootstrap = sys.argv[1:]
     settings = Settings()
-    kafka = KafkaOut(
+    out = KafkaOut if kind == "asgi-own" else Batches
+    kafka = out(
         bootstrap,
         linger_ms=settings.linger_ms,
         linger_max_ms=settings.linger_max_ms,
@@ -142,7 +147,7 @@ def main() -> None:
         client_id="bench",
         observer=metrics.Producing(),
     )
-    app: Any = Asgi(kafka) if kind == "asgi" else fastapi(kafka)
+    app: Any = fastapi(kafka) if kind == "fastapi" else Asgi(kafka)
     gc.set_threshold(20_000, 20, 50)  # as the endpoint's
     uvicorn.run(app, port=int(port), http="httptools", loop="uvloop", ws="none", access_log=False, log_level="warning")
 
