@@ -100,6 +100,8 @@ class Protocol(HttpToolsProtocol):
         """The deadline that runs is the whole request's; otherwise it is the head's."""
         self._stuck: asyncio.TimerHandle | None = None
         """Runs while the client does not read its answers."""
+        self._idle_since_s: float | None = None
+        """When the last answer was complete; None while a request is on its way."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         guard = self._guard
@@ -124,7 +126,8 @@ class Protocol(HttpToolsProtocol):
         if self._stuck is not None:
             self._stuck.cancel()
         super().connection_lost(exc)
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._read_bytes += len(data)
@@ -373,6 +376,37 @@ class Protocol(HttpToolsProtocol):
         if not direct.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    # -- between requests: uvicorn sets a timer with every answer and cancels it with every request, for 4 us; here one
+    # goes on over requests, and finds out when it is over whether the connection has been idle since
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            return
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since_s = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since_s is None:
+            return  # the answer to what is on its way begins anew
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         super().pause_writing()

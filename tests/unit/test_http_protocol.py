@@ -403,6 +403,20 @@ async def test_a_request_that_has_begun_is_not_idle() -> None:
         await writer.wait_closed()
 
 
+async def test_a_connection_is_idle_from_its_last_answer_on() -> None:
+    async with serve(App(keep_alive_s=1)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        clock = asyncio.get_running_loop().time
+        for _ in range(4):  # together longer than it may idle
+            await asyncio.sleep(0.6)
+            writer.write(HEAD + b"abcd")
+            await asyncio.wait_for(reader.readuntil(b"abcd"), 5)
+        answered_s = clock()
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert 0.9 < clock() - answered_s < 1.9
+        writer.close()
+
+
 async def test_empty_lines_keep_no_connection_alive() -> None:
     app = App(keep_alive_s=1)
     async with serve(app) as port:
