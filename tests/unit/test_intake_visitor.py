@@ -13,7 +13,7 @@ from tracker.contract import events
 from tracker.contract.events import Device, profile_prefix, with_profile
 from tracker.contract.settings import Site, load
 from tracker.intake import Policy, device, policy_of, take
-from tracker.intake.context import MAX_CHARS
+from tracker.intake.context import MAX_CHARS, MAX_KEPT, read_context
 
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
 GOOGLEBOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
@@ -346,3 +346,18 @@ def test_a_profile_event_has_campaign_clicks_traffic_and_bot() -> None:
     assert inside(event.campaign) == {"source": "zalo"}
     assert inside(event.click_ids) == {"gclid": "g"}
     assert (event.traffic, event.bot, event.channel) == ("zalo", "spider", "zalo")
+
+
+def test_a_context_that_comes_again_is_kept_whatever_comes_once_between() -> None:
+    often = b'{"locale":"vi","page":{"path":"/often"}}'
+    read_context(often)
+    kept = read_context(often)
+    for n in range(3 * MAX_KEPT):
+        read_context(b'{"page":{"path":"/once/%d"}}' % n)
+    assert read_context(often) is kept
+    for n in range(MAX_KEPT + 1):  # more come again than are kept
+        read_context(b'{"page":{"path":"/twice/%d"}}' % n)
+        read_context(b'{"page":{"path":"/twice/%d"}}' % n)
+    again = read_context(often)
+    assert again is not kept
+    assert again == kept

@@ -1,14 +1,12 @@
 """An event's context, read once for all steps: who acts with what, from which page, and what they consented to.
 
-The events of a page view have the same context, byte for byte, so what is read is kept by its bytes. What is read is
-what is written: a context is decoded whole and encoded anew, which leaves each key once, spelled one way; the address
-is taken out of it, as tracker/intake/privacy.py decides what becomes of that.
+The events of a page view have the same context, byte for byte, so what comes again is kept by its bytes. What is
+read is what is written: a context is decoded whole and encoded anew, which leaves each key once, spelled one way; the
+address is taken out of it, as tracker/intake/privacy.py decides what becomes of that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +17,10 @@ from tracker.intake.draft import Context, Draft
 from tracker.rejections import Refusal, refuse
 
 MAX_KEPT_BYTES: Final = 2048
-"""Longer contexts are read anew each time, so that 2048 of them stay below 10 MB or so."""
+"""Longer contexts are read anew each time, so that those that are kept stay below 10 MB or so."""
+MAX_KEPT: Final = 2048
+SLOTS: Final = 4096
+"""A context is kept when it comes again while its slot has no other's hash."""
 MAX_CHARS: Final = 512
 """So much of a user agent, and of a campaign's value, is looked at."""
 MAX_URL_CHARS: Final = 4096
@@ -34,7 +35,7 @@ CAMPAIGN_FIELDS: Final = ("source", "medium", "name", "term", "content", "id")
 
 def read_context(raw: bytes) -> Context | Refusal:
     try:
-        return _read(raw) if len(raw) <= MAX_KEPT_BYTES else context_of(raw)
+        return _kept.get(raw) or _read(raw)
     except json_rules.Bad as e:
         return refuse(e.rejection, e.detail and f"{e.detail} in context")
 
@@ -81,8 +82,23 @@ def context_of(raw: bytes) -> Context:
     )
 
 
+def _read(raw: bytes) -> Context:
+    """Read it, and keep what has come before: most contexts of a page come once, and to keep them all and forget them
+    again takes as long as reading them."""
+    context = context_of(raw)
+    mark = hash(raw)
+    if _marks[mark % SLOTS] != mark:
+        _marks[mark % SLOTS] = mark
+    elif len(raw) <= MAX_KEPT_BYTES:
+        if len(_kept) >= MAX_KEPT:
+            _kept.clear()
+        _kept[raw] = context
+    return context
+
+
 _NOTHING: Final[dict[str, Any]] = {}
-_read: Callable[[bytes], Context] = lru_cache(2048)(context_of)
+_kept: Final[dict[bytes, Context]] = {}
+_marks: Final = [0] * SLOTS
 
 
 def _text(value: Any, most: int) -> str:
