@@ -8,6 +8,7 @@ local epoch, seq, next = tonumber(head[1]), tonumber(head[2]), tonumber(head[3])
 if epoch ~= a[1] then return 'epoch' end
 if seq ~= a[2] or next ~= a[3] then return 'head' end
 local tag = key:sub(1, -6)
+redis.call('EXISTS', tag .. ':none') -- refused here, before any write, while the slot moves to another node
 for _, hour in ipairs(a[6]) do
   local seen = tag .. ':seen:' .. string.format('%.0f', hour[1])
   redis.call('APPEND', seen, hour[2])

@@ -15,6 +15,7 @@ local epoch, seq, next = tonumber(head[1]), tonumber(head[2]), tonumber(head[3])
 if epoch ~= a.epoch then return 'epoch' end
 if seq ~= a.seq or next ~= a.base then return 'head' end
 local tag = key:sub(1, -6)
+redis.call('EXISTS', tag .. ':none') -- refused here, before any write, while the slot moves to another node
 local int = function(n) return string.format('%.0f', n) end
 
 for _, w in ipairs(a.writes) do

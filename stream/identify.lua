@@ -7,6 +7,7 @@
 -- anonymous id means the user. An anonymous id alone is the profile it means, or a new one.
 -- Returns msgpack [[profile id, linked (0|1)], ...]
 local a = cmsgpack.unpack(ARGV[1])
+redis.call('EXISTS', KEYS[1] .. ':none') -- refused here, before any write, while the slot moves to another node
 local ttl, out = a[1], {}
 local anonymous_key, user_key, owner_key = KEYS[1] .. ':anonymous_id:', KEYS[1] .. ':user_id:', KEYS[1] .. ':owner:'
 for i, item in ipairs(a[2]) do

@@ -15,20 +15,14 @@ and seq of its head, does all or nothing and increments seq:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 import msgspec
 import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
-from stream import metrics
+from stream.redis_nodes import Nodes, Unavailable
 
 SCRIPTS: Final = ("claim", "decide", "advance", "apply", "trim", "load", "identify")
 APPLIED: Final = b"applied"
@@ -42,77 +36,42 @@ def binary(data: bytes) -> msgspec.Raw:
     return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
 
 
-Unavailable: Final = (RedisConnectionError, RedisTimeoutError, OSError)
-"""Errors after which the outcome of a write is unknown: whoever wrote asks Redis where it stands (a new claim)."""
-
-
 class Lost(Exception):
     """The partition's head is not where this process left it: another worker has it, or Redis went back in time."""
 
 
 class Store:
-    """One connection pool; calls made in one turn of the event loop leave as one pipeline."""
+    """Commands and scripts, each by its one key: it says which server of a cluster it is for."""
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
-        # No retries inside redis-py: a write that came through unseen and is sent again would be refused.
-        self.redis: aioredis.Redis = aioredis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-        )
+        """Raises ValueError when `url` is none of tracker/contract/redis_url.py's."""
         here = Path(__file__).parent
         self._sources = {name: (here / f"{name}.lua").read_text("utf-8") for name in SCRIPTS}
         self._sha: dict[str, str] = {}
-        self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._flusher: asyncio.Task[None] | None = None
+        self._nodes = Nodes(url, timeout_s, self._load)
 
     async def start(self) -> None:
         """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
-        for name, source in self._sources.items():
-            self._sha[name] = await self.redis.script_load(source)
+        await self._nodes.start()
 
     async def stop(self) -> None:
-        await self.redis.aclose()
+        await self._nodes.stop()
 
-    def run(self, *command: Any) -> asyncio.Future[Any]:
+    async def ping(self) -> None:
+        """Raises RedisError / OSError when Redis, or a part of the cluster, does not answer."""
+        await self._nodes.ping()
+
+    def run(self, command: str, key: str, *arguments: Any) -> asyncio.Future[Any]:
         """A command's answer. Raises Unavailable or ResponseError."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((command, future))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush())
-        return future
+        return self._nodes.run(key, (command, key, *arguments))
 
     async def call(self, script: str, key: str, argument: Any) -> Any:
         """Run a script with one key and one msgpack argument. Raises Unavailable or ResponseError."""
-        return await self.run("EVALSHA", self._sha[script], 1, key, packb(argument))
+        return await self._nodes.run(key, ("EVALSHA", self._sha[script], 1, key, packb(argument)))
 
-    async def _flush(self) -> None:
-        try:
-            while self._queue:
-                commands, self._queue = self._queue, []
-                await self._send(commands)
-        finally:
-            self._flusher = None
-
-    async def _send(self, commands: Sequence[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
-        started = perf_counter()
-        answers: list[Any]
-        try:
-            pipe = self.redis.pipeline(transaction=False)
-            for command, _ in commands:
-                pipe.execute_command(*command)
-            answers = await pipe.execute(raise_on_error=False)
-            if any(isinstance(a, NoScriptError) for a in answers):
-                await self.start()  # Redis was restarted. The lanes claim again.
-        except Exception as e:
-            metrics.REDIS_ERRORS.inc()
-            answers = [e] * len(commands)
-        metrics.REDIS_SECONDS.observe(perf_counter() - started)
-        for (_, future), answer in zip(commands, answers, strict=True):
-            if future.done():
-                continue  # Its waiter was cancelled.
-            if isinstance(answer, BaseException):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+    async def _load(self, server: aioredis.Redis) -> None:
+        for name, source in self._sources.items():
+            self._sha[name] = await server.script_load(source)
 
 
 class Head:

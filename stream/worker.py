@@ -242,7 +242,7 @@ class Worker:
         if missing := self.lanes._missing():
             return f"{len(missing)} partitions not claimed yet"
         try:
-            await asyncio.wait_for(self.store.redis.ping(), 2.0)
+            await asyncio.wait_for(self.store.ping(), 2.0)
         except (RedisError, *Unavailable, TimeoutError):
             return "Redis does not answer"
         return None

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.harness import Servers, Stack, embedded_kafka, embedded_redis, in_thread
+from tests.harness import Cluster, Servers, Stack, embedded_cluster, embedded_kafka, embedded_redis, in_thread
 from tracker.embedded import kafka, redis
 from tracker.embedded.process import PartError, free_port, wait_until
 
@@ -149,6 +149,26 @@ def own_servers(tmp_path: Path) -> Iterator[Callable[[], Servers]]:
     finally:
         for servers in made:
             servers.stop()
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes a Redis Cluster that a test may kill parts of: own_cluster(primaries=3, replicas=0). Its `url` is for the
+    setting `redis`; `Servers(kafka, cluster.url)` makes a stack over it."""
+    made: list[Cluster] = []
+
+    def make(**how: int) -> Cluster:
+        try:
+            made.append(embedded_cluster(tmp_path / f"cluster-{len(made)}", **how))
+        except PartError as e:
+            missing(str(e))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for cluster in made:
+            cluster.stop()
 
 
 @pytest.fixture

@@ -23,13 +23,14 @@ from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from redis import Redis
 
 from tracker.cli import topics
 from tracker.cli.up import ready
 from tracker.contract import settings as contract_settings
 from tracker.contract.settings import DEMO_SECRET_KEY, DEMO_WRITE_KEY, Settings
 from tracker.embedded import kafka, redis
-from tracker.embedded.process import Child, free_port, wait_until
+from tracker.embedded.process import Child, free_port, port_problem, wait_until
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
@@ -135,6 +136,92 @@ def embedded_redis(folder: Path) -> tuple[str, Child]:
     port = free_port()
     child = redis.server(folder / "redis", port, folder / "redis.log").start()
     return f"redis://127.0.0.1:{port}/0", await_redis(child, f"redis://127.0.0.1:{port}/0")
+
+
+@dataclass
+class Cluster:
+    """A Redis Cluster: `url` for the setting `redis`, its servers by name: `children["redis-0"]` ..."""
+
+    url: str
+    children: dict[str, Child]
+    ports: list[int]
+
+    def stop(self) -> None:
+        for child in self.children.values():
+            child.terminate()
+        for child in self.children.values():
+            child.stop()
+
+
+def embedded_cluster(folder: Path, primaries: int = 3, replicas: int = 0, node_timeout_ms: int = 2000) -> Cluster:
+    """A fresh Redis Cluster with its slots dealt out evenly; server primaries + n is a replica of n % primaries.
+
+    Raises PartError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    more = f"cluster-enabled yes\ncluster-config-file nodes.conf\ncluster-node-timeout {node_timeout_ms}\n"
+    ports = cluster_ports(primaries + replicas)
+    cluster = Cluster("redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports), {}, ports)
+    try:
+        for n, port in enumerate(ports):
+            name = f"redis-{n}"
+            child = redis.server(folder / name, port, folder / f"{name}.log", more=more)
+            cluster.children[name] = await_redis(child.start(), f"redis://127.0.0.1:{port}/0")
+        _join(cluster, primaries)
+    except BaseException:
+        cluster.stop()
+        raise
+    return cluster
+
+
+def _join(cluster: Cluster, primaries: int) -> None:
+    servers: list[Any] = [Redis(port=port, decode_responses=True) for port in cluster.ports]
+    try:
+        share = 16384 // primaries
+        for n, server in enumerate(servers):
+            if n < primaries:
+                last = 16383 if n == primaries - 1 else (n + 1) * share - 1
+                server.execute_command("CLUSTER ADDSLOTS", *range(n * share, last + 1))
+            server.execute_command("CLUSTER SET-CONFIG-EPOCH", n + 1)
+        for port in cluster.ports[1:]:
+            servers[0].execute_command("CLUSTER MEET", "127.0.0.1", port)
+
+        def told(server: Any, name: str) -> str:
+            return str(server.execute_command("CLUSTER INFO").get(name))
+
+        everybody = str(len(servers))
+        children = list(cluster.children.values())
+        wait_until(
+            lambda: all(told(s, "cluster_known_nodes") == everybody for s in servers),
+            children,
+            30,
+            "the cluster",
+        )
+        ids = [server.execute_command("CLUSTER MYID") for server in servers]
+        for n, server in enumerate(servers[primaries:]):
+            server.execute_command("CLUSTER REPLICATE", ids[n % primaries])
+        wait_until(lambda: all(told(s, "cluster_state") == "ok" for s in servers), children, 30, "the cluster")
+        wait_until(
+            lambda: all(s.info("replication").get("master_link_status") == "up" for s in servers[primaries:]),
+            children,
+            30,
+            "its replicas",
+        )
+    finally:
+        for server in servers:
+            server.close()
+
+
+def cluster_ports(count: int) -> list[int]:
+    """Free ports whose bus ports (10,000 higher) are ports and free, too."""
+    found: list[int] = []
+    while len(found) < count:
+        port = free_port()
+        if port > 55_535:
+            port -= 20_000
+        if port not in found and not port_problem("127.0.0.1", port) and not port_problem("127.0.0.1", port + 10_000):
+            found.append(port)
+    return found
 
 
 def await_redis(child: Child, url: str) -> Child:

@@ -14,12 +14,12 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from redis.asyncio import Redis
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from tracker import compat, metrics, read_api, rejections
+from tracker.contract.redis_url import reader
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.durable import Durable
@@ -49,7 +49,7 @@ class Endpoint:
         metrics.declare(settings.sites)
         self.settings = settings
         self.kafka = Durable(settings)
-        self.redis = Redis.from_url(settings.redis, socket_timeout=5.0, socket_connect_timeout=2.0)
+        self.redis = reader(settings.redis)
         self.draining = False
         self.stop_by_s: float | None = None
         """Monotonic time by which a stop must be over; set by who drains."""

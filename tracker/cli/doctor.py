@@ -164,31 +164,57 @@ async def _brokers(settings: Settings) -> int:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    from redis import Redis
+    from redis import RedisCluster
     from redis.exceptions import RedisError
 
-    where = settings.redis.rpartition("@")[2]  # without a password
+    from tracker.contract.redis_url import admin, shown
+
+    where = shown(settings.redis)
     try:
-        client = Redis.from_url(settings.redis, socket_timeout=5, socket_connect_timeout=5, decode_responses=True)
+        client = admin(settings.redis)
     except ValueError as e:
         yield Finding(False, f"Redis {where}", f"{e}: set TRACKER_REDIS to redis://HOST:PORT/0")
         return
+    except RedisError as e:
+        yield Finding(False, f"Redis {where}: {e}", "start it, or name nodes of the cluster that answer")
+        return
     try:
-        info: dict[str, Any] = client.info()
-        yield from _redis_settings(client, info, where)
-        before = time.time()
-        seconds, micros = client.time()
-        after = time.time()
-        away_ms = max(0.0, before - (seconds + micros / 1e6), seconds + micros / 1e6 - after) * 1000
-        yield Finding(
-            away_ms <= MAX_CLOCK_DIFFERENCE_MS,
-            f"clock: Redis's machine is {away_ms:.0f} ms away from this one",
-            "run NTP on both: carts and windows go by the clock",
-        )
+        if isinstance(client, RedisCluster):
+            yield from _cluster(client)
+            nodes: Any = client
+            primaries = [(f"{n.host}:{n.port}", nodes.get_redis_connection(n)) for n in nodes.get_primaries()]
+        else:
+            primaries = [(where, client)]
+        for name, each in primaries:
+            yield from _server(each, name)
     except RedisError as e:
         yield Finding(False, f"Redis {where}: {e}", "start it (`tracker up` brings one), or set TRACKER_REDIS")
     finally:
         client.close()
+
+
+def _cluster(client: Any) -> Iterator[Finding]:
+    told: dict[str, str] = client.execute_command("CLUSTER INFO", target_nodes="random")
+    state, covered = told.get("cluster_state", "?"), told.get("cluster_slots_ok", "?")
+    yield Finding(
+        state == "ok" and covered == "16384",
+        f"Redis Cluster: {len(client.get_primaries())} primaries, {covered} of 16384 slots, state {state}",
+        "partitions whose slots have no primary stand still: `redis-cli --cluster check HOST:PORT`",
+    )
+
+
+def _server(client: Any, where: str) -> Iterator[Finding]:
+    info: dict[str, Any] = client.info()
+    yield from _redis_settings(client, info, where)
+    before = time.time()
+    seconds, micros = client.time()
+    after = time.time()
+    away_ms = max(0.0, before - (seconds + micros / 1e6), seconds + micros / 1e6 - after) * 1000
+    yield Finding(
+        away_ms <= MAX_CLOCK_DIFFERENCE_MS,
+        f"clock: Redis's machine is {away_ms:.0f} ms away from this one",
+        "run NTP on both: carts and windows go by the clock",
+    )
 
 
 def _redis_settings(client: Any, info: dict[str, Any], where: str) -> Iterator[Finding]:

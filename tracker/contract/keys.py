@@ -18,6 +18,8 @@ touches lies in one slot of a Redis Cluster.
     site
       {s:SITE}:id:TYPE:VALUE  string  profile id of an identifier; TYPE = user_id, anonymous_id
 
+    {...}:none, {s:SITE}:id:none never exist: scripts ask for them to find out that a cluster moves the slot.
+
 Ids become key parts through `id_part`: short plain ones as they are, all others hashed.
 """
 

@@ -66,7 +66,14 @@ def _s(unit: str, text: str, **bounds: Any) -> Meta:
 class Settings(Struct, frozen=True, kw_only=True):
     # -- servers
     kafka: Annotated[str, _s("host:port, comma separated", "Kafka's bootstrap servers.")] = "127.0.0.1:9092"
-    redis: Annotated[str, _s("URL", "Redis: redis:// or, with TLS, rediss://.")] = "redis://127.0.0.1:6379/0"
+    redis: Annotated[
+        str,
+        _s(
+            "URL",
+            "Redis: redis://HOST:PORT/0. A Redis Cluster: redis+cluster://HOST:PORT,HOST:PORT with some of its nodes. "
+            "With TLS rediss:// and rediss+cluster://.",
+        ),
+    ] = "redis://127.0.0.1:6379/0"
     partitions: Annotated[
         int,
         _s(

@@ -21,16 +21,25 @@ aof-load-truncated yes
 save ""
 # State must never be thrown away in silence: when memory ends, writes fail and are seen.
 maxmemory-policy noeviction
-"""
+{more}"""
 
 
 def server(
-    folder: Path, port: int, log: Path, *, keep_fds: Sequence[int] = (), say: parts.Say = lambda _: None
+    folder: Path,
+    port: int,
+    log: Path,
+    *,
+    more: str = "",
+    keep_fds: Sequence[int] = (),
+    say: parts.Say = lambda _: None,
 ) -> Child:
-    """The server as a child that is ready to start. Raises PartError when there is no redis-server."""
+    """The server as a child that is ready to start. `more`: further lines of its redis.conf.
+
+    Raises PartError when there is no redis-server.
+    """
     binary = parts.redis_server(say)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "redis.conf").write_text(CONF.format(port=port), "utf-8")
+    (folder / "redis.conf").write_text(CONF.format(port=port, more=more), "utf-8")
     return Child(
         "redis",
         [binary, "redis.conf"],
@@ -43,15 +52,15 @@ def server(
 
 
 def answers(url: str, timeout_s: float = 2.0) -> bool:
-    """True once PING is answered (a server that still loads its file refuses it)."""
-    from redis import Redis
+    """True once PING is answered (a server that still loads its file refuses it), of a cluster by every primary."""
     from redis.exceptions import RedisError
 
-    client = Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-    )
+    from tracker.contract.redis_url import admin
+
+    try:
+        client = admin(url, timeout_s=timeout_s)
+    except RedisError:
+        return False
     try:
         return bool(client.ping())
     except RedisError:

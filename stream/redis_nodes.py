@@ -1,0 +1,238 @@
+"""Where a command goes: to the one server, or to the node of a Redis Cluster that owns its key's slot.
+
+Commands given in one turn of the event loop leave as one pipeline a node, and a node that is slow holds up no other.
+Nothing is sent twice here. A redirection (MOVED, ASK), a node that is gone or was demoted: the command fails, the map
+of slots is asked for anew, and whoever gave the command claims its partition again (stream/lanes.py).
+
+ASK is never followed. While a slot moves, half of a partition's keys are on either node: a script would take the other
+half for missing. Scripts that write several keys ask for one first that never exists (tag:none), which the old node
+refuses from the first moved key on, before anything is written. The partition waits until its slot has moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic, perf_counter
+from typing import Any, Final
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, RedisError, TryAgainError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from stream import metrics
+from tracker.contract.redis_url import parse
+
+log = logging.getLogger(__name__)
+
+SLOTS: Final = 16_384
+LOOK_EVERY_S: Final = 0.5
+"""Least time between two looks at a cluster's map."""
+LOOK_TIMEOUT_S: Final = 2.0
+
+Unavailable: Final = (RedisConnectionError, RedisTimeoutError, OSError)
+"""Errors after which the outcome of a write is unknown: whoever wrote asks Redis where it stands (a new claim)."""
+_MOVED: Final = (AskError, ClusterDownError, ReadOnlyError, TryAgainError, *Unavailable)  # a MovedError is an AskError
+"""Errors that say that the map of a cluster may be out of date."""
+
+Address = tuple[str, int]
+Command = tuple[Any, ...]
+
+
+class Node:
+    """One server."""
+
+    def __init__(self, address: Address, client: aioredis.Redis, nodes: Nodes) -> None:
+        self.address = address
+        self.client = client
+        self._nodes = nodes
+        self._queue: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    def run(self, command: Command, future: asyncio.Future[Any]) -> None:
+        self._queue.append((command, future))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+
+    async def close(self) -> None:
+        if self._flusher is not None:
+            self._flusher.cancel()
+        for _, future in self._queue:
+            future.cancel()
+        await self.client.aclose()
+
+    async def _flush(self) -> None:
+        try:
+            while self._queue:
+                commands, self._queue = self._queue, []
+                await self._send(commands)
+        finally:
+            self._flusher = None
+
+    async def _send(self, commands: Sequence[tuple[Command, asyncio.Future[Any]]]) -> None:
+        started = perf_counter()
+        answers: list[Any]
+        try:
+            pipe = self.client.pipeline(transaction=False)
+            for command, _ in commands:
+                pipe.execute_command(*command)
+            answers = await pipe.execute(raise_on_error=False)
+            if any(isinstance(a, NoScriptError) for a in answers):
+                await self._nodes.prepare(self.client)  # The server was restarted. The lanes claim again.
+        except asyncio.CancelledError:
+            for _, future in commands:
+                future.cancel()
+            raise
+        except Exception as e:
+            metrics.REDIS_ERRORS.inc()
+            answers = [e] * len(commands)
+        metrics.REDIS_SECONDS.observe(perf_counter() - started)
+        if any(isinstance(a, _MOVED) for a in answers):
+            self._nodes.look_again()
+        for (_, future), answer in zip(commands, answers, strict=True):
+            if future.done():
+                continue  # Its waiter was cancelled.
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+class Nodes:
+    """All servers behind the setting `redis`."""
+
+    def __init__(self, url: str, timeout_s: float, prepare: Callable[[aioredis.Redis], Awaitable[None]]) -> None:
+        """`prepare`: what a server needs before its first command (its scripts). Raises ValueError."""
+        where = parse(url)
+        self.cluster = where.cluster
+        self.prepare = prepare
+        self._start = where.nodes
+        self._options = {**where.options, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        self._nodes: dict[Address, Node] = {}
+        self._slots: list[Node | None] = []
+        """Of a cluster: the owner of each slot."""
+        self._looking: asyncio.Task[None] | None = None
+        self._looked = 0.0
+
+    async def start(self) -> None:
+        """Raises RedisError / OSError when nothing answers, or a cluster does not cover all slots."""
+        if self.cluster:
+            await self._look()
+            if None in self._slots:
+                raise RedisConnectionError(f"{self._slots.count(None)} slots of the cluster have no owner")
+        else:
+            (address,) = self._start
+            node = self._nodes[address] = self._nodes.get(address) or Node(address, self._client(address), self)
+            await self.prepare(node.client)
+
+    async def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        for node in self._nodes.values():
+            await node.close()
+        self._nodes, self._slots = {}, []
+
+    def run(self, key: str, command: Command) -> asyncio.Future[Any]:
+        """A command's answer. Raises Unavailable or ResponseError."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        node = self._of(key)
+        if node is None:
+            future.set_exception(RedisConnectionError("the cluster's slot has no owner"))
+            self.look_again()
+        else:
+            node.run(command, future)
+        return future
+
+    async def ping(self) -> None:
+        """Every server answers, every slot has an owner. Raises RedisError / OSError."""
+        if not self._nodes or (self.cluster and (not self._slots or None in self._slots)):
+            self.look_again()
+            raise RedisConnectionError("not all slots of the cluster have an owner")
+        try:
+            await asyncio.gather(*(node.client.ping() for node in self._nodes.values()))
+        except (RedisError, OSError):
+            self.look_again()
+            raise
+
+    def look_again(self) -> None:
+        """Ask for the cluster's map soon; nothing to do for one server."""
+        if self.cluster and self._looking is None:
+            self._looking = asyncio.create_task(self._look_soon())
+
+    def _of(self, key: str) -> Node | None:
+        if self.cluster:
+            return self._slots[key_slot(key.encode())] if self._slots else None
+        return self._nodes.get(self._start[0])
+
+    def _client(self, address: Address) -> aioredis.Redis:
+        # No retries inside redis-py: a write that came through unseen and is sent again would be refused.
+        return aioredis.Redis(host=address[0], port=address[1], retry=Retry(NoBackoff(), 0), **self._options)
+
+    async def _look_soon(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, self._looked + LOOK_EVERY_S - monotonic()))
+                try:
+                    await self._look()
+                except (RedisError, OSError) as e:
+                    log.warning("The Redis Cluster does not tell its map: %s: %s", type(e).__name__, e)
+                    return  # The next command asks again.
+                if None not in self._slots:
+                    return
+        finally:
+            self._looking = None
+
+    async def _look(self) -> None:
+        """Learn the map: of all nodes that answer, from the one that is furthest. Raises when none answers."""
+        asked = list(dict.fromkeys([*self._nodes, *self._start]))
+        told = await asyncio.gather(*(self._ask(address) for address in asked), return_exceptions=True)
+        self._looked = monotonic()
+        maps = [answer for answer in told if not isinstance(answer, BaseException)]
+        if not maps:
+            raise next((e for e in told if isinstance(e, RedisError | OSError)), RedisConnectionError("no answer"))
+        _, ranges = max(maps, key=lambda answer: answer[0])
+        owners = {address for _, _, address in ranges}
+        for address in owners - set(self._nodes):
+            node = Node(address, self._client(address), self)
+            try:
+                await asyncio.wait_for(self.prepare(node.client), LOOK_TIMEOUT_S)
+            except (RedisError, OSError, TimeoutError):
+                await node.close()  # Its slots have no owner until the next look.
+            else:
+                self._nodes[address] = node
+        slots: list[Node | None] = [None] * SLOTS
+        for first, last, address in ranges:
+            slots[first : last + 1] = [self._nodes.get(address)] * (last + 1 - first)
+        self._slots = slots
+        for address in set(self._nodes) - owners:
+            await self._nodes.pop(address).close()
+
+    async def _ask(self, address: Address) -> tuple[tuple[bool, int], list[tuple[int, int, Address]]]:
+        """((whether the cluster works as this node sees it, its epoch), [(first slot, last slot, owner)])."""
+        node = self._nodes.get(address)
+        client: Any = self._client(address) if node is None else node.client
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                info, rows = await asyncio.gather(
+                    client.execute_command("CLUSTER INFO"), client.execute_command("CLUSTER SLOTS")
+                )
+        finally:
+            if node is None:
+                await client.aclose()
+        facts = info if isinstance(info, dict) else {}
+        rank = (facts.get("cluster_state") == "ok", int(facts.get("cluster_current_epoch", 0)))
+        return rank, _ranges(rows, address)
+
+
+def _ranges(rows: Any, asked: Address) -> list[tuple[int, int, Address]]:
+    """CLUSTER SLOTS: [[first slot, last slot, [host, port, ...] of the primary, ...]]. No host: the one asked."""
+    found = []
+    for first, last, (host, port, *_), *_ in rows:
+        name = host.decode() if isinstance(host, bytes) else host
+        found.append((int(first), int(last), (name or asked[0], int(port))))
+    return found

@@ -1,0 +1,263 @@
+"""The workers' and the endpoint's Redis as a Redis Cluster of three real nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from stream.redis_store import Head, Store, unpackb
+from tests.harness import Cluster, Servers, Stack, cli, embedded_cluster, eventually, in_thread
+from tests.integration.test_worker import CARTS, Traffic, counters, equals, profile
+from tracker.contract import keys
+from tracker.contract.redis_url import reader
+
+pytestmark = pytest.mark.integration
+PARTITIONS = 16
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = embedded_cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+async def store(cluster: Cluster) -> AsyncIterator[Store]:
+    store = Store(cluster.url)
+    try:
+        await store.start()
+        yield store
+    finally:
+        await store.stop()
+
+
+def owner(cluster: Cluster, key: str) -> int:
+    """Which of the three nodes has the key's slot."""
+    for n, port in enumerate(cluster.ports):
+        server: Any
+        with Redis(port=port) as server:
+            for first, last, (_, at, *_), *_ in server.execute_command("CLUSTER SLOTS"):
+                if first <= key_slot(key.encode()) <= last and at == port:
+                    return n
+    raise AssertionError("no owner")
+
+
+async def test_partitions_are_spread_over_the_nodes_and_each_command_finds_its_own(
+    cluster: Cluster, store: Store
+) -> None:
+    heads = [keys.profiles_tag(p) + ":head" for p in range(PARTITIONS)]
+    assert {owner(cluster, key) for key in heads} == {0, 1, 2}
+    nexts = await asyncio.gather(*(Head(store, key).claim(5) for key in heads))
+    assert nexts == [5] * PARTITIONS
+    found = await asyncio.gather(*(store.run("HGET", key, "next") for key in heads))
+    assert found == [b"5"] * PARTITIONS
+    await store.ping()
+
+
+async def test_one_start_node_is_enough_and_a_dead_one_before_it_does_no_harm(cluster: Cluster) -> None:
+    store = Store(f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.ports[1]}")
+    try:
+        await store.start()
+        for p in range(PARTITIONS):
+            await Head(store, keys.events_tag(p) + ":head").claim(0)
+    finally:
+        await store.stop()
+
+
+async def test_the_read_side_counts_over_all_nodes(cluster: Cluster, store: Store) -> None:
+    redis = reader(cluster.url)
+    try:
+        script = redis.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+        pipe = redis.pipeline(transaction=False)
+        for p in range(PARTITIONS):
+            await script(keys=[f"{{p{p}}}:n"], args=[p], client=pipe)
+        for p in range(PARTITIONS):
+            pipe.get(f"{{p{p}}}:n")
+        assert await pipe.execute() == [*range(PARTITIONS), *(str(p).encode() for p in range(PARTITIONS))]
+        assert await script(keys=["{p1}:n"], args=[1]) == 2
+        assert await redis.ping() is True
+    finally:
+        await redis.aclose()
+
+
+async def test_a_cluster_without_all_its_slots_is_an_error_that_readers_know(
+    own_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = await asyncio.to_thread(own_cluster)
+    redis, store = reader(cluster.url), Store(cluster.url)
+    try:
+        await store.start()
+        assert await redis.get("{p1}:n") is None
+        cluster.children["redis-0"].kill()
+
+        async def read() -> None:
+            pipe: Any = redis.pipeline()
+            for p in range(PARTITIONS):
+                pipe.get(f"{{p{p}}}:n")
+            await pipe.execute()
+
+        async def until_it_fails(call: Callable[[], Awaitable[None]]) -> None:
+            for _ in range(100):  # The others notice after the cluster's node timeout.
+                await call()
+                await asyncio.sleep(0.1)
+
+        with pytest.raises((RedisError, OSError)):
+            await until_it_fails(store.ping)
+        with pytest.raises(RedisError):
+            await until_it_fails(read)
+        with pytest.raises(RedisError):
+            await reader(f"redis+cluster://127.0.0.1:{cluster.ports[0]}").get("a")
+    finally:
+        await redis.aclose()
+        await store.stop()
+
+
+# -- a slot on its way to another node
+
+
+class Moving:
+    """A slot that is half moved, by CLUSTER SETSLOT."""
+
+    def __init__(self, cluster: Cluster, key: str) -> None:
+        self.slot = key_slot(key.encode())
+        self.at = owner(cluster, key)
+        self.to = (self.at + 1) % len(cluster.ports)
+        self.cluster = cluster
+        self.servers: list[Any] = [Redis(port=port) for port in cluster.ports]
+        self.ids = [server.execute_command("CLUSTER MYID").decode() for server in self.servers]
+
+    def __enter__(self) -> Moving:
+        self.servers[self.to].execute_command("CLUSTER SETSLOT", self.slot, "IMPORTING", self.ids[self.at])
+        self.servers[self.at].execute_command("CLUSTER SETSLOT", self.slot, "MIGRATING", self.ids[self.to])
+        return self
+
+    def move(self, count: int = 1000) -> None:
+        """Move some keys."""
+        names = self.servers[self.at].execute_command("CLUSTER GETKEYSINSLOT", self.slot, count)
+        if names:
+            port = self.cluster.ports[self.to]
+            self.servers[self.at].execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *names)
+
+    def finish(self) -> None:
+        self.move()
+        for n in (self.to, self.at, 3 - self.to - self.at):
+            self.servers[n].execute_command("CLUSTER SETSLOT", self.slot, "NODE", self.ids[self.to])
+
+    def __exit__(self, *_: object) -> None:
+        for server in self.servers:
+            server.close()
+
+
+def blob(head: Head, base: int, next: int, minute: int) -> dict[str, Any]:
+    """What the signals hop applies: one profile, which says `next`, and one count."""
+    return {
+        "epoch": head.epoch, "seq": head.seq, "base": base, "next": next, "clock": 7, "src": [[0, "1:0"]],
+        "writes": [["demo:p1", ["about", str(next)]]], "ttl": 100, "counts": [["demo", minute, 0, ["total", 1]]],
+        "tiers": [["m", 60, 1000]], "max_fields": 10, "gauges": ["carts_open|demo", 1], "due": [["demo|p1", 5]],
+        "out": [],
+    }  # fmt: skip
+
+
+async def test_while_a_slot_moves_a_chunk_has_no_effect_at_all_and_all_of_it_after(
+    cluster: Cluster, store: Store
+) -> None:
+    key, about, gauges = "{p77}:head", "{p77}:v:demo:p1", "{p77}:g"
+    head = Head(store, key)
+    assert await head.claim(0) == 0
+    await head.write("apply", blob(head, 0, 5, 60))
+    with Moving(cluster, key) as moving:
+        # Some of what the chunk writes is here, some not yet anywhere: without its first question the script would
+        # end in its middle.
+        with pytest.raises(RedisError, match="non local key"):
+            await head.write("apply", blob(head, 5, 9, 120))
+        assert await store.run("HGETALL", about) == {b"about": b"5"}
+        assert await store.run("HGET", gauges, "carts_open|demo") == b"1"
+        moving.move(3)
+        with pytest.raises(RedisError):
+            await head.write("apply", blob(head, 5, 9, 120))
+        moving.finish()
+
+    async def again() -> bool:  # as a lane does
+        try:
+            assert await head.claim(None) == 5
+        except RedisError:
+            return False
+        return True
+
+    await eventually(again)
+    await head.write("apply", blob(head, 5, 9, 120))
+    assert unpackb(await store.call("load", key, [["demo:p1"], 7, 9])) == [[["about", "9"]], ["demo|p1"]]
+    assert await store.run("HGET", gauges, "carts_open|demo") == b"2"
+
+
+async def test_identifiers_are_not_linked_by_halves_while_their_slot_moves(cluster: Cluster, store: Store) -> None:
+    key = "{s:moving}:id"
+    items = [["a", "u", "p-a", "p-u"]]
+    with Moving(cluster, key) as moving:
+        with pytest.raises(RedisError):
+            await store.call("identify", key, [1000_000, items])
+        assert await asyncio.to_thread(names, cluster, "{s:moving}*") == set()
+        moving.finish()
+
+    async def again() -> bool:
+        try:
+            return bool(await store.call("identify", key, [1000_000, items]))
+        except RedisError:
+            return False
+
+    await eventually(again)
+
+
+def names(cluster: Cluster, pattern: str) -> set[str]:
+    found: set[str] = set()
+    for port in cluster.ports:
+        with Redis(port=port, decode_responses=True) as server:
+            found |= set(server.scan_iter(pattern))
+    return found
+
+
+# -- the whole stack
+
+
+async def test_a_primary_that_dies_amid_traffic_costs_no_event(
+    own_servers: Callable[[], Servers], own_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    servers = await asyncio.to_thread(own_servers)
+    cluster = await asyncio.to_thread(lambda: own_cluster(primaries=3, replicas=3))
+    servers.redis = cluster.url
+    stack = Stack(tmp_path / "stack", servers, partitions=PARTITIONS)
+    try:
+        await asyncio.to_thread(stack.start)
+        traffic = Traffic(stack, stack.site())
+        await traffic.send(range(300), 25)
+        sending = asyncio.create_task(traffic.send(range(1000, 1600), 25))
+        await asyncio.sleep(0.3)
+        cluster.children["redis-1"].kill()
+        await sending
+        await eventually(lambda: equals(counters(stack, traffic.site), traffic.by_event()), 60, every_s=1)
+        await asyncio.sleep(2)  # Too much would come late.
+        assert await counters(stack, traffic.site) == traffic.by_event()
+        assert await profile(stack, traffic.site, "anonymous_id", "v1")
+        assert len(await stack.consume(CARTS, 10_000, site=traffic.site, timeout_s=15)) == traffic.left_carts()
+    finally:
+        await asyncio.to_thread(stack.stop)
+
+
+def test_doctor_looks_at_every_node_of_the_cluster(cluster: Cluster) -> None:
+    done = in_thread(lambda: cli("doctor", kafka="127.0.0.1:1", redis=cluster.url))
+    assert "ok      Redis Cluster: 3 primaries, 16384 of 16384 slots, state ok" in done.stdout
+    for port in cluster.ports:
+        assert f"at 127.0.0.1:{port}" in done.stdout
+    gone = cli("doctor", kafka="127.0.0.1:1", redis="redis+cluster://:geheim@127.0.0.1:1")
+    assert "problem Redis 127.0.0.1:1: " in gone.stdout
+    assert "geheim" not in gone.stdout
