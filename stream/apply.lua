@@ -8,6 +8,9 @@
 --   gauges   [field, difference, ...]
 --   due      [[SITE|PID, ms or false], ...]
 --   out      [trigger, ...]                          appended to the outbox
+-- Returns 'applied US' (the time it took), or what of the head is not as it must be
+local now_us = function() local t = redis.call('TIME'); return t[1] * 1000000 + t[2] end
+local began_us = now_us()
 local a = cmsgpack.unpack(ARGV[1])
 local key = KEYS[1]
 local head = redis.call('HMGET', key, 'epoch', 'seq', 'next')
@@ -54,4 +57,4 @@ end
 for _, s in ipairs(a.src) do redis.call('HSET', tag .. ':src', int(s[1]), s[2]) end
 for _, trigger in ipairs(a.out) do redis.call('RPUSH', tag .. ':out', trigger) end
 redis.call('HSET', key, 'next', int(a.next), 'seq', int(seq + 1), 'clock_ms', int(a.clock))
-return 'applied'
+return 'applied ' .. int(now_us() - began_us)

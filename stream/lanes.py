@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from math import inf
 from time import monotonic, perf_counter
 from typing import Any, Final, Protocol
 
@@ -20,8 +21,12 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream import metrics
+from stream.poison import TooMuchPoison
+from stream.profile import StateError
+from stream.redis_nodes import Moving
 from stream.redis_store import Lost, RedisError, Store, Unavailable
 from stream.transport import Chunk, ChunkConsumerThread
+from stream.watchdog import OUTAGE_S, Standing
 from tracker.contract.producer import ProduceError
 
 log = logging.getLogger(__name__)
@@ -80,6 +85,9 @@ class Lanes:
         self._idle_at: dict[TP, tuple[int, int, int]] = {}
         """Partition -> (generation, steps, position of the consumer) of an idle lane at the last check."""
         self._complained = 0.0
+        self.ends: dict[TP, int] = {}
+        """Ends of the logs, asked beside the consumer; set by stream/worker.py."""
+        self._outage_s = -inf
         self._waiting = 0
         """Records in the lanes' queues."""
 
@@ -116,9 +124,13 @@ class Lanes:
                     raise Lost(f"the chunk begins at {chunk.base}, the head is at {lane.hop.next}")
                 events = await lane.hop.process(chunk)
             except (Lost, ProduceError, RedisError, *Unavailable) as e:
+                self._note(e)
                 if self.lanes.get(lane.tp) is lane:  # Else it was dropped meanwhile, and a newer one is none of its.
                     self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: {type(e).__name__}: {e}; claiming it again")
                     self.drop([lane.tp])
+                return
+            except (TooMuchPoison, StateError) as e:
+                self._fatal(str(e))
                 return
             except Exception as e:
                 log.critical("%s[%d]: offset %d", lane.tp.topic, lane.tp.partition, chunk.base, exc_info=True)
@@ -179,6 +191,7 @@ class Lanes:
                 try:
                     await self._check_heads()
                 except (RedisError, *Unavailable) as e:
+                    self._note(e)
                     self._complain(f"Redis: {type(e).__name__}: {e}")
 
     def _missing(self) -> list[TP]:
@@ -194,6 +207,7 @@ class Lanes:
                     if not await self._claim(missing):
                         return
         except (KafkaError, RedisError, *Unavailable) as e:
+            self._note(e)
             self._complain(f"Claiming partitions: {type(e).__name__}: {e}; trying again")
 
     async def _claim(self, missing: list[TP]) -> int:
@@ -243,6 +257,30 @@ class Lanes:
             if before.get(lane.tp) == now:
                 self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: a chunk got lost on its way; claiming it again")
                 self.drop([lane.tp])
+
+    # -- what others ask
+
+    def standings(self) -> dict[TP, Standing]:
+        """Where each assigned partition stands, for the watchdog."""
+        thread = self.thread()
+        found = {tp: Standing(None, True) for tp in self._missing()}
+        for tp, lane in list(self.lanes.items()):
+            end = max(self.ends.get(tp, 0), (thread.end(tp) if thread is not None and thread._consumer else None) or 0)
+            work = lane.busy or not lane.queue.empty() or end > lane.hop.next
+            found[tp] = Standing(lane.hop.next, work)
+        return found
+
+    @property
+    def outage(self) -> bool:
+        """Whether Redis or Kafka did not answer just now: then nothing can go on, and it is nobody's fault here."""
+        return monotonic() - self._outage_s < OUTAGE_S
+
+    def note_outage(self) -> None:
+        self._outage_s = monotonic()
+
+    def _note(self, e: Exception) -> None:
+        if isinstance(e, (ProduceError, KafkaError, *Unavailable, *Moving)):
+            self.note_outage()
 
     def _complain(self, text: str) -> None:
         """One warning a second at most: an outage makes every lane say the same."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,12 @@ MAX_ANONYMOUS_IDS: Final = 10
 MAX_TRAITS: Final = 64
 MAX_TRAITS_BYTES: Final = 8192
 ABOUT: Final = "about"
+PROFILE_BYTES: Final = 1200
+MEMORY_PER_JSON: Final = 4
+"""Memory of a profile = PROFILE_BYTES + its JSON times this: docs/stream.md says what was measured."""
+
+VERSION: Final = "_v"
+_MARKED: Final = f'{{"{VERSION}":'
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,7 +48,7 @@ _traits = msgspec.json.Decoder(dict[str, Any])
 class Profile:
     """One profile: mutable by its partition's owner only."""
 
-    __slots__ = ("about", "broken", "changed", "due_ms", "id", "site", "states", "stored_due_ms")
+    __slots__ = ("about", "broken", "changed", "due_ms", "id", "json_bytes", "site", "states", "stored_due_ms")
 
     def __init__(self, site: str, id: str) -> None:
         self.site = site
@@ -50,6 +57,8 @@ class Profile:
         self.states: dict[str, Any] = {}
         self.changed: set[str] = set()
         """Fields to write."""
+        self.json_bytes: dict[str, int] = {}
+        """Length of each field in Redis: what the profile takes in memory goes by it."""
         self.broken: dict[str, int] = {}
         """Signals whose timer failed: when to try again, ms."""
         self.due_ms: int | None = None
@@ -96,25 +105,116 @@ class Profile:
                 about.traits_ms[name] = event.timestamp_ms
 
 
+class StateError(Exception):
+    """A state in Redis that this worker can't read; it must stop. One line: whose it is, and what to do."""
+
+
+class _Stored:
+    """A signal's state as JSON, with its version in front: {"_v":2,...}; version 1 has none."""
+
+    def __init__(self, signal: Signal[Any]) -> None:
+        self._signal = signal
+        self._decode = msgspec.json.Decoder(signal.state_type).decode
+        self._mark = f'{{"{VERSION}":{signal.version}' if signal.version > 1 else ""
+
+    def encode(self, state: Any) -> bytes:
+        value = _encode(state)
+        if not self._mark:
+            return value
+        return self._mark.encode() + (b"," if len(value) > 2 else b"") + value[1:]
+
+    def decode(self, text: str, profile: Profile) -> Any:
+        try:
+            if self._mark:
+                current = text.startswith((self._mark + ",", self._mark + "}"))
+            else:
+                current = not text.startswith(_MARKED)
+            return self._decode(text) if current else self._migrated(text)
+        except (msgspec.MsgspecError, LookupError, TypeError, ValueError, NotImplementedError) as e:
+            raise StateError(
+                f"the state `{self._signal.name}` of profile {profile.part} can't be read ({e}): start the version "
+                "that wrote it, or mend the signal's `migrate`; docs/signals-howto.md"
+            ) from e
+
+    def _migrated(self, text: str) -> Any:
+        fields = msgspec.json.decode(text, type=dict[str, Any])
+        version = fields.pop(VERSION, 1)
+        if version > self._signal.version:
+            raise ValueError(f"version {version}, this worker knows up to {self._signal.version}")
+        return msgspec.convert(self._signal.migrate(version, fields), self._signal.state_type)
+
+
+class ProfileCache:
+    """The profiles that a worker keeps of all its partitions, those used last, within a number of bytes.
+
+    A partition's owner takes a `view` when it claims it, and puts a profile back when its changes are in Redis. What an
+    owner kept that has lost its claim is in no other's view, and goes as the oldest when room is needed.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._kept: OrderedDict[tuple[int, str, str], tuple[Profile, int]] = OrderedDict()
+        self._views = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def view(self) -> CacheView:
+        self._views += 1
+        return CacheView(self, self._views)
+
+    def get(self, view: int, key: tuple[str, str]) -> Profile | None:
+        kept = self._kept.get((view, *key))
+        return kept[0] if kept is not None else None
+
+    def keep(self, view: int, profiles: Iterable[Profile]) -> None:
+        kept = self._kept
+        for profile in profiles:
+            key = (view, profile.site, profile.id)
+            size = PROFILE_BYTES + sum(profile.json_bytes.values()) * MEMORY_PER_JSON
+            before = kept.pop(key, None)
+            self.bytes += size - (before[1] if before is not None else 0)
+            kept[key] = (profile, size)
+        while self.bytes > self.max_bytes and kept:
+            _, (_, size) = kept.popitem(last=False)
+            self.bytes -= size
+
+
+class CacheView:
+    """What one claim of a partition sees of the cache."""
+
+    def __init__(self, cache: ProfileCache, number: int) -> None:
+        self._cache, self._number = cache, number
+
+    def get(self, key: tuple[str, str]) -> Profile | None:
+        return self._cache.get(self._number, key)
+
+    def keep(self, profiles: Iterable[Profile]) -> None:
+        """Profiles as they are in Redis now, the last used ones."""
+        self._cache.keep(self._number, profiles)
+
+
 class ProfileCodec:
     """Profiles <-> their hashes, for a set of signals."""
 
     def __init__(self, signals: Sequence[Signal[Any]]) -> None:
-        self._decoders = {s.name: msgspec.json.Decoder(s.state_type) for s in signals if s.state_type is not type(None)}
-        self._signals = [s for s in signals if s.name in self._decoders]
+        self._signals = [s for s in signals if s.state_type is not type(None)]
+        self._stored = {s.name: _Stored(s) for s in self._signals}
 
     def decode(self, site: str, id: str, fields: Sequence[str]) -> Profile:
         """`fields`: field, value, field, value, ... as HGETALL gives them. Unknown fields stay in Redis untouched.
 
-        Raises msgspec.DecodeError when a state can't be read: the worker must stop, not overwrite it.
+        Raises StateError when a state can't be read: the worker must stop, not overwrite it.
         """
         profile = Profile(site, id)
         for i in range(0, len(fields), 2):
             name = fields[i]
             if name == ABOUT:
                 profile.about = _about.decode(fields[i + 1])
-            elif (decoder := self._decoders.get(name)) is not None:
-                profile.states[name] = decoder.decode(fields[i + 1])
+            elif (stored := self._stored.get(name)) is not None:
+                profile.states[name] = stored.decode(fields[i + 1], profile)
+            profile.json_bytes[name] = len(fields[i + 1])
         profile.due_ms = profile.stored_due_ms = self.due_ms(profile)
         return profile
 
@@ -129,6 +229,8 @@ class ProfileCodec:
         """[SITE:PID, [field, value, ...]] of what changed."""
         fields: list[Any] = []
         for name in profile.changed:
+            value = _encode(profile.about) if name == ABOUT else self._stored[name].encode(profile.states[name])
+            profile.json_bytes[name] = len(value)
             fields.append(name)
-            fields.append(binary(_encode(profile.about if name == ABOUT else profile.states[name])))
+            fields.append(binary(value))
         return [profile.part, fields]

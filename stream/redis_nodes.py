@@ -37,7 +37,9 @@ LOOK_TIMEOUT_S: Final = 2.0
 
 Unavailable: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """Errors after which the outcome of a write is unknown: whoever wrote asks Redis where it stands (a new claim)."""
-_MOVED: Final = (AskError, ClusterDownError, ReadOnlyError, TryAgainError, *Unavailable)  # a MovedError is an AskError
+Moving: Final = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)  # A MovedError is an AskError.
+"""Errors of a cluster that changes; nothing was written."""
+_LOOK_AT: Final = (*Moving, *Unavailable)
 """Errors that say that the map of a cluster may be out of date."""
 
 Address = tuple[str, int]
@@ -92,7 +94,7 @@ class Node:
             metrics.REDIS_ERRORS.inc()
             answers = [e] * len(commands)
         metrics.REDIS_SECONDS.observe(perf_counter() - started)
-        if any(isinstance(a, _MOVED) for a in answers):
+        if any(isinstance(a, _LOOK_AT) for a in answers):
             self._nodes.look_again()
         for (_, future), answer in zip(commands, answers, strict=True):
             if future.done():

@@ -91,12 +91,17 @@ class Head:
         self.epoch, self.seq = epoch, seq
         return int(next)
 
-    async def write(self, script: str, argument: Any) -> None:
-        """Run a script that writes to the partition; `argument` has epoch and seq. Raises Lost: it is not ours."""
+    async def write(self, script: str, argument: Any) -> int:
+        """Run a script that writes to the partition; `argument` has epoch and seq. The time it told, us; else 0.
+
+        Raises Lost: the partition is not ours.
+        """
         answer: bytes = await self._store.call(script, self.key, argument)
-        if answer != APPLIED:
+        what, _, took_us = answer.partition(b" ")
+        if what != APPLIED:
             raise Lost(answer.decode("utf-8", "replace"))
         self.seq += 1
+        return int(took_us or 0)
 
 
 __all__ = ["Head", "Lost", "RedisError", "Store", "Unavailable", "binary", "packb", "unpackb"]

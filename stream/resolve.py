@@ -18,6 +18,7 @@ import msgspec
 
 from stream import metrics
 from stream.core.identity import usable
+from stream.poison import Limits, Verdict
 from stream.redis_store import Head, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
@@ -46,12 +47,15 @@ _Who = tuple[str, str | None, str | None]
 class Resolve:
     """The resolve hop of one partition of events, while this worker owns it."""
 
-    def __init__(self, partition: int, store: Store, out: KafkaOut, settings: Settings) -> None:
+    def __init__(
+        self, partition: int, store: Store, out: KafkaOut, settings: Settings, limits: Limits | None = None
+    ) -> None:
         self.partition = partition
         self.head_key = keys.events_tag(partition) + ":head"
         self._store = store
         self._out = out
         self._settings = settings
+        self._limits = limits or Limits(EVENTS, settings)
         self._head = Head(store, self.head_key)
         self.next = 0
         self._received_at_ms = 0
@@ -89,9 +93,11 @@ class Resolve:
         return self.next
 
     async def process(self, chunk: Chunk) -> int:
-        """Pass a chunk on: how many events it gave. Raises Lost, Unavailable, ProduceError: drop it, claim again."""
+        """Pass a chunk on: how many events it gave. Raises Lost, Unavailable, ProduceError: drop it, claim again.
+        Raises TooMuchPoison: stop."""
         records = chunk.records
         heads = _heads([r.value for r in records])
+        tally = self._limits.check(self.partition, len(heads), _verdicts(records, heads))
         hashes = [0 if isinstance(h, str) else codec.message_hash(h.site, h.message_id) for h in heads]
         passed = 0
         if self._decided is not None:
@@ -109,6 +115,7 @@ class Resolve:
             await self._head.write("decide", [self._head.epoch, self._head.seq, self.next, stored])
             self._decided = (end, ids)
             passed += await self._pass_on(records, heads, hashes, ids, end, end)
+        self._limits.keep(tally)
         return passed
 
     async def _decide(self, heads: Sequence[EventHead | str], hashes: Sequence[int]) -> bytes:
@@ -266,6 +273,16 @@ def identifiers(head: EventHead) -> tuple[str | None, str | None]:
     if head.type == "alias" and anonymous is None:
         anonymous = usable(head.previous_id)
     return anonymous, user
+
+
+def _verdicts(records: Sequence[Any], heads: Sequence[EventHead | str]) -> list[Verdict]:
+    """For the limits of poison; [] where there is none."""
+    if str not in map(type, heads):
+        return []
+    return [
+        Verdict(record.offset, "not_an_event" if isinstance(head, str) else None)
+        for record, head in zip(records, heads, strict=True)
+    ]
 
 
 def _heads(values: list[bytes | None]) -> list[EventHead | str]:

@@ -8,14 +8,14 @@ the same ids.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from time import time
 from typing import Any, Final
 
 from stream import metrics
 from stream.fold import Decoded, Effects, Folder, Outgoing, decode, unpack_outgoing
-from stream.profile import Profile
+from stream.poison import Limits, Verdict
+from stream.profile import Profile, ProfileCache
 from stream.redis_store import Head, Store, unpackb
 from stream.resolve import acked, dead_letter
 from stream.transport import Chunk
@@ -27,15 +27,43 @@ from tracker.contract.triggers import HEADERS
 
 DUE_LIMIT: Final = 512
 """Most timers that one apply fires besides those of the chunk's own profiles; more are fired in several applies."""
+FIRST_APPLY_RECORDS: Final = 500
+MIN_APPLY_RECORDS: Final = 50
 MARGIN_MS: Final = 2_000
 """A timer fires this long after its due time at the earliest: the clock in the log runs so far behind."""
-MIN_CACHE: Final = 64
+
+
+class ApplyBound:
+    """How many records one call of apply.lua may carry: Redis does nothing else meanwhile, so it follows from the time
+    that the calls take. Where a chunk is cut changes nothing of its effect. Of all partitions of a worker together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._target_us = settings.apply_target_ms * 1000
+        self._most = settings.max_chunk_records
+        self.records = min(FIRST_APPLY_RECORDS, self._most)
+
+    def took(self, records: int, us: int) -> None:
+        """A call with so many records took so long."""
+        if us > self._target_us:
+            self.records = max(MIN_APPLY_RECORDS, min(self.records, int(records * 0.8 * self._target_us / us)))
+        elif records == self.records and us < 0.7 * self._target_us:
+            self.records = min(self._most, self.records + self.records // 8 + 1)
 
 
 class SignalsHop:
     """The signals hop of one partition of profile-events, while this worker owns it."""
 
-    def __init__(self, partition: int, store: Store, out: KafkaOut, folder: Folder, settings: Settings) -> None:
+    def __init__(
+        self,
+        partition: int,
+        store: Store,
+        out: KafkaOut,
+        folder: Folder,
+        settings: Settings,
+        limits: Limits | None = None,
+        cache: ProfileCache | None = None,
+        bound: ApplyBound | None = None,
+    ) -> None:
         self.partition = partition
         self.tag = keys.profiles_tag(partition)
         self.head_key = self.tag + ":head"
@@ -43,14 +71,17 @@ class SignalsHop:
         self._out = out
         self._folder = folder
         self._settings = settings
+        self._limits = limits or Limits(PROFILE_EVENTS, settings)
         self._head = Head(store, self.head_key)
         self.next = 0
         self.clock_ms = 0
         self.gauges: dict[str, int] = {}
         self._src: dict[int, tuple[int, int]] = {}
         self._outbox: list[Outgoing] = []
-        self._cache: OrderedDict[tuple[str, str], Profile] = OrderedDict()
-        self._cache_entries = max(MIN_CACHE, settings.profile_cache_entries // settings.partitions)
+        self._bound = bound or ApplyBound(settings)
+        self._kept = (cache or ProfileCache(settings.profile_cache_bytes)).view()
+        self._profiles: dict[tuple[str, str], Profile] = {}
+        """Those of the chunk under way: changed in place, so they go back to `_kept` when Redis has the changes."""
 
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
@@ -77,12 +108,17 @@ class SignalsHop:
         """Fold and apply a chunk; how many events it had. Raises Lost, Unavailable, ProduceError: then drop
         this (folding has changed its memory) and claim again."""
         await self._publish()
-        records = chunk.records
-        decoded = decode([r.value for r in records])
-        due = await self._load(decoded.profiles, decoded.clock_ms)
-        if self._too_many(due, decoded):
-            return await self._process_in_parts(records, decoded)
-        return await self._apply(records, decoded, due, records[-1].offset + 1)
+        applied, done = 0, 0
+        while done < len(chunk.records):
+            records = chunk.records[done : done + self._bound.records]
+            done += len(records)
+            decoded = decode([r.value for r in records])
+            due = await self._load(decoded.profiles, decoded.clock_ms)
+            if self._too_many(due, decoded):
+                applied += await self._process_in_parts(records, decoded)
+            else:
+                applied += await self._apply(records, decoded, due, records[-1].offset + 1)
+        return applied
 
     async def _process_in_parts(self, records: Sequence[Any], decoded: Decoded) -> int:
         """Very many timers are due: everything before the first clock record, then its timers in several applies, then
@@ -113,23 +149,30 @@ class SignalsHop:
         return len(due) >= DUE_LIMIT and decoded.clock_ms is not None and decoded.clock_ms > self.clock_ms
 
     async def _load(self, profiles: Iterable[tuple[str, str]], clock_ms: int | None) -> list[tuple[str, str]]:
-        """Bring profiles into the cache; which ones have a timer due <= clock_ms (these too), at most DUE_LIMIT."""
-        cache = self._cache
-        missing = []
-        for key in profiles:
-            if key in cache:
-                cache.move_to_end(key)
-            else:
-                missing.append(key)
+        """Bring profiles into the chunk; which ones have a timer due <= clock_ms (these too), at most DUE_LIMIT."""
         due: list[tuple[str, str]] = []
+        missing = self._take(profiles)
         if missing or clock_ms is not None:
             due = await self._fetch(missing, clock_ms)
-            await self._fetch([key for key in due if key not in cache], None)
+            await self._fetch(self._take(due), None)
             for key in due:
-                profile = cache[key]
+                profile = self._profiles[key]
                 if clock_ms is not None and (profile.stored_due_ms is None or profile.stored_due_ms > clock_ms):
                     profile.stored_due_ms = -1  # The index says otherwise: it is to be written.
         return due
+
+    def _take(self, keys: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Bring profiles from memory into the chunk; which ones are not there."""
+        missing = []
+        for key in keys:
+            if key not in self._profiles:
+                profile = self._kept.get(key)
+                if profile is None:
+                    missing.append(key)
+                else:
+                    self._profiles[key] = profile
+        metrics.PROFILES_READ.inc(len(missing))
+        return missing
 
     async def _fetch(self, wanted: Sequence[tuple[str, str]], clock_ms: int | None) -> list[tuple[str, str]]:
         if not wanted and clock_ms is None:
@@ -141,7 +184,7 @@ class SignalsHop:
         ]
         found, due = unpackb(await self._store.call("load", self.head_key, argument))
         for (site, id), fields in zip(wanted, found, strict=True):
-            self._cache[site, id] = self._folder.codec.decode(site, id, fields)
+            self._profiles[site, id] = self._folder.codec.decode(site, id, fields)
         return [tuple(member.split("|", 1)) for member in due]
 
     async def _apply(
@@ -153,16 +196,20 @@ class SignalsHop:
         clock_ms: int | None = None,
     ) -> int:
         """Fold, apply, publish. `clock_ms` given: the head's clock stays there."""
-        fx = self._folder.fold(decoded, self._cache, due, self._src, self.clock_ms)
+        fx = self._folder.fold(decoded, self._profiles, due, self._src, self.clock_ms)
         if clock_ms is not None:
             fx.clock_ms = clock_ms
+        tally = self._limits.check(self.partition, *_verdicts(records, decoded, fx))
         letters = [
             dead_letter(self._out, "signals", PROFILE_EVENTS, self.partition, records[p.index], p.reason, p.detail)
             for p in (*decoded.poison, *fx.poison)
         ]
         await acked(letters)
         blob = self._folder.blob(fx, epoch=self._head.epoch, seq=self._head.seq, base=self.next, next=next)
-        await self._head.write("apply", blob)
+        took_us = await self._head.write("apply", blob)
+        metrics.APPLY_SECONDS.observe(took_us / 1e6)
+        self._bound.took(len(records), took_us)
+        self._limits.keep(tally)
         self.next = next
         self.clock_ms = fx.clock_ms
         self._src.update(fx.src)
@@ -170,8 +217,8 @@ class SignalsHop:
             self.gauges[field] = self.gauges.get(field, 0) + difference
         self._outbox.extend(fx.triggers)
         self._measure(decoded, fx)
-        while len(self._cache) > self._cache_entries:
-            self._cache.popitem(last=False)
+        self._kept.keep(self._profiles.values())
+        self._profiles = {}
         await self._publish()
         return len(fx.received)
 
@@ -199,3 +246,12 @@ class SignalsHop:
             metrics.DEAD_LETTERS.labels(poison.reason).inc()
         if fx.repeats:
             metrics.REPEATS.inc(fx.repeats)
+
+
+def _verdicts(records: Sequence[Any], decoded: Decoded, fx: Effects) -> tuple[int, list[Verdict]]:
+    """For the limits of poison: how many of the records are events, or should be, and what became of them."""
+    poison = {p.index: p.reason for p in (*decoded.poison, *fx.poison)}
+    if not poison:
+        return len(fx.received) + fx.repeats, []
+    events = sorted({*poison, *(index for index, item in decoded.items if not isinstance(item, int))})
+    return len(events), [Verdict(records[index].offset, poison.get(index)) for index in events]

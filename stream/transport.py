@@ -31,8 +31,6 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 SCHEME = "chunks"
-MAX_BACKLOG = 10_000
-"""Records in lanes beyond which nothing more is fetched."""
 BUSY_RATE = 300.0
 """Records a second from which on fetches are paced."""
 LINGER_S = 0.08
@@ -93,6 +91,8 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         self._busy = False
         self._counted_at = self._ahead_at = self._rest_at = 0.0
         self.pulse = time.monotonic()
+        self.turned = time.monotonic()
+        """When this thread's own loop last turned."""
         self._keeper: asyncio.Task[None] | None = None
 
     async def on_start(self) -> None:
@@ -111,6 +111,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         while partitions are revoked: blocked longer than that (Redis away) they wait for each other for ever."""
         while True:
             await asyncio.sleep(1.0)
+            self.turned = time.monotonic()
             if self._consumer is not None and time.monotonic() - self.pulse < PULSE_LIMIT_S:
                 self._consumer._subscription._last_fetch_ended = time.monotonic()
 
@@ -148,7 +149,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     ) -> dict[TP, list[Any]]:
         """One fetch as {partition: [one Chunk]}. Partitions not claimed yet are not read: they have no position."""
         wanted = (self.claimed & set(active_partitions)) - self.full
-        if not wanted or self.backlog > MAX_BACKLOG:
+        if not wanted or self.backlog > cast(Transport, self.consumer.transport).max_backlog_records:
             await asyncio.sleep(0.005)
             return {}
         first = cast(Transport, self.consumer.transport).first
@@ -307,6 +308,7 @@ class Transport(driver.Transport):
 
     Consumer = Consumer
     fetch_max_wait_ms: int = 100
+    max_backlog_records: int = 10_000
     first: str = ""
     """The topic that is read before all others: what a hop has written before what it may still read."""
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import gc
 import logging
 import os
 import signal
 import sys
 import tempfile
-import threading
-from collections.abc import AsyncIterator
-from time import monotonic, sleep, time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from math import inf
+from time import monotonic, time
 from typing import Any, Final, cast
 
 import faust
@@ -32,22 +31,26 @@ from stream import metrics
 from stream.deadlines import keep_time
 from stream.fold import Folder
 from stream.lanes import Lanes
+from stream.poison import Limits
+from stream.profile import ProfileCache
 from stream.redis_store import RedisError, Store, Unavailable
 from stream.resolve import Resolve
 from stream.signals import SIGNALS
-from stream.signals_hop import SignalsHop
+from stream.signals_hop import ApplyBound, SignalsHop
 from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema, Transport
+from stream.watchdog import EX_FATAL, OwnTime, Progress, Watchdog
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, TOPICS
 
 log = logging.getLogger(__name__)
 
-HANG_S: Final = 45.0
-"""A main loop that did not turn for so long is given up: heartbeats run in their own thread and would hide it."""
-STOP_S: Final = 15.0
-"""Beyond twice drain_s: then a stop is given up."""
-EX_FATAL: Final = 70
+PRODUCER_STOP_S: Final = 1.0
+"""What the lanes waited for is acked by then, or given up; the rest are clock records."""
+STOP_MARGIN_S: Final = 2.0
+"""Beyond drain_s: then the watchdog gives a stop up."""
+ENDS_EVERY_S: Final = 5.0
+"""How often Kafka is asked for the ends of the logs, beside the consumer, whose view stops with it."""
 LINGER_MS: Final = 5.0
 FLUSH_BYTES: Final = 4 << 20
 """Of all partitions together: what one chunk gives should leave as one batch a partition."""
@@ -90,6 +93,7 @@ def make_app(settings: Settings, folder: str) -> faust.App:
     )
     transport = cast(Transport, app.transport)
     transport.fetch_max_wait_ms = settings.fetch_max_wait_ms
+    transport.max_backlog_records = settings.max_backlog_records
     transport.first = PROFILE_EVENTS
     return app
 
@@ -118,19 +122,34 @@ class Worker:
             request_timeout_ms=10_000,
         )
         folder = Folder(SIGNALS, settings)
+        bound = ApplyBound(settings)
+        self.cache = ProfileCache(settings.profile_cache_bytes)
+        limits = {topic: Limits(topic, settings) for topic in (EVENTS, PROFILE_EVENTS)}
+
+        def signals(p: int) -> SignalsHop:
+            shared = limits[PROFILE_EVENTS], self.cache, bound
+            return SignalsHop(p, self.store, self.out, folder, settings, *shared)
+
         self.lanes = Lanes(
             self.store,
             self.offsets,
             {
-                EVENTS: ("resolve", lambda p: Resolve(p, self.store, self.out, settings)),
-                PROFILE_EVENTS: ("signals", lambda p: SignalsHop(p, self.store, self.out, folder, settings)),
+                EVENTS: ("resolve", lambda p: Resolve(p, self.store, self.out, settings, limits[EVENTS])),
+                PROFILE_EVENTS: (
+                    "signals",
+                    lambda p: SignalsHop(
+                        p, self.store, self.out, folder, settings, limits[PROFILE_EVENTS], self.cache, bound
+                    ),
+                ),
             },
             self.fatal,
         )
         self.reason: str | None = None
+        self.cut = False
+        """A part did not come to its end: the process must not wait for it."""
         self.stopping = asyncio.Event()
-        self._pulse = monotonic()
-        self._stopped = threading.Event()
+        self.watchdog = Watchdog(settings.hang_s, settings.stuck_s, self._turned)
+        self._stop_by_s = inf
         for topic in (EVENTS, PROFILE_EVENTS):
             self.app.agent(self.app.topic(topic, schema=ChunkSchema(), allow_empty=True), name=topic, concurrency=1)(
                 self._agent
@@ -153,6 +172,11 @@ class Worker:
         consumer: Any = self.app.consumer if self.app.started else None
         return consumer._thread if consumer is not None else None
 
+    def _turned(self) -> float | None:
+        """When the consumer's thread last turned. Asked from the watchdog's thread."""
+        thread = self.thread()
+        return thread.turned if thread is not None else None
+
     def fatal(self, reason: str) -> None:
         """End the process with a reason: a supervisor starts it again, from what Redis says."""
         if self.reason is None:
@@ -163,27 +187,27 @@ class Worker:
     # -- beside the app
 
     async def pulse(self) -> None:
-        """Show that the main loop turns, to the consumer thread and the watchdog."""
+        """Show that the main loop turns, to the consumer thread and the watchdog, and how the partitions get on."""
+        progress, time_s = Progress[TP](), OwnTime()
         while True:
             if self.app.crashed:  # Its parts stop then, and nothing else would tell.
                 self.fatal(f"Faust crashed: {self.app.crash_reason!r}")
-            self._pulse = monotonic()
+            self.watchdog.pulse = monotonic()
             if (thread := self.thread()) is not None:
-                thread.pulse = self._pulse
+                thread.pulse = self.watchdog.pulse
+            stalled_s, tp = progress.look(time_s.look(), self.lanes.standings(), self.lanes.outage)
+            metrics.STALLED.set(stalled_s)
+            self.watchdog.stalled = (stalled_s, f"{tp.topic}[{tp.partition}]" if tp is not None else "")
             await asyncio.sleep(1.0)
 
-    def watch(self) -> None:
-        """In a thread of its own: end a process whose main loop hangs, or that does not come to its end, with its
-        stacks."""
-        while not self._stopped.wait(5.0):
-            if monotonic() - self._pulse > HANG_S:
-                print("The main loop hangs; stacks follow", file=sys.stderr, flush=True)
-                faulthandler.dump_traceback()
-                os._exit(EX_FATAL)
-        sleep(2 * self.settings.drain_s + STOP_S)
-        print("The worker does not come to its end; stacks follow", file=sys.stderr, flush=True)
-        faulthandler.dump_traceback()
-        os._exit(EX_FATAL)
+    async def ask_ends(self) -> None:
+        """For ever: where the logs end, so that a consumer that has stopped fetching is seen to have work."""
+        while True:
+            await asyncio.sleep(ENDS_EVERY_S)
+            try:
+                self.lanes.ends = await self.offsets.end_offsets(list(self.lanes.lanes))
+            except KafkaError:
+                self.lanes.note_outage()
 
     async def measure(self) -> None:
         """Gauges, every two seconds."""
@@ -213,6 +237,8 @@ class Worker:
             for (name, site), n in sums.items():
                 if name in metrics.GAUGES:
                     metrics.GAUGES[name].labels(metrics.site_label(site)).set(n)
+            metrics.CACHE_BYTES.set(self.cache.bytes)
+            metrics.CACHE_PROFILES.set(len(self.cache))
             for topic in (EVENTS, PROFILE_EVENTS):
                 metrics.OWNED.labels(topic).set(sum(tp.topic == topic for tp in lanes))
             oldest = min(filter(None, clocks), default=0)  # 0: a new partition, before its first clock record.
@@ -239,12 +265,12 @@ class Worker:
         thread = self.thread()
         if thread is None or not thread.joined or self.app.rebalancing:
             return "no partitions assigned yet"
-        if missing := self.lanes._missing():
-            return f"{len(missing)} partitions not claimed yet"
         try:
             await asyncio.wait_for(self.store.ping(), 2.0)
         except (RedisError, *Unavailable, TimeoutError):
             return "Redis does not answer"
+        if missing := self.lanes._missing():
+            return f"{len(missing)} partitions not claimed yet"
         return None
 
     @contextlib.asynccontextmanager
@@ -255,7 +281,10 @@ class Worker:
             return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
         async def livez(_: web.Request) -> web.Response:
-            return web.json_response({"status": "ok"})
+            stalled_s, where = self.watchdog.stalled
+            alive = stalled_s <= self.settings.stuck_s
+            body = {"status": "ok" if alive else "stuck", "stalled_s": round(stalled_s, 1)}
+            return web.json_response(body if alive else body | {"partition": where}, status=200 if alive else 503)
 
         async def readyz(_: web.Request) -> web.Response:
             missing = await self.ready()
@@ -264,7 +293,7 @@ class Worker:
 
         app = web.Application()
         app.add_routes([web.get("/metrics", show_metrics), web.get("/livez", livez), web.get("/readyz", readyz)])
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
         try:
             try:
@@ -284,21 +313,23 @@ class Worker:
             loop.add_signal_handler(s, self.stopping.set)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics.declare(self.settings.sites)
+        self.watchdog.start()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._folder.cleanup)
             starting = asyncio.create_task(self._start(stack))
             stopping = asyncio.create_task(self.stopping.wait())
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
+                self._stop_begins()
                 starting.cancel()
                 await asyncio.wait((starting,))
                 return 0
             stopping.cancel()
             await starting
-            threading.Thread(target=self.watch, daemon=True, name="watchdog").start()
             beside = [
                 asyncio.create_task(self.pulse()),
                 asyncio.create_task(self.measure()),
+                asyncio.create_task(self.ask_ends()),
                 asyncio.create_task(self.lanes.keep()),
                 asyncio.create_task(
                     keep_time(
@@ -315,19 +346,34 @@ class Worker:
             app = asyncio.create_task(self.app.start())
             app.add_done_callback(self._ended)
             await self.stopping.wait()
-            self._stopped.set()
+            self._stop_begins()
             for task in beside:
                 task.cancel()
             await self.lanes.finish(self.settings.drain_s / 2)
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(self.app.stop(), self.settings.drain_s)
+            await self._within("Faust", self.app.stop)
             app.cancel()
         return 0 if self.reason is None else EX_FATAL
 
+    def _stop_begins(self) -> None:
+        self._stop_by_s = monotonic() + self.settings.drain_s
+        self.watchdog.stop(self.settings.drain_s + STOP_MARGIN_S)
+
+    async def _within(self, what: str, stop: Callable[[], Awaitable[object]]) -> None:
+        """Stop a part within what is left of drain_s. What does not come to its end is left as it is: the effects of
+        chunks are in Redis or not, whole, and another worker goes on from there."""
+        task = asyncio.ensure_future(stop())
+        await asyncio.wait((task,), timeout=max(0.1, min(self._stop_by_s - monotonic(), self.settings.drain_s)))
+        if not task.done():
+            self.cut = True
+            log.warning("%s did not stop within drain_s", what)
+            task.cancel()
+        elif not task.cancelled() and (e := task.exception()) is not None:
+            log.warning("%s stopped with %s: %s", what, type(e).__name__, e)
+
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Connect everything, check that it fits. Raises NotReady."""
-        stack.push_async_callback(self.store.stop)
-        stack.push_async_callback(self.offsets.stop)
+        stack.push_async_callback(self._within, "The Redis client", self.store.stop)
+        stack.push_async_callback(self._within, "The Kafka client", self.offsets.stop)
         try:
             await self.store.start()
         except (RedisError, *Unavailable) as e:
@@ -345,7 +391,7 @@ class Worker:
         finally:
             library.setLevel(level)
         await self.out.start({t.name: None for t in TOPICS})
-        stack.push_async_callback(self.out.stop, 5.0)
+        stack.push_async_callback(self._within, "The Kafka producer", lambda: self.out.stop(PRODUCER_STOP_S))
         await stack.enter_async_context(self.web())
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -358,7 +404,12 @@ def run(settings: Settings) -> int:
     """`tracker worker`: the exit code. Logs go to stderr."""
 
     async def main() -> int:
-        return await Worker(settings).main()
+        worker = Worker(settings)
+        code = await worker.main()
+        if worker.cut:
+            logging.shutdown()
+            os._exit(code)  # Else Python would wait for its thread.
+        return code
 
     # Chunks make thousands of short-lived objects and no cycles: Python's default (700) looks at them all the time.
     gc.set_threshold(50_000, 20, 20)

@@ -1,7 +1,8 @@
 """What a signal is: a pure fold over one profile's events. The shell (stream/fold.py) keeps its state and its timers.
 
 A signal takes values and returns values: no clock, no I/O, no randomness. Its state is a msgspec Struct, stored as JSON
-in the profile's hash under the signal's name. Adding one = one file here and one line in stream/signals/__init__.py.
+in the profile's hash under the signal's name. Adding one = one file here and one line in stream/signals/__init__.py;
+docs/signals-howto.md shows it.
 
 Order is guaranteed by the shell: before an event is folded, the profile's timers due <= the event's timestamp have
 fired; clock records fire the rest. Events may come late (timestamp below that of an earlier one): a signal for which
@@ -10,7 +11,8 @@ order matters keeps what it needs to fold again.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -60,17 +62,29 @@ class Result(Struct, frozen=True, kw_only=True):
 S = TypeVar("S")
 
 
-class Signal(Protocol[S]):
+class Signal(ABC, Generic[S]):
     name: str
     """Field in the profile's hash."""
     state_type: type[S]
+    """type(None): it keeps nothing."""
     events: frozenset[str] | None
     """Names of the track events it reads; None = every event of every type."""
+    settings: frozenset[str]
+    """Names of the settings it reads; it may read no others."""
+    version = 1
+    """Of the state as it is stored: raised with every change after which `state_type` can't decode what was stored."""
 
+    def migrate(self, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """The JSON fields of a state stored under an older version (any of them) -> those of this one."""
+        raise NotImplementedError(f"{self.name}: version {self.version} needs a `migrate` from version {version}")
+
+    @abstractmethod
     def fold(self, state: S | None, event: ProfileEvent, ctx: Context) -> Result: ...
 
     def due_ms(self, state: S) -> int | None:
         """Due time of the state's earliest timer, ms; None = no timer."""
+        return None
 
     def fire(self, state: S, now_ms: int, ctx: Context) -> Result:
         """Fire every timer due <= now_ms, in order of their due times. The new state's due_ms is then > now_ms."""
+        return Result(state=state)

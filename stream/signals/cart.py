@@ -8,7 +8,7 @@ from stream.core import cart_log
 from stream.core.cart import STAGES, WAITING, Do, Emission, Entry, Line, Rules, What, rules_of, value_of
 from stream.core.cart_log import CartLog, Change, Told
 from stream.signals import shop
-from stream.signals.base import Context, Result, Trigger
+from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
@@ -41,10 +41,13 @@ RETRACTED: Final = "cart_abandonment_retracted"
 """Kind in the id of a retraction."""
 
 
-class CartSignal:
+class CartSignal(Signal[CartLog]):
     name = "cart"
     state_type = CartLog
     events: frozenset[str] | None = frozenset(DOES)
+    settings: frozenset[str] = frozenset(
+        ("cart_click_s", "cart_idle_s", "cart_lost_s", "cart_repeat_s", "checkout_idle_s", "payment_idle_s")
+    )
 
     def __init__(self) -> None:
         self._settings: Settings | None = None

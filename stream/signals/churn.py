@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from stream.core.churn import COLD, COLD_MODEL, band, crossing, p_alive, p_at_least_one
 from stream.signals import shop
-from stream.signals.base import Context, Result, Trigger
+from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
 from tracker.contract.settings import Settings
@@ -66,10 +66,11 @@ class Purchases(Struct, frozen=True, omit_defaults=True):
         return max((now_ms - self.zero_ms) / DAY_MS, self.t_x_days) / 7
 
 
-class PurchaseSignal:
+class PurchaseSignal(Signal[Purchases]):
     name = "purchase"
     state_type = Purchases
     events: frozenset[str] | None = frozenset((ORDER_COMPLETED,))
+    settings: frozenset[str] = frozenset(("churn_enter", "churn_gap_d", "churn_horizon_d", "churn_leave"))
 
     def fold(self, state: Purchases | None, event: ProfileEvent, ctx: Context) -> Result:
         p = shop.properties(event.properties)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream.signals.base import Context, Result
+from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import CHANNELS, MESSAGE_ACTIONS, ProfileEvent
 from tracker.contract.keys import message_field
 
 _CHANNELS: Final = frozenset(CHANNELS)
 
 
-class MessageSignal:
+class MessageSignal(Signal[None]):
     name = "messages"
     state_type: type[None] = type(None)
     events: frozenset[str] | None = frozenset(MESSAGE_ACTIONS)
+    settings: frozenset[str] = frozenset()
 
     def fold(self, state: None, event: ProfileEvent, ctx: Context) -> Result:
         channel, action = MESSAGE_ACTIONS[event.event or ""]
@@ -25,9 +26,3 @@ class MessageSignal:
             counts=((message_field(channel, action), 1),),
             metrics=(("message_events_total", (ctx.site, channel, action), 1),),
         )
-
-    def due_ms(self, state: None) -> int | None:
-        return None
-
-    def fire(self, state: None, now_ms: int, ctx: Context) -> Result:
-        return Result(state=None)

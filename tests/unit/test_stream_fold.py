@@ -13,7 +13,7 @@ from stream.profile import Profile
 from stream.redis_store import packb
 from stream.resolve import _heads
 from stream.signals import SIGNALS
-from stream.signals.base import Context, Result
+from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import ProfileEvent, encode_clock
 from tracker.contract.settings import load
 
@@ -55,7 +55,7 @@ class Alarm(msgspec.Struct, frozen=True):
     due: int
 
 
-class Stuck:
+class Stuck(Signal[Any]):
     """A signal with a bug: its timer stays due when it has fired."""
 
     name = "stuck"

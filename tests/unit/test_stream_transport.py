@@ -27,7 +27,7 @@ async def test_records_of_one_topic_are_kept_when_another_has_no_position_yet(mo
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
     thread = cast(Any, ChunkConsumerThread.__new__(ChunkConsumerThread))
-    thread.consumer = SimpleNamespace(transport=SimpleNamespace(first=AHEAD.topic))
+    thread.consumer = SimpleNamespace(transport=SimpleNamespace(first=AHEAD.topic, max_backlog_records=100))
     thread.claimed, thread.full, thread.backlog = {AHEAD, REST}, set(), 0
     thread.generations, thread.positions = {AHEAD: 1, REST: 1}, {AHEAD: 0, REST: 0}
     thread._fetched, thread._busy, thread._counted_at, thread._ahead_at, thread._rest_at = 0, False, 0.0, 0.0, 0.0

@@ -303,9 +303,58 @@ class Settings(Struct, frozen=True, kw_only=True):
     session_timeout_s: Annotated[float, _s("s", "A worker not heard of for so long loses its partitions.", ge=1)] = 10.0
     fetch_max_wait_ms: Annotated[int, _s("ms", "Longest wait of a fetch for new records.", ge=1)] = 100
     max_chunk_records: Annotated[int, _s("records", "Most records that one fetch hands over.", ge=1)] = 2000
+    apply_target_ms: Annotated[
+        float,
+        _s(
+            "ms",
+            "What one atomic step in Redis may take, in which it serves nobody else: a worker cuts chunks into steps "
+            "by what steps took before.",
+            gt=0,
+        ),
+    ] = 5.0
+    max_backlog_records: Annotated[
+        int, _s("records", "Records fetched and not yet worked on, beyond which a worker fetches no more.", ge=1)
+    ] = 10_000
     dedupe_window_h: Annotated[int, _s("h", "A messageId seen within this time is a repeat.", ge=1, le=168)] = 24
-    profile_cache_entries: Annotated[int, _s("profiles", "Profiles a worker keeps in memory.", ge=0)] = 50_000
+    profile_cache_bytes: Annotated[
+        int,
+        _s("bytes", "Profiles that a worker keeps in memory, of all its partitions together; others are read.", ge=0),
+    ] = 128 << 20
     profile_ttl_d: Annotated[int, _s("days", "A profile without events for so long is forgotten.", ge=1)] = 400
+    poison_run: Annotated[
+        int,
+        _s(
+            "records",
+            "So many records of a partition in a row that can't be used stop the worker, before the chunk they are in "
+            "has an effect; fewer go to the dead letters. 0: no limit.",
+            ge=0,
+        ),
+    ] = 100
+    poison_ratio: Annotated[
+        float,
+        _s(
+            "share",
+            "The same when more than this part of the last poison_window_records that a hop of the worker read can't "
+            "be used. 0: no limit.",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.5
+    poison_window_records: Annotated[
+        int, _s("records", "How far poison_ratio looks back; before so many were read, it does not apply.", ge=1)
+    ] = 1000
+    hang_s: Annotated[
+        float,
+        _s("s", "A worker whose main loop or consumer thread did not turn for so long ends, with its stacks.", ge=1),
+    ] = 45.0
+    stuck_s: Annotated[
+        float,
+        _s(
+            "s",
+            "The same when a partition has work and makes no progress for so long, though Redis and Kafka answer.",
+            ge=10,
+        ),
+    ] = 120.0
 
     # -- signals
     cart_idle_s: Annotated[float, _s("s", "A cart without an event for so long is abandoned.", gt=0)] = 3600.0

@@ -1,0 +1,54 @@
+"""How many records one atomic step may carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stream.signals_hop import ApplyBound
+from tracker.contract.settings import load
+
+
+def play(bound: ApplyBound, us_a_record: Callable[[int], float], calls: int) -> list[float]:
+    """The times of `calls` full calls, us."""
+    took = []
+    for n in range(calls):
+        us = bound.records * us_a_record(n)
+        took.append(us)
+        bound.took(bound.records, int(us))
+    return took
+
+
+def test_steps_grow_while_redis_is_fast_up_to_a_whole_chunk() -> None:
+    bound = ApplyBound(load({}))
+    assert bound.records == 500
+    assert max(play(bound, lambda n: 1.0, 30)) <= 5000
+    assert bound.records == 2000
+
+
+def test_when_redis_gets_slow_one_step_is_too_long_and_the_next_fits() -> None:
+    bound = ApplyBound(load({}))
+    play(bound, lambda n: 1.0, 30)
+    took = play(bound, lambda n: 10.0, 50)
+    assert took[0] == 20_000
+    assert max(took[1:]) <= 5000
+    assert min(took[1:]) >= 2500
+
+
+def test_a_step_is_never_so_small_that_steps_cost_more_than_records() -> None:
+    bound = ApplyBound(load({}))
+    play(bound, lambda n: 10_000.0, 5)
+    assert bound.records == 50
+
+
+def test_a_small_chunk_that_was_slow_says_nothing_of_large_ones_unless_it_is_too_long_itself() -> None:
+    bound = ApplyBound(load({}))
+    bound.took(3, 4000)
+    assert bound.records == 500
+    bound.took(100, 10_000)
+    assert bound.records == 50
+
+
+def test_the_setting_is_the_target() -> None:
+    bound = ApplyBound(load({"TRACKER_APPLY_TARGET_MS": "50"}))
+    play(bound, lambda n: 100.0, 30)
+    assert 250 <= bound.records <= 500
