@@ -154,45 +154,49 @@ class ProfileCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._kept: OrderedDict[tuple[int, str, str], tuple[Profile, int]] = OrderedDict()
-        self._views = 0
+        self._sizes: OrderedDict[Profile, tuple[int, CacheView]] = OrderedDict()
+        """The one used last at the end -> its size, where it is."""
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._sizes)
 
     def view(self) -> CacheView:
-        self._views += 1
-        return CacheView(self, self._views)
+        return CacheView(self)
 
-    def get(self, view: int, key: tuple[str, str]) -> Profile | None:
-        kept = self._kept.get((view, *key))
-        return kept[0] if kept is not None else None
-
-    def keep(self, view: int, profiles: Iterable[Profile]) -> None:
-        kept = self._kept
+    def keep(self, view: CacheView, profiles: Iterable[Profile]) -> None:
+        sizes, total = self._sizes, self.bytes
         for profile in profiles:
-            key = (view, profile.site, profile.id)
             size = PROFILE_BYTES + sum(profile.json_bytes.values()) * MEMORY_PER_JSON
-            before = kept.pop(key, None)
-            self.bytes += size - (before[1] if before is not None else 0)
-            kept[key] = (profile, size)
-        while self.bytes > self.max_bytes and kept:
-            _, (_, size) = kept.popitem(last=False)
-            self.bytes -= size
+            before = sizes.get(profile)
+            if before is None:
+                if (other := view.profiles.get((profile.site, profile.id))) is not None:
+                    total -= sizes.pop(other)[0]
+                sizes[profile] = (size, view)
+                total += size
+                view.profiles[profile.site, profile.id] = profile
+            else:
+                if before[0] != size:
+                    sizes[profile] = (size, view)
+                    total += size - before[0]
+                sizes.move_to_end(profile)
+        while total > self.max_bytes and sizes:
+            profile, (size, where) = sizes.popitem(last=False)
+            total -= size
+            del where.profiles[profile.site, profile.id]
+        self.bytes = total
 
 
 class CacheView:
     """What one claim of a partition sees of the cache."""
 
-    def __init__(self, cache: ProfileCache, number: int) -> None:
-        self._cache, self._number = cache, number
-
-    def get(self, key: tuple[str, str]) -> Profile | None:
-        return self._cache.get(self._number, key)
+    def __init__(self, cache: ProfileCache) -> None:
+        self._cache = cache
+        self.profiles: dict[tuple[str, str], Profile] = {}
+        self.get = self.profiles.get
 
     def keep(self, profiles: Iterable[Profile]) -> None:
-        """Profiles as they are in Redis now, the last used ones."""
-        self._cache.keep(self._number, profiles)
+        """Profiles as they are in Redis now, the last used ones: those of `get`, and such as it did not have."""
+        self._cache.keep(self, profiles)
 
 
 class ProfileCodec:
