@@ -27,27 +27,36 @@ from tracker.contract.triggers import HEADERS
 
 DUE_LIMIT: Final = 512
 """Most timers that one apply fires besides those of the chunk's own profiles; more are fired in several applies."""
-FIRST_APPLY_RECORDS: Final = 500
-MIN_APPLY_RECORDS: Final = 50
+FIRST_APPLY_RECORDS: Final = 1000
+MIN_APPLY_RECORDS: Final = 250
+AVERAGED_CALLS: Final = 8
+MAX_JUMP: Final = 4.0
+"""How many times the average one call may count."""
 MARGIN_MS: Final = 2_000
 """A timer fires this long after its due time at the earliest: the clock in the log runs so far behind."""
 
 
 class ApplyBound:
-    """How many records one call of apply.lua may carry: Redis does nothing else meanwhile, so it follows from the time
-    that the calls take. Where a chunk is cut changes nothing of its effect. Of all partitions of a worker together."""
+    """How many records one call of apply.lua may carry: Redis does nothing else meanwhile, so it follows from what a
+    record took it lately. Where a chunk is cut changes nothing of its effect. Of all partitions of a worker together.
+
+    An average, and single calls count with a bounded weight: on a machine that is short of CPU a call is long because
+    Redis had to wait, and smaller steps would only cost more of what is short.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._target_us = settings.apply_target_ms * 1000
         self._most = settings.max_chunk_records
         self.records = min(FIRST_APPLY_RECORDS, self._most)
+        self._us_a_record = self._target_us / self.records
 
     def took(self, records: int, us: int) -> None:
         """A call with so many records took so long."""
-        if us > self._target_us:
-            self.records = max(MIN_APPLY_RECORDS, min(self.records, int(records * 0.8 * self._target_us / us)))
-        elif records == self.records and us < 0.7 * self._target_us:
-            self.records = min(self._most, self.records + self.records // 8 + 1)
+        if records < MIN_APPLY_RECORDS:
+            return  # It says more of the call than of the records.
+        sample = min(us / records, MAX_JUMP * self._us_a_record)
+        self._us_a_record += (sample - self._us_a_record) / AVERAGED_CALLS
+        self.records = max(MIN_APPLY_RECORDS, min(self._most, int(self._target_us / max(self._us_a_record, 0.1))))
 
 
 class SignalsHop:
