@@ -49,7 +49,7 @@ def test_jars_that_were_damaged_in_the_cache_are_not_used(tmp_path: Path, monkey
     """The damaged folder is thrown away; here the fetch that follows brings a wrong jar, and nothing is installed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def resolve(staging: Path) -> None:
+    def resolve(staging: Path, spec: Path) -> None:
         (staging / "all").mkdir()
         for name in parts.locked_jars():
             (staging / "all" / name).write_bytes(b"not it")

@@ -1,0 +1,20 @@
+-- The counters of a chunk and the offset after it, or nothing. KEYS[1] = {tag}:head
+-- ARGV[1] = msgpack [epoch, seq, base, next, counts]
+--   counts: [[minute, [visitor, n, ...]], ...]   minute: its start, epoch seconds
+-- {tag}:TIER:START  hash  visitor -> n
+local a = cmsgpack.unpack(ARGV[1])
+local key = KEYS[1]
+local head = redis.call('HMGET', key, 'epoch', 'seq', 'next')
+local epoch, seq, next = tonumber(head[1]), tonumber(head[2]), tonumber(head[3])
+if epoch ~= a[1] then return 'epoch' end
+if seq ~= a[2] or next ~= a[3] then return 'head' end
+local tag = key:sub(1, -6)
+for _, c in ipairs(a[5]) do
+  for _, t in ipairs({{'m', 60, 172800}, {'h', 3600, 7776000}, {'d', 86400, 63244800}}) do
+    local bucket = tag .. ':' .. t[1] .. ':' .. string.format('%.0f', c[1] - c[1] % t[2])
+    for i = 1, #c[2], 2 do redis.call('HINCRBY', bucket, c[2][i], c[2][i + 1]) end
+    redis.call('EXPIRE', bucket, t[3])
+  end
+end
+redis.call('HSET', key, 'next', string.format('%.0f', a[4]), 'seq', string.format('%.0f', seq + 1))
+return 'applied'
