@@ -139,6 +139,8 @@ class Engine(NamedTuple):
     """(servers, partitions, a folder of its own) -> what goes before and after the arguments of job.py, environment.
     Raises Missing."""
     in_redis: bool = False
+    share: int = 1
+    """It reads one of so many of the records: more of them would only take longer."""
 
 
 def engines(peers: Path) -> list[Engine]:
@@ -170,23 +172,25 @@ def engines(peers: Path) -> list[Engine]:
         ),
         Engine(YARDSTICK, "Kafka Streams, RocksDB, at least once", streams("at_least_once")),
         Engine("kafka-streams-eos", "Kafka Streams, RocksDB, exactly_once_v2", streams("exactly_once_v2")),
-        Engine("quixstreams", "quixstreams, RocksDB, at least once", quix),
+        Engine("quixstreams", "quixstreams, RocksDB, at least once", quix, share=4),
         Engine(
             "faust", "stock Faust, Tables in memory, at least once",
-            lambda on, partitions, folder: (python("faust_table"), [group(), str(partitions)], {}),
+            lambda on, partitions, folder: (python("faust_table"), [group(), str(partitions)], {}), share=10,
         ),
     ]  # fmt: skip
 
 
 def run_engine(on: Servers, engine: Engine, partitions: int, count: int, want: Counter[job.Key]) -> Cost:
-    """Raises Missing, Wrong."""
+    """`want`: the counters of the first `count` records, which are what the topic has. Raises Missing, Wrong."""
     with TemporaryDirectory(prefix="tracker-bench-") as name:
         folder = Path(name)
         before, after, env = engine.command(on, partitions, folder)
         out, log = folder / "counters", folder / "log"
         argv = [*before, on.bootstrap, EVENTS, str(count), str(count // 4), str(out), *after]
         with log.open("wb") as errors:
-            process = subprocess.Popen(argv, cwd=ROOT, env=os.environ | env, stdout=subprocess.PIPE, stderr=errors)
+            process = subprocess.Popen(
+                argv, cwd=ROOT, env=os.environ | env | {"TMPDIR": name}, stdout=subprocess.PIPE, stderr=errors
+            )
         limit = threading.Timer(LIMIT_S, process.kill)
         limit.start()
         try:
@@ -371,13 +375,18 @@ def main(argv: Sequence[str]) -> None:
                     row(f"worker-{n}", f"tracker worker, {n} process{'es' if n > 1 else ''}",
                         lambda n=n: run_workers(on, n, args.partitions, records, want))  # type: ignore[misc]  # fmt: skip
             if "counters" in parts:
-                emptied(on, (EVENTS, PROFILE_EVENTS), args.partitions)
-                asyncio.run(produce(on.bootstrap, args.partitions, records))
-                for engine in (*chosen[turn % len(chosen) :], *chosen[: turn % len(chosen)]):
-                    emptied(on, (), args.partitions)
-                    if engine.name not in missing:
-                        row(engine.name, engine.what,
-                            lambda e=engine: run_engine(on, e, args.partitions, args.events, want))  # type: ignore[misc]  # fmt: skip
+                for share in sorted({engine.share for engine in chosen}):
+                    part = records[: len(records) // share]
+                    emptied(on, (EVENTS, PROFILE_EVENTS), args.partitions)
+                    asyncio.run(produce(on.bootstrap, args.partitions, part))
+                    of_part = want if share == 1 else job.expected(value for _, value in part)
+                    for engine in turned([e for e in chosen if e.share == share and e.name not in missing], turn):
+                        emptied(on, (), args.partitions)
+                        row(
+                            engine.name,
+                            engine.what,
+                            lambda e=engine, n=len(part), w=of_part: run_engine(on, e, args.partitions, n, w),  # type: ignore[misc]
+                        )
         order = [engine.name for engine in chosen] + [f"worker-{n}" for n in WORKERS]
         print_rows({name: rows[name] for name in order if name in rows}, missing)
         if "latency" in parts:
@@ -387,6 +396,12 @@ def main(argv: Sequence[str]) -> None:
             print_memory(args.profiles, more, run_memory(on, args.partitions, args.profiles, more))
     if wrong:
         raise SystemExit("bench: wrong results: " + "; ".join(wrong))
+
+
+def turned(chosen: list[Engine], turn: int) -> list[Engine]:
+    """Another one first in every round."""
+    first = turn % max(1, len(chosen))
+    return chosen[first:] + chosen[:first]
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -20,7 +20,7 @@ async def main(folder: str) -> None:
     app = faust.App(
         job.rest[0], broker=f"kafka://{job.bootstrap}", store="memory://", datadir=folder, web_enabled=False,
         topic_partitions=int(job.rest[1]), topic_disable_leader=True, consumer_auto_offset_reset="earliest",
-        stream_wait_empty=False, stream_recovery_delay=0.0, worker_redirect_stdouts=False,
+        stream_wait_empty=False, worker_redirect_stdouts=False,
     )  # fmt: skip
     tables: dict[str, Any] = {
         tier: windowed(app.Table(f"visits-{tier}", default=int).tumbling(length_s)) for tier, length_s in TIERS.items()
@@ -44,11 +44,13 @@ async def main(folder: str) -> None:
                 say("done", seen)
                 done.set()
 
-    running = asyncio.create_task(app.start())
-    await asyncio.wait((running, asyncio.create_task(done.wait())), return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        await running
-        raise SystemExit("Faust ended before the events did")
+    done_soon = asyncio.create_task(done.wait())
+    await app.start()
+    while not done.is_set():
+        if app.crashed:
+            print(f"Faust crashed: {app.crash_reason!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+        await asyncio.wait((done_soon,), timeout=1.0)
     write(job.out, ((key, n) for tier, table in tables.items() for key, n in counters(tier, table)))
     os._exit(0)  # Stopping Faust takes longer than the measurement.
 

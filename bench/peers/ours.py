@@ -29,7 +29,11 @@ SCRIPT = "ours"
 
 
 class Progress:
-    """Events of all partitions that had their effect."""
+    """Events of all partitions that had their effect.
+
+    Marked before the first one, not after `warm`: chunks of all partitions are under way at once, and at any later
+    mark much of the work on events that count after it would be done.
+    """
 
     def __init__(self, job: Task) -> None:
         self._job = job
@@ -37,11 +41,13 @@ class Progress:
         self.seen = 0
         self.done = asyncio.Event()
 
+    def begin(self) -> None:
+        if not self._marked:
+            self._marked = True
+            say("mark", 0)
+
     def add(self, n: int) -> None:
         self.seen += n
-        if not self._marked and self.seen >= self._job.warm:
-            self._marked = True
-            say("mark", self.seen)
         if self.seen >= self._job.events:
             say("done", self.seen)
             self.done.set()
@@ -98,6 +104,7 @@ async def main(folder: str) -> None:
 
     async def agent(stream: Any) -> None:
         async for event in stream.noack().events():
+            progress.begin()
             lanes.put(event)
 
     app.agent(app.topic(job.topic, schema=ChunkSchema(), allow_empty=True), name=job.topic, concurrency=1)(agent)

@@ -26,6 +26,7 @@ TICK_S: Final = 0.005
 PROBE_EVERY_S: Final = 0.05
 WARM_UP_S: Final = 5.0
 LOST_S: Final = 30.0
+CONNECT_S: Final = 15.0
 
 
 class Rate(NamedTuple):
@@ -44,6 +45,7 @@ async def at_rate(
         produce_timeout_s=settings.produce_timeout_s, client_id="bench", observer=Producing(),
     )  # fmt: skip
     await out.start({EVENTS: settings.partitions})
+    await asyncio.wait_for(out.connected.wait(), CONNECT_S)
     store = aioredis.Redis.from_url(settings.redis)
     probes: dict[str, float] = {}
     """Key of a profile that is not there yet -> when its event was received (time.time())."""
