@@ -28,12 +28,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 import redis
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from bench.endpoint import ROOT, cpu_s, spread
@@ -50,6 +52,8 @@ from tracker.embedded.process import PartError
 SPAN_MS: Final = 180_000
 """The records were received over so long: several minutes' windows."""
 LIMIT_S: Final = 600.0
+"""For an engine to end; it is an error then."""
+EMPTY_S: Final = 30.0
 WORKERS: Final = (1, 2, 4)
 PARTS: Final = ("counters", "worker", "latency", "memory")
 YARDSTICK: Final = "kafka-streams"
@@ -118,7 +122,16 @@ async def _emptied(bootstrap: str, topics: Sequence[str], partitions: int) -> No
             await admin.delete_topics(made)
         if topics:
             all_of_it = RecordsToDelete(before_offset=-1)
-            await admin.delete_records({TopicPartition(t, p): all_of_it for t in topics for p in range(partitions)})
+            wanted = {TopicPartition(t, p): all_of_it for t in topics for p in range(partitions)}
+            async with asyncio.timeout(EMPTY_S):
+                while True:
+                    try:
+                        await admin.delete_records(wanted)
+                        break
+                    except KafkaError as e:
+                        if not e.retriable:
+                            raise
+                        await asyncio.sleep(0.2)  # A topic that was just made has no leader yet.
     finally:
         await admin.close()
 
@@ -180,8 +193,9 @@ def engines(peers: Path) -> list[Engine]:
     ]  # fmt: skip
 
 
-def run_engine(on: Servers, engine: Engine, partitions: int, count: int, want: Counter[job.Key]) -> Cost:
-    """`want`: the counters of the first `count` records, which are what the topic has. Raises Missing, Wrong."""
+def run_engine(on: Servers, engine: Engine, partitions: int, records: Sequence[Record], want: Counter[job.Key]) -> Cost:
+    """`records`: what the topic has; `want`: their counters. Raises Missing, Wrong."""
+    count = len(records)
     with TemporaryDirectory(prefix="tracker-bench-") as name:
         folder = Path(name)
         before, after, env = engine.command(on, partitions, folder)
@@ -195,11 +209,13 @@ def run_engine(on: Servers, engine: Engine, partitions: int, count: int, want: C
         limit.start()
         try:
             seen: dict[str, Clocks] = {}
-            for line in process.stdout or ():
-                word, *n = line.decode().split()
-                seen[word] = clocks(on, [process.pid], int(n[0]) if n else 0)
-                if word == "wrote":
-                    break
+            if process.stdout is not None:
+                with process.stdout as said:
+                    for text in said:
+                        word, *n = text.decode().split()
+                        seen[word] = clocks(on, [process.pid], int(n[0]) if n else 0)
+                        if word == "wrote":
+                            break
         finally:
             limit.cancel()
             process.kill()
@@ -291,16 +307,16 @@ class Memory(NamedTuple):
 def run_memory(on: Servers, partitions: int, profiles: int, more: int) -> Memory:
     """`more`: events of each profile after the first."""
     emptied(on, (EVENTS, PROFILE_EVENTS), partitions)
-    count = profiles
+    count = 0
     with workers(settings_of(on, partitions)) as (worker,), redis.Redis.from_url(on.redis) as client:
         wait_for(worker.ready, 60.0)
         time.sleep(2.0)
         found = [(used(client), Counter[str]())]
-        for seed, rounds in ((1, 1), (2, more)):
-            of_all = events(profiles * rounds, profiles, seed, SPAN_MS, evenly=True)
+        for seed, each in ((1, 1), (2, more)):
+            of_all = events(profiles * each, profiles, seed, SPAN_MS, evenly=True)
             asyncio.run(produce(on.bootstrap, partitions, of_all))
-            count += profiles * (rounds if seed > 1 else 0)
-            wait_for(lambda n=count: worker.events() >= n, LIMIT_S)  # type: ignore[misc]
+            count += profiles * each
+            wait_for(lambda: worker.events() >= count, LIMIT_S)  # noqa: B023  # called here alone
             time.sleep(2.0)
             found.append((used(client), by_family(client)))
     (base, none), (first, first_by), (all_, all_by) = found
@@ -359,6 +375,11 @@ def main(argv: Sequence[str]) -> None:
             wrong.append(str(e))
             print(f"error: {e}", file=sys.stderr, flush=True)
 
+    busy = os.getloadavg()[0]
+    if busy > 1.0:
+        print(
+            f"stream-peers: the machine is busy (load {busy:.1f}): latencies and events/s are others' too", flush=True
+        )
     with servers() as on:
         asyncio.run(create(load(settings_of(on, args.partitions))))
         records = list(events(args.events, args.visitors, span_ms=SPAN_MS))
@@ -372,8 +393,8 @@ def main(argv: Sequence[str]) -> None:
         for turn in range(args.rounds):
             if "worker" in parts:
                 for n in WORKERS:
-                    row(f"worker-{n}", f"tracker worker, {n} process{'es' if n > 1 else ''}",
-                        lambda n=n: run_workers(on, n, args.partitions, records, want))  # type: ignore[misc]  # fmt: skip
+                    what = f"tracker worker, {n} process{'es' if n > 1 else ''}"
+                    row(f"worker-{n}", what, partial(run_workers, on, n, args.partitions, records, want))
             if "counters" in parts:
                 for share in sorted({engine.share for engine in chosen}):
                     part = records[: len(records) // share]
@@ -382,13 +403,10 @@ def main(argv: Sequence[str]) -> None:
                     of_part = want if share == 1 else job.expected(value for _, value in part)
                     for engine in turned([e for e in chosen if e.share == share and e.name not in missing], turn):
                         emptied(on, (), args.partitions)
-                        row(
-                            engine.name,
-                            engine.what,
-                            lambda e=engine, n=len(part), w=of_part: run_engine(on, e, args.partitions, n, w),  # type: ignore[misc]
-                        )
+                        row(engine.name, engine.what, partial(run_engine, on, engine, args.partitions, part, of_part))
         order = [engine.name for engine in chosen] + [f"worker-{n}" for n in WORKERS]
-        print_rows({name: rows[name] for name in order if name in rows}, missing)
+        if rows or missing:
+            print_rows({name: rows[name] for name in order if name in rows}, missing)
         if "latency" in parts:
             print_rate(args, run_rate(on, args.partitions, args.visitors, args.rate, args.seconds))
         if "memory" in parts:

@@ -49,18 +49,19 @@ async def at_rate(
     store = aioredis.Redis.from_url(settings.redis)
     probes: dict[str, float] = {}
     """Key of a profile that is not there yet -> when its event was received (time.time())."""
-    latencies_ms: list[float] = []
-    looking = asyncio.create_task(look(store, probes, latencies_ms))
+    found: list[tuple[float, float]] = []
+    """(When received, ms until it was there) of each."""
+    looking = asyncio.create_task(look(store, probes, found))
     draw = random.Random(11)
     began_s = time.perf_counter()
-    sent = 0
-    probed = 0
+    sent = probed = 0
+    counted_from_s = 0.0
     at_warm: tuple[int, float, float, float] | None = None
     try:
         while (past_s := time.perf_counter() - began_s) < WARM_UP_S + seconds:
             if at_warm is None and past_s >= WARM_UP_S:
                 at_warm = sent, past_s, cpu_s(worker_pid), cpu_s(redis_pid)
-                latencies_ms.clear()
+                counted_from_s = time.time()
             while sent < rate * past_s:
                 now_s = time.time()
                 visitor = skewed(draw, visitors)
@@ -75,15 +76,13 @@ async def at_rate(
             await asyncio.sleep(TICK_S)
         warm_sent, warm_s, worker_s, redis_s = at_warm or (0, 0.0, 0.0, 0.0)
         n = sent - warm_sent
-        found = Rate(
-            n / (past_s - warm_s), (cpu_s(worker_pid) - worker_s) / n * 1e6, (cpu_s(redis_pid) - redis_s) / n * 1e6,
-            latencies_ms,
-        )  # fmt: skip
+        worker_us, redis_us = (cpu_s(worker_pid) - worker_s) / n * 1e6, (cpu_s(redis_pid) - redis_s) / n * 1e6
         while probes:
             if looking.done():
                 await looking
             await asyncio.sleep(TICK_S)
-        return found
+        latencies_ms = [ms for received_s, ms in found if received_s >= counted_from_s]
+        return Rate(n / (past_s - warm_s), worker_us, redis_us, latencies_ms)
     finally:
         looking.cancel()
         await out.stop(5.0)
@@ -95,7 +94,7 @@ def profile_key(visitor: str, partitions: int) -> str:
     return keys.profile_key(partition_of(profile.encode(), partitions), DEMO_SITE, profile)
 
 
-async def look(store: aioredis.Redis, probes: dict[str, float], latencies_ms: list[float]) -> None:
+async def look(store: aioredis.Redis, probes: dict[str, float], found: list[tuple[float, float]]) -> None:
     while True:
         if probes:
             asked = list(probes)
@@ -106,7 +105,8 @@ async def look(store: aioredis.Redis, probes: dict[str, float], latencies_ms: li
             now_s = time.time()
             for key, there in zip(asked, answers, strict=True):
                 if there:
-                    latencies_ms.append((now_s - probes.pop(key)) * 1000)
+                    received_s = probes.pop(key)
+                    found.append((received_s, (now_s - received_s) * 1000))
                 elif now_s - probes[key] > LOST_S:
                     raise SystemExit(f"bench: {key} is not in Redis after {LOST_S:.0f} s")
         await asyncio.sleep(TICK_S)
