@@ -368,6 +368,8 @@ def main(argv: Sequence[str]) -> None:
     def row(name: str, what: str, measure: Callable[[], Cost]) -> None:
         try:
             found = measure()
+            told = f"{found.events_s:,.0f} events/s, {found.engine_us:.1f} + {found.redis_us:.1f} us/event"
+            print(f"  {what}: {told}", file=sys.stderr, flush=True)
             rows.setdefault(name, (what, []))[1].append(found)
         except Missing as e:
             missing[name] = str(e)

@@ -75,7 +75,7 @@ class CountHop:
             at_s = event.timestampMs // 1000
             of_minute = counts.setdefault(at_s - at_s % 60, {})
             of_minute[event.anonymousId] = of_minute.get(event.anonymousId, 0) + 1
-        flat = [(minute, [x for pair in visitors.items() for x in pair]) for minute, visitors in counts.items()]
+        flat = [(minute, list(of), list(of.values())) for minute, of in counts.items()]
         await self._head.write(SCRIPT, [self._head.epoch, self._head.seq, self.next, chunk.next, flat])
         self.next = chunk.next
         self._progress.add(len(chunk.records))
