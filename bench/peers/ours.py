@@ -87,8 +87,8 @@ async def main(folder: str) -> None:
     group, url = job.rest
     settings = load({}, kafka=job.bootstrap, redis=url, group=group)
     store = Store(url)
+    store._sources[SCRIPT] = Path(__file__).with_name("ours.lua").read_text("utf-8")
     await store.start()
-    store._sha[SCRIPT] = await store.redis.script_load(Path(__file__).with_name("ours.lua").read_text("utf-8"))
     offsets = AIOKafkaConsumer(bootstrap_servers=job.bootstrap)
     await offsets.start()
     progress = Progress(job)
