@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 NODE := $(shell command -v node >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null && echo node)
 SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -print 2>/dev/null | grep -v /dist/)
 
-.PHONY: help run test check bench setup clients lock generate clean
+.PHONY: help run test check bench setup clients peers lock generate clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ ifneq ($(and $(NODE),$(wildcard sdk_js/package.json)),)
 	cd sdk_js && npm run --silent check
 endif
 
-bench: setup ## CPU and throughput of the endpoint and the worker
+bench: setup peers ## CPU and throughput of the endpoint and the worker, and of other stream engines beside it
 	$(BIN)/python -m bench
 
 setup: $(VENV)/.installed $(VENV)/.sdk $(VENV)/.fetched ## .venv from pinned, hashed requirements; the SDK; Kafka and Redis
@@ -44,6 +44,7 @@ lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
 		-c requirements/runtime.txt -o requirements/dev.txt
 	for file in requirements requirements-old; do \
 		uv pip compile $(LOCK) tests/clients/python/$$file.in -o tests/clients/python/$$file.txt || exit 1; done
+	uv pip compile $(LOCK) bench/peers/requirements.in -o bench/peers/requirements.txt
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--no-python-downloads --custom-compile-command 'make lock'
 
@@ -92,6 +93,14 @@ ifneq ($(NODE),)
 else
 	@echo "Node 20+ not found: other vendors' clients for Node and browsers are not tested"
 endif
+	@touch $@
+
+peers: $(VENV)/.peers ## Other stream engines for Python, for `make bench`
+
+$(VENV)/.peers: bench/peers/requirements.txt | $(VENV)/.packages
+	@rm -rf $(VENV)/peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--target $(VENV)/peers -r bench/peers/requirements.txt
 	@touch $@
 
 # Without Node 20+ the built snippet in tracker/static is used as it is.

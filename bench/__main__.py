@@ -1,4 +1,4 @@
-"""`python -m bench [endpoint|worker [options]]`: CPU us an event and events/s, all of it in one run on this machine.
+"""`python -m bench [endpoint|worker|stream-peers [options]]`: CPU us an event and events/s, in one run on one machine.
 
 Compare rows with each other, not with another machine's figures.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import endpoint, stream
+from bench import endpoint, stream, stream_peers
 
-PARTS = {"endpoint": endpoint.main, "worker": stream.main}
+PARTS = {"endpoint": endpoint.main, "worker": stream.main, "stream-peers": stream_peers.main}
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -21,51 +21,65 @@ NAMES = (
 )  # fmt: skip
 
 
-def events(count: int, visitors: int, seed: int = 7) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of records of tracker.events.v1, received over the last seconds."""
+_names, _weights = zip(*NAMES, strict=True)
+
+
+def event(draw: random.Random, visitor: str, at_ms: int) -> tuple[bytes, bytes]:
+    """(key, value) of a record of tracker.events.v1, received at `at_ms`."""
+    found: dict[str, Any] = {
+        "site": "demo",
+        "type": "page" if draw.random() < 0.35 else "track",
+        "messageId": str(uuid.UUID(int=draw.getrandbits(128), version=4)),
+        "timestampMs": at_ms,
+        "receivedAtMs": at_ms,
+        "channel": "site",
+        "source": "client",
+        "anonymousId": visitor,
+        "properties": {
+            "product_id": f"p{draw.randrange(500)}",
+            "name": "Cà phê sữa đá",
+            "price": 45000,
+            "quantity": 1,
+            "currency": "VND",
+            "url": "https://shop.example/p/ca-phe-sua-da",
+        },
+        "context": {
+            "page": {"url": "https://shop.example/p/ca-phe-sua-da", "title": "Cà phê sữa đá", "referrer": ""},
+            "userAgent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140",
+            "locale": "vi-VN",
+        },
+    }
+    if found["type"] == "track":
+        found["event"] = draw.choices(_names, _weights)[0]
+        if found["event"] == "Order Completed":
+            found["properties"] |= {"order_id": f"o{draw.getrandbits(64):x}", "revenue": 45000}
+    return visitor.encode(), json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def skewed(draw: random.Random, visitors: int) -> str:
+    """A visitor: few come often, most come seldom."""
+    return f"visitor-{int(visitors * draw.random() ** 2):08d}"
+
+
+def events(
+    count: int, visitors: int, seed: int = 7, span_ms: int = 2000, *, evenly: bool = False
+) -> Iterator[tuple[bytes, bytes]]:
+    """Records of tracker.events.v1, received over the last `span_ms`. `evenly`: each visitor comes as often."""
     draw = random.Random(seed)
-    names, weights = zip(*NAMES, strict=True)
     now_ms = int(time.time() * 1000)
     for i in range(count):
-        visitor = int(visitors * draw.random() ** 2)
-        event: dict[str, Any] = {
-            "site": "demo",
-            "type": "page" if draw.random() < 0.35 else "track",
-            "messageId": str(uuid.UUID(int=draw.getrandbits(128), version=4)),
-            "timestampMs": now_ms - 2000 + i * 2000 // count,
-            "receivedAtMs": now_ms - 2000 + i * 2000 // count,
-            "channel": "site",
-            "source": "client",
-            "anonymousId": f"visitor-{visitor:08d}",
-            "properties": {
-                "product_id": f"p{draw.randrange(500)}",
-                "name": "Cà phê sữa đá",
-                "price": 45000,
-                "quantity": 1,
-                "currency": "VND",
-                "url": "https://shop.example/p/ca-phe-sua-da",
-            },
-            "context": {
-                "page": {"url": "https://shop.example/p/ca-phe-sua-da", "title": "Cà phê sữa đá", "referrer": ""},
-                "userAgent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140",
-                "locale": "vi-VN",
-            },
-        }
-        if event["type"] == "track":
-            event["event"] = draw.choices(names, weights)[0]
-            if event["event"] == "Order Completed":
-                event["properties"] |= {"order_id": f"o{i}", "revenue": 45000}
-        yield event["anonymousId"].encode(), json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+        visitor = f"visitor-{i % visitors:08d}" if evenly else skewed(draw, visitors)
+        yield event(draw, visitor, now_ms - span_ms + i * span_ms // count)
 
 
-async def produce(bootstrap: str, partitions: int, count: int, visitors: int, seed: int = 7) -> None:
-    """Write the traffic to tracker.events.v1 as the endpoint would."""
+async def produce(bootstrap: str, partitions: int, records: Iterable[tuple[bytes, bytes]]) -> None:
+    """Write records to tracker.events.v1 as the endpoint would."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, compression_type="lz4", max_batch_size=256 * 1024)
     await producer.start()
     try:
         batches: dict[int, Any] = {}
         sent: list[asyncio.Future[Any]] = []
-        for key, value in events(count, visitors, seed):
+        for key, value in records:
             p = partition_of(key, partitions)
             batch = batches.get(p)
             if batch is None or batch.append(timestamp=None, key=key, value=value) is None:

@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers import kafka_streams
 from tests.harness import ROOT
 from tracker.embedded import parts
 from tracker.embedded.process import PartError
 
 
-def test_the_lock_has_a_hash_of_every_jar_and_is_of_the_spec() -> None:
-    locked = parts.locked_jars()
-    assert len(locked) > 40
+@pytest.mark.parametrize(("lock", "jars"), [(parts.LOCK, 40), (kafka_streams.LOCK, 10)])
+def test_the_lock_has_a_hash_of_every_jar_and_is_of_the_spec(lock: Path, jars: int) -> None:
+    locked = parts.locked_jars(lock)
+    assert len(locked) > jars
     assert all(re.fullmatch(r"[0-9a-f]{64}", sha256) for sha256 in locked.values())
-    for coordinate in tomllib.loads(parts.SPEC.read_text("utf-8"))["dependencies"]["coordinates"]:
+    spec = lock.with_name(parts.SPEC.name)
+    for coordinate in tomllib.loads(spec.read_text("utf-8"))["dependencies"]["coordinates"]:
         _, artifact, version = coordinate.split(":")
         assert f"{artifact}-{version}.jar" in locked
 
@@ -49,7 +52,7 @@ def test_jars_that_were_damaged_in_the_cache_are_not_used(tmp_path: Path, monkey
     """The damaged folder is thrown away; here the fetch that follows brings a wrong jar, and nothing is installed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def resolve(staging: Path) -> None:
+    def resolve(staging: Path, spec: Path) -> None:
         (staging / "all").mkdir()
         for name in parts.locked_jars():
             (staging / "all" / name).write_bytes(b"not it")

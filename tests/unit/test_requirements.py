@@ -38,9 +38,16 @@ def test_production_gets_the_versions_that_were_tested() -> None:
     assert pins("build.txt").items() <= tested.items()
 
 
-@pytest.mark.parametrize("name", ["build.txt", "runtime.txt", "dev.txt"])
-def test_every_pin_has_hashes_and_no_place_is_named(name: str) -> None:
-    text = (ROOT / "requirements" / name).read_text("utf-8")
+@pytest.mark.parametrize(
+    "file",
+    [
+        *(f"requirements/{name}.txt" for name in ("build", "runtime", "dev")),
+        *(f"tests/clients/python/{name}.txt" for name in ("requirements", "requirements-old")),
+        "bench/peers/requirements.txt",
+    ],
+)
+def test_every_pin_has_hashes_and_no_place_is_named(file: str) -> None:
+    text = (ROOT / file).read_text("utf-8")
     for block in re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]:
         assert "--hash=sha256:" in block, block.splitlines()[0]
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links| @ ", text)

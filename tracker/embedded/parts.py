@@ -101,18 +101,22 @@ def locked_jars(lock: Path = LOCK) -> dict[str, str]:
     }
 
 
-def kafka_jars(say: Say = lambda _: None) -> Path:
-    """The folder with Kafka's jars, each of them checked; fetched when it is missing or damaged."""
-    folder = cache_dir() / f"kafka-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+def kafka_jars(say: Say = lambda _: None, lock: Path = LOCK, what: str = "Kafka (44 MB, once)") -> Path:
+    """The folder with Kafka's jars, each of them checked; fetched when it is missing or damaged.
+
+    Another `lock` (beside its jgo.toml) brings other jars: bench/peers/kafka_streams.py.
+    """
+    folder = cache_dir() / f"kafka-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    locked = locked_jars(lock)
     if folder.is_dir():
-        if jars_problem(folder, locked_jars()) is None:
+        if jars_problem(folder, locked) is None:
             return folder
         shutil.rmtree(folder)
-    say("fetching Kafka (44 MB, once)")
+    say(f"fetching {what}")
     staging = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache_dir()))
     try:
-        _resolve_jars(staging)
-        problem = jars_problem(staging / "all", locked_jars())
+        _resolve_jars(staging, lock.with_name(SPEC.name))
+        problem = jars_problem(staging / "all", locked)
         if problem:
             raise PartError(f"Kafka's jars are not the ones of the lock: {problem}; nothing was installed")
         try:
@@ -138,11 +142,11 @@ def jars_problem(folder: Path, locked: dict[str, str]) -> str | None:
     return f"{extra[0]} is not in the lock" if extra else None
 
 
-def _resolve_jars(staging: Path) -> None:
-    """jgo resolves SPEC into staging/all. Its own lock stays in staging, so nothing but ours decides."""
+def _resolve_jars(staging: Path, spec: Path) -> None:
+    """jgo resolves `spec` into staging/all. Its own lock stays in staging, so nothing but ours decides."""
     if importlib.util.find_spec("jgo") is None:
         raise PartError(f"the embedded Kafka needs the package jgo: {HELP.format(option='--kafka HOST:PORT')}")
-    shutil.copy(SPEC, staging / SPEC.name)
+    shutil.copy(spec, staging / SPEC.name)
     command = [sys.executable, "-m", "jgo", "--links", "copy", "--timeout", "60", "--resolver", "python"]
     command += ["--cache-dir", str(staging / "env"), "--repo-cache", str(staging / "repo"), "sync"]
     for attempt in (1, 2, 3):
@@ -160,13 +164,13 @@ def _resolve_jars(staging: Path) -> None:
         jar.rename(staging / "all" / jar.name)
 
 
-def renew_lock() -> None:
-    """Resolve SPEC afresh and write the lock: for maintainers, after a version was changed in jgo.toml."""
+def renew_lock(lock: Path = LOCK) -> None:
+    """Resolve jgo.toml afresh and write the lock beside it: for maintainers, after a version was changed there."""
     staging = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache_dir()))
     try:
-        _resolve_jars(staging)
+        _resolve_jars(staging, lock.with_name(SPEC.name))
         lines = (staging / "env" / LOCK.name).read_text("utf-8").splitlines()
-        LOCK.write_text("\n".join(line for line in lines if not line.startswith("generated = ")) + "\n", "utf-8")
+        lock.write_text("\n".join(line for line in lines if not line.startswith("generated = ")) + "\n", "utf-8")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

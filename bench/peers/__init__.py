@@ -1,0 +1,1 @@
+"""One job on several stream engines (job.py says which): one file an engine, each a process of its own."""
