@@ -17,7 +17,7 @@ import pytest
 from faust.types import TP
 from redis.asyncio import Redis
 
-from stream import fold
+from stream import fold, signals_hop
 from stream.fold import Folder
 from stream.redis_store import Store
 from stream.rollups import roll
@@ -190,10 +190,15 @@ async def test_every_bucket_of_every_tier_is_what_a_calendar_says_however_late_a
             assert await redis.pfcount(keys.visitor_day_key(partition, site, channel, day)) == len(ids)
 
 
-async def test_large_chunks_and_large_buckets_are_added_up_exactly(bench: Bench, redis: Redis) -> None:
-    """More new fields than Redis's Lua can pass at once, and buckets beyond the small form of a hash."""
+async def test_large_chunks_and_large_buckets_are_added_up_exactly(
+    bench: Bench, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More new fields than Redis's Lua can pass at once, and buckets beyond the small form of a hash; then the same in
+    applies of a bounded size."""
     site, partition = new_site(), random.randrange(1000, 10**6)
-    for _ in range(2):
+    for most, applies in ((10_000, 1), (500, 6)):
+        monkeypatch.setattr(signals_hop, "APPLY_RECORDS", most)
+        seq = (await bench.hop(partition))._head.seq
         await bench.take(
             partition,
             [
@@ -201,6 +206,7 @@ async def test_large_chunks_and_large_buckets_are_added_up_exactly(bench: Bench,
                 for n in range(3000)
             ],
         )
+        assert (await bench.hop(partition))._head.seq == seq + applies
     (day,) = [
         c for (family, tier, _), c in (await stored(redis, partition, site)).items() if (family, tier) == ("site", "d")
     ]

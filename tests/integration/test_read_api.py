@@ -17,7 +17,7 @@ from tracker.contract.codec import partition_of
 from tracker.contract.settings import load
 from tracker.contract.triggers import rfc3339
 from tracker.contract.windows import WINDOWS, Zone
-from tracker.counters import read_counters
+from tracker.counters import GROUPS, read_counters
 
 pytestmark = pytest.mark.integration
 ZONE = Zone("Asia/Ho_Chi_Minh")
@@ -32,13 +32,11 @@ async def redis(stack: Stack) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
-async def count(
-    redis: Redis, partition: int, site: str, at_s: int, family: str = "site", zone: Zone = ZONE, **fields: int
-) -> None:
+async def count(redis: Redis, partition: int, site: str, at_s: int, **fields: int) -> None:
     """What a worker does with events at `at_s`: each tier's bucket."""
-    for tier, bucket in zip(keys.TIERS, zone.buckets(at_s), strict=True):
+    for tier, bucket in zip(keys.TIERS, ZONE.buckets(at_s), strict=True):
         for field, n in (*fields.items(), ("sum", sum(fields.values()))):
-            await redis.hincrby(keys.counter_key(partition, site, family, tier, bucket), field, n)
+            await redis.hincrby(keys.counter_key(partition, site, "site", tier, bucket), field, n)
 
 
 async def get(stack: Stack, site: Site, query: str = "") -> tuple[int, Any]:
@@ -137,7 +135,11 @@ async def test_a_day_of_64_partitions_is_read_in_one_go(stack: Stack, redis: Red
     [
         ("?window=7", "bad_window", WINDOWS),
         ("?window=", "bad_window", WINDOWS),
-        ("?by=total", "bad_by", ("event", "channel", "popup", "message")),
+        ("?by=total", "bad_by", GROUPS),
+        ("?limit=0", "bad_limit", ("1 to 1000",)),
+        ("?limit=1001", "bad_limit", ("1 to 1000",)),
+        ("?limit=ten", "bad_limit", ("1 to 1000",)),
+        ("?limit=%D9%A3", "bad_limit", ("1 to 1000",)),
     ],
 )
 async def test_an_unknown_window_or_group_is_answered_with_the_known_ones(
@@ -149,7 +151,15 @@ async def test_an_unknown_window_or_group_is_answered_with_the_known_ones(
         assert value in answer["hint"]
 
 
-@pytest.mark.parametrize("path", ["counters", "profiles/user_id/u1", "counters?window=7d"])
+async def test_visitors_have_windows_too(stack: Stack) -> None:
+    site = stack.sites[0]
+    path = f"/api/v1/sites/{site.name}/visitors?window="
+    status, answer = await stack.request("GET", path + "2d", bearer=site.secret_key)
+    assert (status, answer["code"]) == (400, "bad_window")
+    assert "90d" in answer["hint"]
+
+
+@pytest.mark.parametrize("path", ["counters", "profiles/user_id/u1", "counters?window=7d", "visitors"])
 async def test_only_the_sites_own_secret_key_reads(stack: Stack, path: str) -> None:
     site, other = stack.sites[0], stack.sites[1]
     path = f"/api/v1/sites/{site.name}/{path}"
@@ -214,6 +224,10 @@ async def test_what_the_worker_wrote_is_read(stack: Stack) -> None:
         return groups((await get(stack, site, "?by=event&window=5m"))[1]) == {"identify": 1, "Product Viewed": 1}
 
     await eventually(counted, 30)
+    status, answer = await stack.request("GET", f"/api/v1/sites/{site.name}/visitors?window=1m", bearer=site.secret_key)
+    assert status == 200
+    assert (answer["visitors"], answer["exact"], answer["groups"]) == (1, True, [{"key": "site", "count": 1}])
+    assert groups((await get(stack, site, "?by=event&window=90d"))[1]) == {"identify": 1, "Product Viewed": 1}
     for id_type, id_ in (("user_id", user), ("anonymous_id", "a-1")):
         path = f"/api/v1/sites/{site.name}/profiles/{id_type}/{id_}"
         status, answer = await stack.request("GET", path, bearer=site.secret_key)
