@@ -3,7 +3,7 @@
 --   epoch, seq, base, next, clock     the head as it must be, and as it becomes
 --   src      [[partition, "offset:index"], ...]      last event applied per partition of events
 --   writes   [[SITE:PID, {field, value, ...}], ...]  profiles;  ttl: their life in seconds
---   counts   [[site, family, [bucket of each tier], sum of all n, [field, n, ...]], ...]
+--   counts   [[site, family, [bucket of each tier], [field, ...], [n, ...]], ...]
 --   tiers    [[tier, ttl_s], ...];  caps: family -> [most fields of a bucket of each tier]; open: kind -> true where a
 --            new field beyond the cap is counted as "KIND|"
 --   gone     [[SITE, id], ...]     who is no visitor any more: of each of `channels`; before `visits`
@@ -34,25 +34,28 @@ end
 -- Counters: all increments of a bucket first, so that it is read once and written once.
 local buckets, order = {}, {}
 for _, c in ipairs(a.counts) do
-  local fields = c[5]
   for i, t in ipairs(a.tiers) do
     local name = tag .. ':c:' .. c[1] .. ':' .. c[2] .. ':' .. t[1] .. ':' .. int(c[3][i])
     local b = buckets[name]
-    if not b then
-      b = {name = name, ttl = t[2], cap = a.caps[c[2]][i], fields = {'sum'}, n = {0}, at = {sum = 1}}
+    if not b then -- Most chunks are of one minute: the same lists serve all tiers.
+      b = {name = name, ttl = t[2], cap = a.caps[c[2]][i], fields = c[4], n = c[5]}
       buckets[name] = b
       order[#order + 1] = b
-    end
-    local names, n, at = b.fields, b.n, b.at
-    n[1] = n[1] + c[4]
-    for j = 1, #fields, 2 do
-      local field = fields[j]
-      local k = at[field]
-      if k then
-        n[k] = n[k] + fields[j + 1]
-      else
-        k = #names + 1
-        names[k], n[k], at[field] = field, fields[j + 1], k
+    else
+      if not b.at then
+        local names, n, at = {}, {}, {}
+        for k, field in ipairs(b.fields) do names[k], n[k], at[field] = field, b.n[k], k end
+        b.fields, b.n, b.at = names, n, at
+      end
+      local names, n, at, more = b.fields, b.n, b.at, c[5]
+      for j, field in ipairs(c[4]) do
+        local k = at[field]
+        if k then
+          n[k] = n[k] + more[j]
+        else
+          k = #names + 1
+          names[k], n[k], at[field] = field, more[j], k
+        end
       end
     end
   end
@@ -68,25 +71,20 @@ for _, b in ipairs(order) do
   end
   for from = 1, #names, 1000 do
     local to = math.min(from + 999, #names)
-    local values, set = not all and redis.call('HMGET', b.name, unpack(names, from, to)), {}
+    local values, set, size = not all and redis.call('HMGET', b.name, unpack(names, from, to)), {}, 0
     for k = from, to do
       local field = names[k]
       local value = all and all[field] or values and values[k - from + 1]
-      if value then
-        set[#set + 1] = field
-        set[#set + 1] = value + n[k]
+      local kind = not value and room <= 0 and field:match('^([^|]*)|.')
+      if kind and a.open[kind] then
+        unnamed[kind] = (unnamed[kind] or 0) + n[k]
       else
-        local kind = room <= 0 and field:match('^([^|]*)|.')
-        if kind and a.open[kind] then
-          unnamed[kind] = (unnamed[kind] or 0) + n[k]
-        else
-          room = room - 1
-          set[#set + 1] = field
-          set[#set + 1] = n[k]
-        end
+        if not value then room = room - 1 end
+        set[size + 1], set[size + 2] = field, (value or 0) + n[k]
+        size = size + 2
       end
     end
-    if #set > 0 then redis.call('HSET', b.name, unpack(set)) end
+    if size > 0 then redis.call('HSET', b.name, unpack(set)) end
   end
   for kind, more in pairs(unnamed) do redis.call('HINCRBY', b.name, kind .. '|', more) end
   redis.call('EXPIRE', b.name, b.ttl)

@@ -365,7 +365,7 @@ class Folder:
             "writes": writes,
             "ttl": self.settings.profile_ttl_d * 86_400,
             "counts": [
-                [site, family, self.zone(site).buckets(minute), sum(fields.values()), _flat(fields)]
+                [site, family, self.zone(site).buckets(minute), *_columns(fields)]
                 for family, counts in (("site", fx.counts()), ("campaign", fx.campaigns), ("content", fx.content))
                 for (site, minute), fields in counts.items()
             ],
@@ -385,6 +385,11 @@ def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fiel
         into = sums[key] = {}
     for name, n in fields:
         into[name] = into.get(name, 0) + n
+
+
+def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
+    """Fields and counts, with their sum."""
+    return [*fields, keys.SUM_FIELD], [*fields.values(), sum(fields.values())]
 
 
 def _flat(fields: dict[str, int]) -> list[Any]:
