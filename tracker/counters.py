@@ -75,6 +75,10 @@ return counts
 """
 
 
+UNION: Final = "return redis.call('PFCOUNT', unpack(KEYS))"
+"""Of days of one partition. A script, for redis-py sends no command of several keys in a cluster's pipeline."""
+
+
 async def read_counters(
     redis: Redis, settings: Settings, site: str, by: str, window: str, now_ms: int, limit: int = DEFAULT_LIMIT
 ) -> dict[str, Any]:
@@ -173,9 +177,10 @@ async def read_visitors(redis: Redis, settings: Settings, site: str, window: str
             else:
                 sums[channel] += n
     if beyond:
+        union = redis.register_script(UNION)
         pipe = redis.pipeline(transaction=False)
         for p, channel in beyond:
-            pipe.pfcount(*(keys.visitor_day_key(p, site, channel, day) for day in days))
+            await union(keys=[keys.visitor_day_key(p, site, channel, day) for day in days], client=pipe)
         for (_, channel), n in zip(beyond, await pipe.execute(), strict=True):
             sums[channel] += n
     visitors = sums.pop(keys.ALL)
