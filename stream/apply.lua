@@ -64,7 +64,7 @@ for _, b in ipairs(order) do
   local names, n, unnamed = b.fields, b.n, {}
   local length = redis.call('HLEN', b.name)
   local room, all = b.cap - length, nil
-  if #names > 50 and length <= 512 then -- Small hashes are lists: one look at all of it, not one for each field.
+  if #names > 50 and #names * 4 >= length then -- One look at all of it is cheaper than one for each field.
     all = {}
     local flat = redis.call('HGETALL', b.name)
     for k = 1, #flat, 2 do all[flat[k]] = flat[k + 1] end
