@@ -3,8 +3,12 @@
 --   epoch, seq, base, next, clock     the head as it must be, and as it becomes
 --   src      [[partition, "offset:index"], ...]      last event applied per partition of events
 --   writes   [[SITE:PID, {field, value, ...}], ...]  profiles;  ttl: their life in seconds
---   counts   [[site, minute, utc_offset_s, [field, n, ...]], ...]   minute: start of the minute, epoch seconds
---   tiers    [[tier, length_s, ttl_s], ...];  max_fields: a bucket's field beyond these is counted as "KIND|other"
+--   counts   [[site, family, [bucket of each tier], [field, ...], [n, ...]], ...]
+--   tiers    [[tier, ttl_s], ...];  caps: family -> [most fields of a bucket of each tier]; open: kind -> true where a
+--            new field beyond the cap is counted as "KIND|"
+--   gone     [[SITE, id], ...]     who is no visitor any more: of each of `channels`; before `visits`
+--   visits   [[SITE:CH, [minute, id, ...]], ...];  visit_days: [[SITE:CH:DAY, [id, ...]], ...]
+--   visitors {most, from minute, ttl_s}   how many and how old the exact visitors of a channel may be
 --   gauges   [field, difference, ...]
 --   due      [[SITE|PID, ms or false], ...]
 --   out      [trigger, ...]                          appended to the outbox
@@ -27,28 +31,91 @@ for _, w in ipairs(a.writes) do
   redis.call('EXPIRE', profile, a.ttl)
 end
 
-local full, touched = {}, {}
+-- Counters: all increments of a bucket first, so that it is read once and written once.
+local buckets, order = {}, {}
 for _, c in ipairs(a.counts) do
-  local site, minute, offset, pairs_ = c[1], c[2], c[3], c[4]
-  for _, t in ipairs(a.tiers) do
-    local length = t[2]
-    local bucket = minute - minute % length
-    if t[1] == 'd' then bucket = minute - (minute + offset) % length end
-    local counter = tag .. ':c:' .. site .. ':' .. t[1] .. ':' .. int(bucket)
-    if not touched[counter] then
-      touched[counter] = t[3]
-      full[counter] = redis.call('HLEN', counter) >= a.max_fields
-    end
-    for i = 1, #pairs_, 2 do
-      local field = pairs_[i]
-      if full[counter] and redis.call('HEXISTS', counter, field) == 0 then
-        field = field:match('^[^|]*') .. '|other'
+  for i, t in ipairs(a.tiers) do
+    local name = tag .. ':c:' .. c[1] .. ':' .. c[2] .. ':' .. t[1] .. ':' .. int(c[3][i])
+    local b = buckets[name]
+    if not b then -- Most chunks are of one minute: the same lists serve all tiers.
+      b = {name = name, ttl = t[2], cap = a.caps[c[2]][i], fields = c[4], n = c[5]}
+      buckets[name] = b
+      order[#order + 1] = b
+    else
+      if not b.at then
+        local names, n, at = {}, {}, {}
+        for k, field in ipairs(b.fields) do names[k], n[k], at[field] = field, b.n[k], k end
+        b.fields, b.n, b.at = names, n, at
       end
-      redis.call('HINCRBY', counter, field, int(pairs_[i + 1]))
+      local names, n, at, more = b.fields, b.n, b.at, c[5]
+      for j, field in ipairs(c[4]) do
+        local k = at[field]
+        if k then
+          n[k] = n[k] + more[j]
+        else
+          k = #names + 1
+          names[k], n[k], at[field] = field, more[j], k
+        end
+      end
     end
   end
 end
-for counter, ttl in pairs(touched) do redis.call('EXPIRE', counter, ttl) end
+for _, b in ipairs(order) do
+  local names, n, unnamed = b.fields, b.n, {}
+  local length = redis.call('HLEN', b.name)
+  local room, all = b.cap - length, nil
+  if #names > 50 and #names * 4 >= length then -- One look at all of it is cheaper than one for each field.
+    all = {}
+    local flat = redis.call('HGETALL', b.name)
+    for k = 1, #flat, 2 do all[flat[k]] = flat[k + 1] end
+  end
+  for from = 1, #names, 1000 do
+    local to = math.min(from + 999, #names)
+    local values, set, size = not all and redis.call('HMGET', b.name, unpack(names, from, to)), {}, 0
+    for k = from, to do
+      local field = names[k]
+      local value = all and all[field] or values and values[k - from + 1]
+      local kind = not value and room <= 0 and field:match('^([^|]*)|.')
+      if kind and a.open[kind] then
+        unnamed[kind] = (unnamed[kind] or 0) + n[k]
+      else
+        if not value then room = room - 1 end
+        set[size + 1], set[size + 2] = field, (value or 0) + n[k]
+        size = size + 2
+      end
+    end
+    if size > 0 then redis.call('HSET', b.name, unpack(set)) end
+  end
+  for kind, more in pairs(unnamed) do redis.call('HINCRBY', b.name, kind .. '|', more) end
+  redis.call('EXPIRE', b.name, b.ttl)
+end
+
+-- Visitors: the latest of each channel exactly, all of each day as a HyperLogLog.
+for _, g in ipairs(a.gone) do
+  for _, channel in ipairs(a.channels) do redis.call('ZREM', tag .. ':u:' .. g[1] .. ':' .. channel, g[2]) end
+end
+for _, v in ipairs(a.visits) do
+  local zset, pairs_ = tag .. ':u:' .. v[1], v[2]
+  for from = 1, #pairs_, 2000 do
+    redis.call('ZADD', zset, 'GT', unpack(pairs_, from, math.min(from + 1999, #pairs_)))
+  end
+  redis.call('ZREMRANGEBYSCORE', zset, '-inf', '(' .. int(a.visitors[2]))
+  local over = redis.call('ZCARD', zset) - a.visitors[1]
+  if over > 0 then
+    local last = redis.call('ZRANGE', zset, over - 1, over - 1, 'WITHSCORES')[2]
+    if tonumber(last) > tonumber(redis.call('HGET', tag .. ':u', v[1]) or -1) then
+      redis.call('HSET', tag .. ':u', v[1], last)
+      redis.call('EXPIRE', tag .. ':u', a.visitors[3])
+    end
+    redis.call('ZREMRANGEBYRANK', zset, 0, over - 1)
+  end
+  redis.call('EXPIRE', zset, a.visitors[3])
+end
+for _, d in ipairs(a.visit_days) do
+  local hll, ids = tag .. ':ud:' .. d[1], d[2]
+  for from = 1, #ids, 2000 do redis.call('PFADD', hll, unpack(ids, from, math.min(from + 1999, #ids))) end
+  redis.call('EXPIRE', hll, a.visitors[3])
+end
 
 for i = 1, #a.gauges, 2 do redis.call('HINCRBY', tag .. ':g', a.gauges[i], int(a.gauges[i + 1])) end
 for _, d in ipairs(a.due) do

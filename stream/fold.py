@@ -9,32 +9,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
-from stream import metrics
-from stream.profile import Profile, ProfileCodec
+from stream import metrics, naming
+from stream.core.visitors import Visits
+from stream.profile import ABOUT, Profile, ProfileCodec
 from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract import keys
 from tracker.contract.events import (
     CHANNELS,
     CLOCK_PREFIX,
+    MESSAGE_ACTIONS,
     ProfileEvent,
     decode_clock,
     decode_profile_event,
     event_label,
 )
-from tracker.contract.settings import Settings
+from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
 from tracker.contract.triggers import encode_trigger
+from tracker.contract.windows import Zone
 
 log = logging.getLogger(__name__)
 TRY_AGAIN_MS: Final = 3_600_000
 _CHANNELS: Final = frozenset(CHANNELS)
+_TIERS: Final = [[tier, ttl_s] for tier, (_, ttl_s) in keys.TIERS.items()]
+_CAPS: Final = {family: [caps[tier] for tier in keys.TIERS] for family, (_, caps) in keys.FAMILIES.items()}
+_OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
 
 
 class Poison(Struct, frozen=True):
@@ -85,9 +89,14 @@ class Effects(Struct):
     """received_at_ms of the events applied."""
     repeats: int
     clock_ms: int
+    content: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
+    """What events tell of: (site, start of the minute in seconds) -> field of the family `content` -> n."""
+    campaigns: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
+    """The same of the family `campaign`."""
+    visits: Visits = msgspec.field(default_factory=Visits)
 
     def counts(self) -> dict[tuple[str, int], dict[str, int]]:
-        """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts."""
+        """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts of the family `site`."""
         found = {key: dict(fields) for key, fields in self.extra.items()}
         for key, pairs in self.seen.items():
             fields = found.setdefault(key, {})
@@ -134,21 +143,12 @@ class Folder:
             for name in s.events or ():
                 readers.setdefault(name, list(self._for_all)).append(s)
         self._readers = {name: tuple(each) for name, each in readers.items()}
-        self._zones = {name: ZoneInfo(site.time_zone) for name, site in settings.sites.items()}
-        self._zone = ZoneInfo("Asia/Ho_Chi_Minh")
-        self._offsets: dict[tuple[str, int], int] = {}
+        self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
+        self._zone = Zone(DEFAULT_TIME_ZONE)
         self._stale_ms = int(settings.stale_s * 1000)
 
-    def utc_offset_s(self, site: str, second: int) -> int:
-        """Offset of the site's time zone at that time, s. Looked up once an hour and site."""
-        key = (site, second // 3600)
-        offset = self._offsets.get(key)
-        if offset is None:
-            if len(self._offsets) > 10_000:
-                self._offsets.clear()
-            delta = datetime.fromtimestamp(second, UTC).astimezone(self._zones.get(site, self._zone)).utcoffset()
-            offset = self._offsets[key] = int(delta.total_seconds()) if delta else 0
-        return offset
+    def zone(self, site: str) -> Zone:
+        return self._zones.get(site, self._zone)
 
     def fold(
         self,
@@ -191,12 +191,24 @@ class Folder:
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         minute = event.timestamp_ms // 60_000 * 60
         if not event.counted:
+            channel = event.channel if event.channel in _CHANNELS else metrics.OTHER
+            about = profile.about
+            last_ms = None if about is None else about.last_seen_ms
             profile.see(event)
-            counts = fx.seen.get((event.site, minute))
+            if about is None or about.channels.get(channel) != event.timestamp_ms // 60_000:
+                self._visit(profile, channel, event, last_ms, fx)
+            key, what = (event.site, minute), (channel, event_label(event))
+            counts = fx.seen.get(key)
             if counts is None:
-                counts = fx.seen[event.site, minute] = {}
-            what = (event.channel if event.channel in _CHANNELS else metrics.OTHER, event_label(event))
+                counts = fx.seen[key] = {}
             counts[what] = counts.get(what, 0) + 1
+            fields = naming.content(event)
+            if fields:
+                _add(fx.content, key, fields)
+            if event.campaign is not UNSET or event.event in MESSAGE_ACTIONS:
+                fields = naming.campaign(event)
+                if fields:
+                    _add(fx.campaigns, key, fields)
         readers = self._readers.get(event.event, self._for_all) if event.event is not None else self._for_all
         if not readers:
             return
@@ -215,6 +227,35 @@ class Folder:
                     extra[field] = extra.get(field, 0) + n
             self._keep(profile, signal, result, now_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
+
+    def _visit(self, profile: Profile, channel: str, event: ProfileEvent, last_ms: int | None, fx: Effects) -> None:
+        """Count the profile among the visitors. `last_ms`: of its last event before this one, in any channel."""
+        about = profile.about
+        assert about is not None  # it has just been seen
+        minute = event.timestamp_ms // 60_000
+        last = about.channels.get(channel)
+        if last is None or minute > last:
+            about.channels[channel] = minute
+        if not fx.visits.too_old(minute, event.received_at_ms):
+            zone = self.zone(profile.site)
+            fx.visits.add(profile.site, channel, profile.id, minute, last, zone)
+            fx.visits.add(profile.site, keys.ALL, profile.id, minute, last_ms and last_ms // 60_000, zone)
+
+    def take_visits(self, profile: Profile, channels: dict[str, int], fx: Effects) -> None:
+        """A merge: `profile` is the visitor, too, that another one was. `channels`: About.channels of the other.
+
+        The other one's partition takes it off by fx.visits.leave(site, id).
+        """
+        about = profile.about
+        assert about is not None  # who takes over has been seen, or was given the other's
+        zone = self.zone(profile.site)
+        for channel, minute in channels.items():
+            if minute > (last := about.channels.get(channel, -1)):
+                about.channels[channel] = minute
+                profile.changed.add(ABOUT)
+            fx.visits.add(profile.site, channel, profile.id, max(minute, last), None, zone)
+        if about.channels:
+            fx.visits.add(profile.site, keys.ALL, profile.id, max(about.channels.values()), None, zone)
 
     def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
         if result.state is not None and result.state is not profile.states.get(signal.name):
@@ -300,7 +341,7 @@ class Folder:
             user_id=about.user_id if about else None,
             anonymous_id=anonymous[-1] if anonymous else None,
             traits=(about.traits or None) if about else None,
-            utc_offset_ms=self.utc_offset_s(profile.site, ts_ms // 1000) * 1000,
+            utc_offset_ms=self.zone(profile.site).offset_s(ts_ms // 1000) * 1000,
             settings=self.settings,
         )
 
@@ -324,15 +365,35 @@ class Folder:
             "writes": writes,
             "ttl": self.settings.profile_ttl_d * 86_400,
             "counts": [
-                [site, minute, self.utc_offset_s(site, minute), [x for pair in fields.items() for x in pair]]
-                for (site, minute), fields in fx.counts().items()
+                [site, family, self.zone(site).buckets(minute), *_columns(fields)]
+                for family, counts in (("site", fx.counts()), ("campaign", fx.campaigns), ("content", fx.content))
+                for (site, minute), fields in counts.items()
             ],
-            "tiers": [[tier, length, ttl] for tier, (length, ttl) in keys.TIERS.items()],
-            "max_fields": keys.MAX_COUNTER_FIELDS,
-            "gauges": [x for pair in fx.gauges.items() for x in pair if pair[1]],
+            "tiers": _TIERS,
+            "caps": _CAPS,
+            "open": _OPEN,
+            **fx.visits.blob(),
+            "gauges": _flat({name: n for name, n in fx.gauges.items() if n}),
             "due": dues,
             "out": [binary(packb(t)) for t in fx.triggers],
         }
+
+
+def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fields: naming.Fields) -> None:
+    into = sums.get(key)
+    if into is None:
+        into = sums[key] = {}
+    for name, n in fields:
+        into[name] = into.get(name, 0) + n
+
+
+def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
+    """Fields and counts, with their sum."""
+    return [*fields, keys.SUM_FIELD], [*fields.values(), sum(fields.values())]
+
+
+def _flat(fields: dict[str, int]) -> list[Any]:
+    return [x for pair in fields.items() for x in pair]
 
 
 _outgoing = msgspec.msgpack.Decoder(Outgoing)

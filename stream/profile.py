@@ -39,6 +39,8 @@ class About(Struct, omit_defaults=True):
     traits: dict[str, Any] = {}
     traits_ms: dict[str, int] = {}
     """When each trait was said: the last writer by event time wins, whatever comes in which order."""
+    channels: dict[str, int] = {}
+    """Channel -> the minute (since the epoch) of the last event there: of a merge, the later of both."""
 
 
 _about = msgspec.json.Decoder(About)

@@ -9,6 +9,8 @@ and seq of its head, does all or nothing and increments seq:
     apply.lua     signals hop: all effects of a chunk and next, in one step
     trim.lua      signals hop: triggers that are in Kafka leave the outbox
     load.lua      signals hop: read profiles and due timers
+    days.lua      signals hop: read day buckets of counters, or their sums only
+    roll.lua      a day's counters of a site, summed up over all partitions
     identify.lua  identifiers -> profile ids of one site
 """
 
@@ -24,7 +26,7 @@ from redis.exceptions import RedisError
 
 from stream.redis_nodes import Nodes, Unavailable
 
-SCRIPTS: Final = ("claim", "decide", "advance", "apply", "trim", "load", "identify")
+SCRIPTS: Final = ("claim", "decide", "advance", "apply", "trim", "load", "days", "roll", "identify")
 APPLIED: Final = b"applied"
 
 packb = msgspec.msgpack.Encoder().encode

@@ -35,6 +35,7 @@ from stream.poison import Limits
 from stream.profile import ProfileCache
 from stream.redis_store import RedisError, Store, Unavailable
 from stream.resolve import Resolve
+from stream.rollups import keep_rolled
 from stream.signals import SIGNALS
 from stream.signals_hop import ApplyBound, SignalsHop
 from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema, Transport
@@ -339,6 +340,9 @@ class Worker:
                         self.out,
                         self.settings.partitions,
                     )
+                ),
+                asyncio.create_task(
+                    keep_rolled(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, self.settings)
                 ),
             ]
             for task in beside:

@@ -1,13 +1,9 @@
-"""The read API, with a site's secret key as Bearer token: counters of a window, and one profile.
-
-A rolling window is a sum of tumbling buckets: whole hours, and minutes at its two ends. The oldest and the newest
-minute are counted whole, so a window holds up to a minute more than its name says, never less.
-"""
+"""The read API, with a site's secret key as Bearer token: counters and visitors of a window, and one profile."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -21,45 +17,14 @@ from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.events import MAX_ID_CHARS
 from tracker.contract.settings import Settings
-from tracker.contract.triggers import rfc3339
+from tracker.contract.windows import WINDOWS
+from tracker.counters import DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_counters, read_visitors
 from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.rejections import INVALID_KEY, Refusal, refuse
 
-WINDOWS: Final[dict[str, int]] = {"1m": 60, "5m": 300, "1h": 3600, "24h": 86400}
-"""Window -> its length, s."""
-GROUPS: Final[dict[str, str]] = {
-    "event": keys.event_field(""),
-    "channel": keys.channel_field(""),
-    "popup": "popup|",
-    "message": "message|",
-}
-"""What counters can be grouped by -> how the fields begin that are counted; the rest of the field is the group's key:
-an event's name, a channel, 'action|popup id', 'channel|action'."""
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
 ID_TYPES: Final = ("user_id", "anonymous_id", "profile_id")
-
-SUM: Final = """
--- One partition's part of a window. KEYS: counter hashes, all of one partition; ARGV[1]: how the fields begin.
--- Returns field, sum, field, sum, ...: one reply of a few fields instead of one a bucket.
-local prefix, sums, fields = ARGV[1], {}, {}
-for _, key in ipairs(KEYS) do
-  local flat = redis.call('HGETALL', key)
-  for i = 1, #flat, 2 do
-    local field = flat[i]
-    if string.sub(field, 1, #prefix) == prefix then
-      if not sums[field] then sums[field] = 0; fields[#fields + 1] = field end
-      sums[field] = sums[field] + tonumber(flat[i + 1])
-    end
-  end
-end
-local reply = {}
-for _, field in ipairs(fields) do
-  reply[#reply + 1] = field
-  reply[#reply + 1] = string.format('%.0f', sums[field])
-end
-return reply
-"""
 
 
 class ApiError(Exception):
@@ -70,46 +35,6 @@ class ApiError(Exception):
         self.status, self.code, self.message, self.hint = status, code, message, hint
         self.retry_after_s = retry_after_s
         """0: the setting retry_after_s, where the status asks to try again."""
-
-
-def buckets(now_s: int, window_s: int) -> list[tuple[str, int]]:
-    """(tier, start) of the tumbling buckets that make a rolling window: at most a minute too much at its old end."""
-    at, end = (now_s - window_s) // 60 * 60, now_s // 60 * 60 + 60
-    found = []
-    while at < end:
-        tier = "h" if at % 3600 == 0 and at + 3600 <= end else "m"
-        found.append((tier, at))
-        at += keys.TIERS[tier][0]
-    return found
-
-
-async def read_counters(
-    redis: Redis, settings: Settings, site: str, by: str, window: str, now_ms: int
-) -> dict[str, Any]:
-    """The answer of .../counters. Raises RedisError.
-
-    `complete_until`: the moment up to which every event is counted, or None before each partition has had a clock
-    record.
-    """
-    wanted, prefix = buckets(now_ms // 1000, WINDOWS[window]), GROUPS[by]
-    script = redis.register_script(SUM)
-    pipe = redis.pipeline(transaction=False)
-    for p in range(settings.partitions):
-        await script(keys=[keys.counter_key(p, site, tier, at) for tier, at in wanted], args=[prefix], client=pipe)
-    for p in range(settings.partitions):
-        pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
-    replies = await pipe.execute()
-    sums: dict[str, int] = {}
-    for flat in replies[: settings.partitions]:
-        for field, count in zip(flat[::2], flat[1::2], strict=True):
-            key = _text(field)[len(prefix) :]
-            sums[key] = sums.get(key, 0) + int(count)
-    clocks = [int(clock) for clock in replies[settings.partitions :] if clock is not None]
-    return {
-        "window": window,
-        "groups": [{"key": k, "count": n} for k, n in sorted(sums.items(), key=lambda item: (-item[1], item[0]))],
-        "complete_until": rfc3339(min(clocks)) if len(clocks) == settings.partitions else None,
-    }
 
 
 async def read_profile(redis: Redis, settings: Settings, site: str, id_type: str, value: str) -> dict[str, Any] | None:
@@ -156,17 +81,28 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
     @routes.get("/counters")
     async def counters(
         site: str,
-        by: Annotated[str, Query(description="event, channel, popup or message")] = "event",
-        window: Annotated[str, Query(description="1m, 5m, 1h or 24h")] = "1h",
+        by: Annotated[str, Query(description=_one_of(GROUPS))] = "event",
+        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "1h",
+        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
     ) -> dict[str, Any]:
-        """Counts of a rolling window, largest first."""
-        for name, value, allowed in (("by", by, GROUPS), ("window", window, WINDOWS)):
-            if value not in allowed:
-                raise ApiError(
-                    400, f"bad_{name}", f"`{name}` has an unknown value.", f"Use one of: {', '.join(allowed)}."
-                )
+        """Counts of a rolling window, largest first; `other` is the count of the groups beyond the limit."""
+        _check("by", by, GROUPS)
+        _check("window", window, WINDOWS)
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= MAX_LIMIT):
+            raise ApiError(400, "bad_limit", "`limit` is no such number.", f"Use 1 to {MAX_LIMIT}.")
         try:
-            return await read_counters(redis, settings, site, by, window, time.time_ns() // 1_000_000)
+            return await read_counters(redis, settings, site, by, window, _now_ms(), int(limit))
+        except RedisError as e:
+            raise _unavailable(e) from None
+
+    @routes.get("/visitors")
+    async def visitors(
+        site: str, window: Annotated[str, Query(description=_one_of(WINDOWS))] = "24h"
+    ) -> dict[str, Any]:
+        """How many visitors (profiles) a rolling window has, and how many of them came by each channel."""
+        _check("window", window, WINDOWS)
+        try:
+            return await read_visitors(redis, settings, site, window, _now_ms())
         except RedisError as e:
             raise _unavailable(e) from None
 
@@ -191,6 +127,19 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
         return found
 
     return routes
+
+
+def _check(name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ApiError(400, f"bad_{name}", f"`{name}` has an unknown value.", f"Use one of: {', '.join(allowed)}.")
+
+
+def _one_of(values: Iterable[str]) -> str:
+    return "One of: " + ", ".join(values)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _unavailable(error: RedisError) -> ApiError:

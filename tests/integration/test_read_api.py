@@ -16,9 +16,11 @@ from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.settings import load
 from tracker.contract.triggers import rfc3339
-from tracker.read_api import WINDOWS, read_counters
+from tracker.contract.windows import WINDOWS, Zone
+from tracker.counters import GROUPS, read_counters
 
 pytestmark = pytest.mark.integration
+ZONE = Zone("Asia/Ho_Chi_Minh")
 
 
 @pytest.fixture
@@ -31,10 +33,10 @@ async def redis(stack: Stack) -> AsyncIterator[Redis]:
 
 
 async def count(redis: Redis, partition: int, site: str, at_s: int, **fields: int) -> None:
-    """What a worker does with an event at `at_s`: each tier's bucket."""
-    for tier, (length_s, _) in keys.TIERS.items():
-        for field, n in fields.items():
-            await redis.hincrby(keys.counter_key(partition, site, tier, at_s // length_s * length_s), field, n)
+    """What a worker does with events at `at_s`: each tier's bucket."""
+    for tier, bucket in zip(keys.TIERS, ZONE.buckets(at_s), strict=True):
+        for field, n in (*fields.items(), ("sum", sum(fields.values()))):
+            await redis.hincrby(keys.counter_key(partition, site, "site", tier, bucket), field, n)
 
 
 async def get(stack: Stack, site: Site, query: str = "") -> tuple[int, Any]:
@@ -103,7 +105,7 @@ async def test_complete_until_is_the_clock_of_the_slowest_partition(stack: Stack
 async def test_without_a_clock_in_each_partition_nothing_is_called_complete(stack: Stack, redis: Redis) -> None:
     settings = load({}, partitions=PARTITIONS + 1)  # the last one has no owner
     answer = await read_counters(redis, settings, "nobody", "event", "1h", time.time_ns() // 1_000_000)
-    assert answer == {"window": "1h", "groups": [], "complete_until": None}
+    assert answer == {"window": "1h", "groups": [], "other": 0, "unnamed": 0, "complete_until": None}
 
 
 async def test_a_day_of_64_partitions_is_read_in_one_go(stack: Stack, redis: Redis) -> None:
@@ -112,7 +114,9 @@ async def test_a_day_of_64_partitions_is_read_in_one_go(stack: Stack, redis: Red
     for partition in range(64):
         for hour in range(25):
             at = now_s // 3600 * 3600 - hour * 3600
-            pipe.hset(keys.counter_key(partition, site.name, "h", at), mapping={f"event|E{i}": 1 for i in range(40)})
+            pipe.hset(
+                keys.counter_key(partition, site.name, "site", "h", at), mapping={f"event|E{i}": 1 for i in range(40)}
+            )
     await pipe.execute()
     settings = load({}, partitions=64)
     await read_counters(redis, settings, site.name, "event", "24h", now_s * 1000)
@@ -129,9 +133,13 @@ async def test_a_day_of_64_partitions_is_read_in_one_go(stack: Stack, redis: Red
 @pytest.mark.parametrize(
     ("query", "code", "allowed"),
     [
-        ("?window=7d", "bad_window", WINDOWS),
+        ("?window=7", "bad_window", WINDOWS),
         ("?window=", "bad_window", WINDOWS),
-        ("?by=total", "bad_by", ("event", "channel", "popup", "message")),
+        ("?by=total", "bad_by", GROUPS),
+        ("?limit=0", "bad_limit", ("1 to 1000",)),
+        ("?limit=1001", "bad_limit", ("1 to 1000",)),
+        ("?limit=ten", "bad_limit", ("1 to 1000",)),
+        ("?limit=%D9%A3", "bad_limit", ("1 to 1000",)),
     ],
 )
 async def test_an_unknown_window_or_group_is_answered_with_the_known_ones(
@@ -143,7 +151,15 @@ async def test_an_unknown_window_or_group_is_answered_with_the_known_ones(
         assert value in answer["hint"]
 
 
-@pytest.mark.parametrize("path", ["counters", "profiles/user_id/u1", "counters?window=7d"])
+async def test_visitors_have_windows_too(stack: Stack) -> None:
+    site = stack.sites[0]
+    path = f"/api/v1/sites/{site.name}/visitors?window="
+    status, answer = await stack.request("GET", path + "2d", bearer=site.secret_key)
+    assert (status, answer["code"]) == (400, "bad_window")
+    assert "90d" in answer["hint"]
+
+
+@pytest.mark.parametrize("path", ["counters", "profiles/user_id/u1", "counters?window=7d", "visitors"])
 async def test_only_the_sites_own_secret_key_reads(stack: Stack, path: str) -> None:
     site, other = stack.sites[0], stack.sites[1]
     path = f"/api/v1/sites/{site.name}/{path}"
@@ -208,6 +224,10 @@ async def test_what_the_worker_wrote_is_read(stack: Stack) -> None:
         return groups((await get(stack, site, "?by=event&window=5m"))[1]) == {"identify": 1, "Product Viewed": 1}
 
     await eventually(counted, 30)
+    status, answer = await stack.request("GET", f"/api/v1/sites/{site.name}/visitors?window=1m", bearer=site.secret_key)
+    assert status == 200
+    assert (answer["visitors"], answer["exact"], answer["groups"]) == (1, True, [{"key": "site", "count": 1}])
+    assert groups((await get(stack, site, "?by=event&window=90d"))[1]) == {"identify": 1, "Product Viewed": 1}
     for id_type, id_ in (("user_id", user), ("anonymous_id", "a-1")):
         path = f"/api/v1/sites/{site.name}/profiles/{id_type}/{id_}"
         status, answer = await stack.request("GET", path, bearer=site.secret_key)

@@ -13,10 +13,14 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from stream.redis_store import Head, Store, unpackb
+from stream.rollups import roll
 from tests.harness import Cluster, Servers, Stack, cli, embedded_cluster, eventually, in_thread
 from tests.integration.test_worker import CARTS, Traffic, counters, equals, profile
 from tracker.contract import keys
 from tracker.contract.redis_url import reader
+from tracker.contract.settings import load
+from tracker.contract.windows import Zone
+from tracker.counters import read_counters, read_visitors
 
 pytestmark = pytest.mark.integration
 PARTITIONS = 16
@@ -86,6 +90,29 @@ async def test_the_read_side_counts_over_all_nodes(cluster: Cluster, store: Stor
         assert await pipe.execute() == [*range(PARTITIONS), *(str(p).encode() for p in range(PARTITIONS))]
         assert await script(keys=["{p1}:n"], args=[1]) == 2
         assert await redis.ping() is True
+    finally:
+        await redis.aclose()
+
+
+async def test_counters_and_visitors_of_long_windows_are_read_over_all_nodes(cluster: Cluster, store: Store) -> None:
+    settings, site, zone = load({"TRACKER_DEMO": "1"}, partitions=PARTITIONS), "s1", Zone("Asia/Ho_Chi_Minh")
+    now_s = 1_795_580_407
+    day = zone.day(now_s - 3 * 86400)
+    for p in range(PARTITIONS):
+        await store.run("HSET", keys.counter_key(p, site, "site", "d", day), "event|a", p, "sum", p)
+        await store.run("HSET", keys.visitors_cut_key(p), f"{site}:all", now_s // 60)
+        for of in (day, day + 86400):
+            await store.run("PFADD", keys.visitor_day_key(p, site, "all", of), f"visitor-{p}")
+    redis = reader(cluster.url)
+    try:
+        for _ in ("from the partitions", "rolled up"):
+            answer = await read_counters(redis, settings, site, "event", "7d", now_s * 1000)
+            assert answer["groups"] == [{"key": "a", "count": sum(range(PARTITIONS))}]
+            await roll(store, settings, site, zone, now_s, 7 * 86400)
+        rolled = await store.run("HGET", keys.rollup_key(site, "site", day), "sum")
+        assert int(rolled) == sum(range(PARTITIONS))
+        visitors = await read_visitors(redis, settings, site, "7d", now_s * 1000)
+        assert (visitors["visitors"], visitors["exact"]) == (PARTITIONS, False)
     finally:
         await redis.aclose()
 

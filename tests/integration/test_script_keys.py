@@ -15,12 +15,14 @@ from redis.crc import key_slot
 from stream.fold import Folder
 from stream.redis_store import SCRIPTS, Store
 from stream.resolve import Resolve
+from stream.rollups import roll
 from stream.signals import SIGNALS
 from stream.signals_hop import SignalsHop
 from tests.harness import embedded_redis
 from tests.integration.test_stream_hops import SETTINGS, T0, added, chunk, event
 from tracker.contract.events import encode_clock
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
+from tracker.contract.windows import Zone
 
 pytestmark = pytest.mark.integration
 
@@ -49,6 +51,8 @@ async def work(store: Store) -> None:
     order = json.loads(added(3)) | {"event": "Order Completed", "properties": {"order_id": "o", "revenue": 3}}
     await signals.process(chunk(PROFILE_EVENTS, 0, encode_clock(T0), added(1), added(2), json.dumps(order).encode()))
     await signals.process(chunk(PROFILE_EVENTS, 4, encode_clock(T0 + 4_000_000)))  # fires, publishes, trims
+    site = json.loads(added(1))["site"]
+    await roll(store, SETTINGS, site, Zone("Asia/Ho_Chi_Minh"), T0 // 1000 + 100_000, 7 * 86400)
 
 
 async def test_the_keys_of_every_script_share_the_slot_of_its_first(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ async def tiers(stack: Stack, site: Site) -> dict[str, dict[str, int]]:
     sums: dict[str, dict[str, int]] = {tier: {} for tier in "mhd"}
     async with Redis.from_url(stack.settings.redis, decode_responses=True) as redis:
         for tier in sums:
-            async for key in redis.scan_iter(f"{{p*}}:c:{site.name}:{tier}:*", count=1000):
+            async for key in redis.scan_iter(f"{{p*}}:c:{site.name}:site:{tier}:*", count=1000):
                 for field, n in (await redis.hgetall(key)).items():
                     kind, _, name = str(field).partition("|")
                     if kind == "event":

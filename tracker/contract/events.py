@@ -245,6 +245,22 @@ MESSAGE_ACTIONS: Final[dict[str, tuple[str | None, str]]] = {
 }
 """Message events -> (channel, or None for the event's own channel; the action label they are counted under)."""
 
+CONTENT_ACTIONS: Final[dict[str, tuple[str, str]]] = {
+    PRODUCT_VIEWED: ("product", "viewed"),
+    "Product Clicked": ("product", "clicked"),
+    PRODUCT_ADDED: ("product", "added"),
+    PRODUCT_REMOVED: ("product", "removed"),
+    "Product Added to Wishlist": ("product", "wished"),
+    "Product Shared": ("product", "shared"),
+    "Product Reviewed": ("product", "reviewed"),
+    ORDER_COMPLETED: ("product", "ordered"),
+    "Promotion Viewed": ("promotion", "viewed"),
+    "Promotion Clicked": ("promotion", "clicked"),
+    "Form Viewed": ("form", "viewed"),
+    "Form Submitted": ("form", "submitted"),
+}
+"""Events that tell of a product, promotion or form -> (its kind, the action it is counted under)."""
+
 MESSAGE_CLICKS: Final[frozenset[str]] = frozenset(
     name for name, (_, action) in MESSAGE_ACTIONS.items() if action == "clicked"
 )

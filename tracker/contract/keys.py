@@ -10,17 +10,24 @@ touches lies in one slot of a Redis Cluster.
       {pN}:head        hash    epoch, seq, next (offset), clock_ms (of the last clock record)
       {pN}:src         hash    partition of events -> "offset:index" of the last event applied from there
       {pN}:v:SITE:PID  hash    the profile: one field a signal, JSON; field `about` = ids, first and last seen
-      {pN}:c:SITE:T:B  hash    counters of bucket B of tier T (m, h, d): field -> count; B = its start, epoch seconds
+      {pN}:c:SITE:F:T:B  hash  counters of family F in bucket B of tier T (m, h, d): field -> count; `sum` = of all
+      {pN}:u:SITE:CH   zset    visitors of channel CH (`all`: of the site): profile id -> minute of the last event;
+                               the latest 10,000
+      {pN}:u           hash    SITE:CH -> the latest minute of a visitor who was dropped from there, for there were more
+      {pN}:ud:SITE:CH:B  string  HyperLogLog of the visitors of local date B
       {pN}:g           hash    gauges: field -> value, moved by differences
       {pN}:due         zset    SITE|PID -> the earliest due time of the profile's timers, ms
       {pN}:out         list    triggers not yet known to be in Kafka, oldest first (msgpack: topic, key, value)
 
     site
+      {s:SITE}:r:F:B   hash    family F of local date B, summed up over all partitions: field -> count, `sum` = of all
+                               fields (written by stream/rollups.py; readers check `sum` against the partitions')
       {s:SITE}:id:TYPE:VALUE  string  profile id of an identifier; TYPE = user_id, anonymous_id
 
     {...}:none, {s:SITE}:id:none never exist: scripts ask for them to find out that a cluster moves the slot.
 
-Ids become key parts through `id_part`: short plain ones as they are, all others hashed.
+Buckets are tracker/contract/windows.py's, families and fields are the table FAMILIES below; docs/counters.md tells what
+is counted. Ids become key parts through `id_part`: short plain ones as they are, all others hashed.
 """
 
 from __future__ import annotations
@@ -28,6 +35,8 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 from typing import Final
+
+from tracker.contract.events import CHANNELS
 
 TIERS: Final[dict[str, tuple[int, int]]] = {
     "m": (60, 48 * 3600),
@@ -37,7 +46,30 @@ TIERS: Final[dict[str, tuple[int, int]]] = {
 """Tier of counters -> (bucket length, how long it is kept), seconds."""
 
 MAX_COUNTER_FIELDS: Final = 2000
-"""Fields of one bucket; names beyond are counted as `event|other`, so that made-up names stay inside a budget."""
+"""Fields of one bucket of the family `site`, and most of any."""
+
+FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
+    "site": (("total", "channel", "event", "popup", "message"), dict.fromkeys(TIERS, MAX_COUNTER_FIELDS)),
+    "campaign": (("campaign",), {"m": 200, "h": 500, "d": 500}),
+    "content": (("page", "screen", "product", "promotion", "form"), {"m": 200, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+}
+"""Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
+OPEN_KINDS: Final = ("event", "popup", "campaign", "page", "screen", "product", "promotion", "form")
+"""Kinds whose names clients make up. Names that come when the bucket is full are counted under no name, in `KIND|`, so
+that made-up names stay inside a budget; the names of other kinds are a closed set."""
+SUM_FIELD: Final = "sum"
+"""Of all increments of the bucket: it rises with every change, so that equal sums mean equal contents."""
+MAX_ROLLED_FIELDS: Final = 5000
+"""Names of a rolled-up day: the largest, the rest goes to `KIND|`."""
+ROLLUP_KEPT_S: Final = TIERS["d"][1]
+
+ALL: Final = "all"
+"""Stands for all channels among the visitors'."""
+VISITOR_CHANNELS: Final[tuple[str, ...]] = (ALL, *CHANNELS, "other")
+MAX_VISITORS: Final = 10_000
+"""Visitors of a channel and partition that are counted exactly; for windows that reach beyond them: HyperLogLog."""
+VISITORS_KEPT_S: Final = 92 * 86400
+"""A visitor's last event and the days' HyperLogLogs: a little longer than the longest window."""
 
 _plain = re.compile(r"[A-Za-z0-9._@+\-]{1,64}").fullmatch
 
@@ -61,8 +93,24 @@ def profile_key(partition: int, site: str, profile_id: str) -> str:
     return f"{{p{partition}}}:v:{site}:{profile_id}"
 
 
-def counter_key(partition: int, site: str, tier: str, bucket_s: int) -> str:
-    return f"{{p{partition}}}:c:{site}:{tier}:{bucket_s}"
+def counter_key(partition: int, site: str, family: str, tier: str, bucket: int) -> str:
+    return f"{{p{partition}}}:c:{site}:{family}:{tier}:{bucket}"
+
+
+def rollup_key(site: str, family: str, day: int) -> str:
+    return f"{{s:{site}}}:r:{family}:{day}"
+
+
+def visitors_key(partition: int, site: str, channel: str) -> str:
+    return f"{{p{partition}}}:u:{site}:{channel}"
+
+
+def visitors_cut_key(partition: int) -> str:
+    return f"{{p{partition}}}:u"
+
+
+def visitor_day_key(partition: int, site: str, channel: str, day: int) -> str:
+    return f"{{p{partition}}}:ud:{site}:{channel}:{day}"
 
 
 def identifier_key(site: str, id_type: str, value: str) -> str:
@@ -87,3 +135,25 @@ def popup_field(action: str, popup_id: str) -> str:
 
 def message_field(channel: str, action: str) -> str:
     return f"message|{channel}|{action}"
+
+
+def campaign_field(name: str) -> str:
+    return f"campaign|{name}"
+
+
+def page_field(path: str) -> str:
+    return f"page|{path}"
+
+
+def screen_field(name: str) -> str:
+    return f"screen|{name}"
+
+
+def item_field(kind: str, action: str, id: str) -> str:
+    """Of a product, promotion or form: what was done, and to which."""
+    return f"{kind}|{action}|{id}"
+
+
+def unnamed_field(kind: str) -> str:
+    """What is counted under no name."""
+    return f"{kind}|"

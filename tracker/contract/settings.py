@@ -31,6 +31,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
+DEFAULT_TIME_ZONE: Final = "Asia/Ho_Chi_Minh"
 DEMO_SITE: Final = "demo"
 DEMO_WRITE_KEY: Final = "demo-write-key"
 DEMO_SECRET_KEY: Final = "demo-secret-key"
@@ -51,7 +52,7 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     write_key: str
     secret_key: str
     origins: tuple[str, ...] = ()
-    time_zone: str = "Asia/Ho_Chi_Minh"
+    time_zone: str = DEFAULT_TIME_ZONE
     ip: Literal["keep", "truncate", "drop"] = "truncate"
     bots: Literal["flag", "drop"] = "flag"
     consent: Literal["ignore", "optional", "required"] = "optional"

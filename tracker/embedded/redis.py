@@ -21,6 +21,8 @@ aof-load-truncated yes
 save ""
 # State must never be thrown away in silence: when memory ends, writes fail and are seen.
 maxmemory-policy noeviction
+# Larger hashes are tables, not lists: of the counters of hundreds of pages, many are looked up at once.
+hash-max-ziplist-entries 128
 {more}"""
 
 

@@ -46,7 +46,7 @@ from tracker.contract.events import CLOCK_PREFIX, MAX_ID_CHARS, ProfileEvent, de
 from tracker.contract.keys import identifier_key
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger
-from tracker.read_api import read_counters
+from tracker.counters import read_counters
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,210 @@
+"""Reading counters and visitors of a rolling window. What is counted, and what is exact: docs/counters.md.
+
+Additive counters are the sum of all partitions' parts. Of a window of days, closed days come from one hash a site and
+day (stream/rollups.py): each is believed only if its sum is that of the partitions' buckets, which is asked along with
+the hours at the window's ends. A day that is not rolled up, or that a late event has changed since, is read from the
+partitions. So an answer never depends on who rolls up, or when.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from tracker.contract import keys, windows
+from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
+from tracker.contract.triggers import rfc3339
+from tracker.contract.windows import WINDOWS, Zone
+
+GROUPS: Final[dict[str, tuple[str, str]]] = {
+    "event": ("site", "event|"),
+    "channel": ("site", "channel|"),
+    "popup": ("site", "popup|"),
+    "message": ("site", "message|"),
+    "campaign": ("campaign", "campaign|"),
+    "content": ("content", ""),
+    "page": ("content", "page|"),
+    "screen": ("content", "screen|"),
+    "product": ("content", "product|"),
+    "promotion": ("content", "promotion|"),
+    "form": ("content", "form|"),
+}
+"""What counters can be grouped by -> (family, how the fields begin that are counted); the rest of the field is the
+group's key: an event's name, a channel, a path, 'action|product id', of content 'kind|...'."""
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+DAYS_A_CALL: Final = 8
+"""Rolled-up days that one script call adds up: 40,000 fields at most."""
+
+SUM: Final = """
+-- One partition's part of a window, or some rolled-up days. KEYS: counter hashes of one slot; ARGV[1]: how the fields
+-- begin; ARGV[2]: how many of KEYS are added up, of the others only their sums are told.
+-- Returns {field, sum, field, sum, ...}, {sum of the first of the others or false, ...}
+local prefix, added, sums, fields = ARGV[1], tonumber(ARGV[2]), {}, {}
+for i = 1, added do
+  local flat = redis.call('HGETALL', KEYS[i])
+  for j = 1, #flat, 2 do
+    local field = flat[j]
+    if string.sub(field, 1, #prefix) == prefix then
+      if not sums[field] then sums[field] = 0; fields[#fields + 1] = field end
+      sums[field] = sums[field] + tonumber(flat[j + 1])
+    end
+  end
+end
+local reply, others = {}, {}
+for _, field in ipairs(fields) do
+  reply[#reply + 1] = field
+  reply[#reply + 1] = string.format('%.0f', sums[field])
+end
+for i = added + 1, #KEYS do others[#others + 1] = redis.call('HGET', KEYS[i], 'sum') end
+return {reply, others}
+"""
+
+VISITORS: Final = """
+-- One partition's visitors. KEYS[1] = {pN}:u, then the sorted set of each channel; ARGV[1]: the window's first minute,
+-- then SITE:CH of each. Returns a number each; -1: the window reaches beyond those who are kept.
+local counts = {}
+for i = 2, #KEYS do
+  local cut = redis.call('HGET', KEYS[1], ARGV[i])
+  if cut and tonumber(cut) >= tonumber(ARGV[1]) then counts[i - 1] = -1
+  else counts[i - 1] = redis.call('ZCOUNT', KEYS[i], ARGV[1], '+inf') end
+end
+return counts
+"""
+
+
+UNION: Final = "return redis.call('PFCOUNT', unpack(KEYS))"
+"""Of days of one partition. A script, for redis-py sends no command of several keys in a cluster's pipeline."""
+
+
+async def read_counters(
+    redis: Redis, settings: Settings, site: str, by: str, window: str, now_ms: int, limit: int = DEFAULT_LIMIT
+) -> dict[str, Any]:
+    """The answer of .../counters. Raises RedisError.
+
+    `groups`: the largest. `other`: the count of all groups that are not among them. `unnamed`: what came under a new
+    name when its bucket was full; each group's count may be short of so much at most.
+    `complete_until`: the moment up to which every event is counted, or None before each partition has had a clock
+    record.
+    """
+    family, prefix = GROUPS[by]
+    wanted = windows.parts(now_ms // 1000, WINDOWS[window], zone_of(settings, site))
+    closed = [bucket for tier, bucket in wanted if tier == "d"][:-1]  # the last is today's
+    live = [(tier, bucket) for tier, bucket in wanted if tier != "d" or bucket not in closed]
+    days = [("d", day) for day in closed]
+    add = redis.register_script(SUM)
+
+    pipe = redis.pipeline(transaction=False)
+    for p in range(settings.partitions):
+        names = [keys.counter_key(p, site, family, tier, bucket) for tier, bucket in (*live, *days)]
+        await add(keys=names, args=[prefix, len(live)], client=pipe)
+    for p in range(settings.partitions):
+        pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
+    for day in closed:
+        pipe.hget(keys.rollup_key(site, family, day), keys.SUM_FIELD)
+    replies = await pipe.execute()
+    found, clocks, rolled = (
+        replies[: settings.partitions],
+        replies[settings.partitions : 2 * settings.partitions],
+        replies[2 * settings.partitions :],
+    )
+    answers = [fields for fields, _ in found]
+
+    pipe = redis.pipeline(transaction=False)
+    believed: list[str] = []
+    for i, day in enumerate(closed):
+        parts = {p: int(sums[i]) for p, (_, sums) in enumerate(found) if sums[i] is not None}
+        if not parts:
+            continue
+        if rolled[i] is not None and int(rolled[i]) == sum(parts.values()):
+            believed.append(keys.rollup_key(site, family, day))
+            continue
+        for p in parts:
+            await add(keys=[keys.counter_key(p, site, family, "d", day)], args=[prefix, 1], client=pipe)
+    for i in range(0, len(believed), DAYS_A_CALL):
+        some = believed[i : i + DAYS_A_CALL]
+        await add(keys=some, args=[prefix, len(some)], client=pipe)
+    if len(pipe):
+        answers += [fields for fields, _ in await pipe.execute()]
+    return {"window": window, **_groups(answers, prefix, limit), "complete_until": _complete_until(clocks)}
+
+
+def _groups(answers: list[list[bytes | str]], prefix: str, limit: int) -> dict[str, Any]:
+    sums: dict[str, int] = {}
+    unnamed = 0
+    for flat in answers:
+        for field, count in zip(flat[::2], flat[1::2], strict=True):
+            name = _text(field)
+            _, bar, rest = name.partition("|")
+            if rest:
+                key = name[len(prefix) :]
+                sums[key] = sums.get(key, 0) + int(count)
+            elif bar:
+                unnamed += int(count)
+    largest = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "groups": [{"key": key, "count": n} for key, n in largest[:limit]],
+        "other": sum(n for _, n in largest[limit:]),
+        "unnamed": unnamed,
+    }
+
+
+async def read_visitors(redis: Redis, settings: Settings, site: str, window: str, now_ms: int) -> dict[str, Any]:
+    """The answer of .../visitors. Raises RedisError.
+
+    `exact`: false where a window reaches beyond the visitors that are kept one by one, so that HyperLogLogs of whole
+    days were asked.
+    """
+    now_s, length_s = now_ms // 1000, WINDOWS[window]
+    first = (now_s - length_s) // 60
+    days = windows.days(now_s, length_s, zone_of(settings, site))
+    count = redis.register_script(VISITORS)
+    pipe = redis.pipeline(transaction=False)
+    for p in range(settings.partitions):
+        names = [keys.visitors_cut_key(p), *(keys.visitors_key(p, site, c) for c in keys.VISITOR_CHANNELS)]
+        await count(keys=names, args=[first, *(f"{site}:{c}" for c in keys.VISITOR_CHANNELS)], client=pipe)
+    for p in range(settings.partitions):
+        pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
+    replies = await pipe.execute()
+    sums = dict.fromkeys(keys.VISITOR_CHANNELS, 0)
+    beyond: list[tuple[int, str]] = []
+    for p, counts in enumerate(replies[: settings.partitions]):
+        for channel, n in zip(keys.VISITOR_CHANNELS, counts, strict=True):
+            if n < 0:
+                beyond.append((p, channel))
+            else:
+                sums[channel] += n
+    if beyond:
+        union = redis.register_script(UNION)
+        pipe = redis.pipeline(transaction=False)
+        for p, channel in beyond:
+            await union(keys=[keys.visitor_day_key(p, site, channel, day) for day in days], client=pipe)
+        for (_, channel), n in zip(beyond, await pipe.execute(), strict=True):
+            sums[channel] += n
+    visitors = sums.pop(keys.ALL)
+    return {
+        "window": window,
+        "visitors": visitors,
+        "exact": not beyond,
+        "groups": [{"key": c, "count": n} for c, n in sorted(sums.items(), key=lambda item: (-item[1], item[0])) if n],
+        "complete_until": _complete_until(replies[settings.partitions :]),
+    }
+
+
+def zone_of(settings: Settings, site: str) -> Zone:
+    known = settings.sites.get(site)
+    return _zone(known.time_zone if known is not None else DEFAULT_TIME_ZONE)
+
+
+_zone = lru_cache(1024)(Zone)
+
+
+def _complete_until(clocks: list[Any]) -> str | None:
+    known = [int(clock) for clock in clocks if clock is not None]
+    return rfc3339(min(known)) if len(known) == len(clocks) else None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
