@@ -87,7 +87,7 @@ for _, b in ipairs(order) do
     if size > 0 then redis.call('HSET', b.name, unpack(set)) end
   end
   for kind, more in pairs(unnamed) do redis.call('HINCRBY', b.name, kind .. '|', more) end
-  redis.call('EXPIRE', b.name, b.ttl)
+  if length == 0 then redis.call('EXPIRE', b.name, b.ttl) end
 end
 
 -- Visitors: the latest of each channel exactly, all of each day as a HyperLogLog.

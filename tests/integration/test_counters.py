@@ -268,6 +268,22 @@ async def test_long_windows_are_the_same_before_and_after_the_days_are_rolled_up
     assert await answers() == after
 
 
+async def test_a_bucket_is_kept_from_its_first_count_on_and_longer_than_any_window_needs_it(
+    bench: Bench, redis: Redis
+) -> None:
+    site = new_site()
+    await bench.take(0, [page(site, NOW_MS, "/a")])
+    kept = {}
+    for tier, bucket in zip(keys.TIERS, ZONE.buckets(NOW_S), strict=True):
+        key = keys.counter_key(0, site, "content", tier, bucket)
+        kept[tier] = await redis.ttl(key)
+        await redis.expire(key, 1000)
+    assert kept["m"] > 86400 + 60
+    assert kept["h"] > 90 * 86400 + 3600
+    await bench.take(0, [page(site, NOW_MS, "/a")])
+    assert await redis.ttl(key) <= 1000
+
+
 async def test_rolled_up_days_are_what_is_read(bench: Bench, redis: Redis) -> None:
     """As long as their sum is the partitions' one: this one was tampered with, and nobody can know."""
     site, day = new_site(), ZONE.day(NOW_S - 3 * 86400)

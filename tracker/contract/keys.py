@@ -40,10 +40,11 @@ from tracker.contract.events import CHANNELS
 
 TIERS: Final[dict[str, tuple[int, int]]] = {
     "m": (60, 48 * 3600),
-    "h": (3600, 90 * 86400),
+    "h": (3600, 92 * 86400),
     "d": (86400, 2 * 366 * 86400),
 }
-"""Tier of counters -> (bucket length, how long it is kept), seconds."""
+"""Tier of counters -> (bucket length, how long it is kept from its first count on), seconds. Hours: the longest window,
+and the part of an hour at its old end."""
 
 MAX_COUNTER_FIELDS: Final = 2000
 """Fields of one bucket of the family `site`, and most of any."""
