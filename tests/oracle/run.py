@@ -7,6 +7,7 @@ run, so a failure keeps its logs (`Outcome.keep`), too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -187,7 +188,16 @@ class Run:
         url = self.stack.settings.redis
         partitions = self.stack.settings.partitions
         child = self.draw.choice(await self._redis_without_identifiers())
-        before = await state.heads(url, partitions)
+        # The workers hold their breath, so that the heads are those at the time of the kill.
+        for worker in self.workers:
+            os.kill(worker.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(0.1)
+            before = await state.heads(url, partitions)
+            await asyncio.to_thread(child.kill)
+        finally:
+            for worker in self.workers:
+                os.kill(worker.pid, signal.SIGCONT)
         await rewind_redis(child, LOST_BYTES)
         after = await eventually(lambda: read_heads(url, partitions), 20, every_s=0.01)
         back = [f"{tag}{p} {next} -> {after.get((tag, p), 0)}" for (tag, p), next in before.items()
@@ -215,6 +225,8 @@ class Run:
             await sending
         finally:
             sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
         self.say(f"all is sent: {dict(self.tries)}")
 
     async def settle(self, timeout_s: float) -> None:
