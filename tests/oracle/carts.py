@@ -312,11 +312,7 @@ def entry(event: dict[str, Any]) -> Entry:
         "cur": None, "by": None,
     }  # fmt: skip
     if do == "click":
-        campaign = p.get("campaign")
-        if isinstance(campaign, dict):
-            campaign = campaign.get("id") or campaign.get("name")
-        given = [p.get("campaign_id"), campaign, p.get("campaign_name"), p.get("template_id")]
-        e["by"] = next((t for g in given if (t := text(g, 100)) is not None), None)
+        e["by"] = campaign(p)
         return e
     if do == "undo":
         e["order"] = text(p.get("order_id"), 100)
@@ -336,6 +332,14 @@ def entry(event: dict[str, Any]) -> Entry:
     else:
         e["lines"] = products(p, 1)
     return e
+
+
+def campaign(p: dict[str, Any]) -> str | None:
+    of = p.get("campaign")
+    if isinstance(of, dict):
+        of = of.get("id") or of.get("name")
+    given = [p.get("campaign_id"), of, p.get("campaign_name"), p.get("template_id")]
+    return next((t for g in given if (t := text(g, 100)) is not None), None)
 
 
 def number(value: Any, most: float) -> float | None:

@@ -18,7 +18,7 @@ ENTRY = {"lines": None, "order": None, "value": None, "cur": None, "by": None}
 LINE = {"qty": 1, "price": None, "name": None, "url": None, "img": None}
 ORDER = {"value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False}
 TOLD = {"quiet": False, "unsure": False}
-ABOUT: Json = {"events": 0, "user_id": None, "anonymous_ids": [], "traits": {}, "traits_ms": {}}
+ABOUT: Json = {"events": 0, "user_id": None, "anonymous_ids": [], "traits": {}, "traits_ms": {}, "channels": {}}
 PURCHASE = {
     "more": 0, "value": 0, "orders": [], "due_ms": None, "on": False, "crossed_ms": 0, "crossings": 0, "told_ms": None,
 }  # fmt: skip
@@ -32,6 +32,7 @@ Prometheus alone."""
 def differences(expected: Json, found: Json) -> list[str]:
     """Of two dumps of Redis (`ProfilesFold.redis` and `EventsFold.redis`; tests/oracle/state.py)."""
     whole = {key: whole_profile(value) if ":v:" in key else value for key, value in found.items()}
+    whole |= {key: value[:4] for key, value in found.items() if ":ud:" in key}
     out: list[str] = []
     wanted = {key: value for key, value in expected.items() if value}
     for key in sorted(wanted.keys() | whole.keys()):

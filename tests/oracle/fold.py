@@ -1,7 +1,7 @@
 """The naive fold: what must stand in Redis and in the trigger topics after these logs. It knows nothing of stream/.
 
     events log          -> EventsFold    what hop 1 must pass on, its dedupe window, its dead letters
-    profile-events log  -> ProfilesFold  profiles, counters, gauges, timers, triggers, places, of one partition
+    profile-events log  -> ProfilesFold  profiles, counters, visitors, gauges, timers, triggers, places
 
 One record at a time, dictionaries, no cache. `redis` of each gives the keys that it explains, as the map in
 tracker/contract/keys.py names them: key -> value (hash: dict, string: bytes, sorted set: dict, list: list).
@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from tests.oracle import carts, purchases
+from tests.oracle import carts, names, purchases
 
 Json = dict[str, Any]
 NAMESPACE = uuid.UUID("6f1c1d6e-6c1a-5b7e-9d0f-0b0f5b0c6a11")
@@ -40,6 +40,9 @@ NOBODY = {
     "null", "none", "nil", "anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email",
     "undefined", "true", "false", "nan", "[object object]", "-1",
 }  # fmt: skip
+
+HYPERLOGLOG = b"HYLL"
+"""Stands for one, which is no exact state: it is to be there."""
 
 
 class Rules:
@@ -137,6 +140,9 @@ class ProfilesFold:
         self.src: dict[int, tuple[int, int]] = {}
         self.profiles: dict[tuple[str, str], Json] = {}
         self.counters: dict[str, Counter[str]] = defaultdict(Counter)
+        self.visitors: dict[str, dict[str, int]] = defaultdict(dict)
+        """SITE:CHANNEL -> profile id -> the minute of its last event there."""
+        self.visitor_days: set[str] = set()
         self.triggers: dict[str, Json] = {}
         self.suppressed: Counter[str] = Counter()
         self.poison: list[tuple[str, int]] = []
@@ -165,7 +171,7 @@ class ProfilesFold:
         self.fire(key, ts, max(self.clock_ms, received))
         profile = self.profiles.setdefault(key, {"about": None, "cart": None, "purchase": None})
         see(profile, event)
-        self.count(event)
+        self.count(key, profile, event)
         if event["type"] == "track":
             self.signal(key, profile, event)
 
@@ -240,25 +246,45 @@ class ProfilesFold:
         }  # fmt: skip
         assert self.triggers.setdefault(id, trigger) == trigger, f"one id for two triggers: {trigger}"
 
-    # -- counters
+    # -- counters and visitors
 
-    def count(self, event: Json) -> None:
-        ts_s = event["timestampMs"] // 1000
+    def count(self, key: tuple[str, str], profile: Json, event: Json) -> None:
+        site, ts_s = event["site"], event["timestampMs"] // 1000
         channel = event.get("channel", "site")
         channel = channel if channel in CHANNELS else "other"
         fields = ["total", f"channel|{channel}", f"event|{event.get('event') or event['type']}"]
-        if event["type"] == "track":
-            name = event["event"]
-            if name in POPUPS:
-                properties = event.get("properties") or {}
-                fields.append(f"popup|{POPUPS[name]}|{carts.text(properties.get('popup_id'), 64) or 'unknown'}")
-            if name in MESSAGES:
-                fixed, action = MESSAGES[name]
-                fields.append(f"message|{fixed or channel}|{action}")
-        local_s = ts_s + self.rules.utc_offset_s
-        starts = {"m": ts_s // 60 * 60, "h": ts_s // 3600 * 3600, "d": ts_s - local_s % 86400}
-        for tier, start in starts.items():
-            self.counters[f"{event['site']}:{tier}:{start}"].update(fields)
+        name = event["event"] if event["type"] == "track" else None
+        if name in POPUPS:
+            popup = carts.text(names.properties(event).get("popup_id"), 64) or "unknown"
+            fields.append(f"popup|{POPUPS[name]}|{popup}")
+        if name in MESSAGES:
+            fixed, action = MESSAGES[name]
+            fields.append(f"message|{fixed or channel}|{action}")
+        families = {
+            "site": fields,
+            "campaign": names.campaigns(event, name in MESSAGES),
+            "content": names.contents(event),
+        }
+        day = (ts_s + self.rules.utc_offset_s) // 86400 * 86400
+        starts = {"m": ts_s // 60 * 60, "h": ts_s // 3600 * 3600, "d": day}
+        for family, fields in families.items():
+            for tier, start in starts.items():
+                if fields:
+                    self.counters[f"{site}:{family}:{tier}:{start}"].update(fields)
+                    self.counters[f"{site}:{family}:{tier}:{start}"]["sum"] += len(fields)
+        self.visit(key, profile, channel, event, day)
+
+    def visit(self, key: tuple[str, str], profile: Json, channel: str, event: Json, day: int) -> None:
+        site, id = key
+        minute = event["timestampMs"] // 60_000
+        channels = profile["about"]["channels"]
+        channels[channel] = max(channels.get(channel, 0), minute)
+        if minute < event["receivedAtMs"] // 60_000 - 92 * 1440:
+            return
+        for of in (channel, "all"):
+            last = self.visitors[f"{site}:{of}"]
+            last[id] = max(last.get(id, 0), minute)
+            self.visitor_days.add(f"{site}:{of}:{day}")
 
     # -- what must be in Redis
 
@@ -283,6 +309,8 @@ class ProfilesFold:
         keys |= {
             f"{tag}:c:{bucket}": {f: str(n) for f, n in fields.items()} for bucket, fields in self.counters.items()
         }
+        keys |= {f"{tag}:u:{channel}": dict(last) for channel, last in self.visitors.items()}
+        keys |= {f"{tag}:ud:{channel_day}": HYPERLOGLOG for channel_day in self.visitor_days}
         if due:
             keys[f"{tag}:due"] = due
         keys[f"{tag}:g"] = {field: str(n) for field, n in gauges.items() if n}
@@ -294,7 +322,7 @@ def see(profile: Json, event: Json) -> None:
     ts = event["timestampMs"]
     about = profile["about"] = profile["about"] or {
         "first_seen_ms": ts, "last_seen_ms": ts, "events": 0, "user_id": None, "anonymous_ids": [], "traits": {},
-        "traits_ms": {},
+        "traits_ms": {}, "channels": {},
     }  # fmt: skip
     about["events"] += 1
     about["first_seen_ms"] = min(about["first_seen_ms"], ts)

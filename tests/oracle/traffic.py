@@ -14,6 +14,7 @@ SHOPPING = (
     ("Order Cancelled", 2), ("Order Refunded", 2), ("Email Link Clicked", 4), ("Message Link Clicked", 2),
     ("Push Notification Tapped", 1), ("Email Opened", 2), ("Message Seen", 2), ("Unsubscribed", 1), ("Popup Viewed", 4),
     ("Popup Submitted", 2), ("Đánh giá sản phẩm", 1),
+    ("Promotion Viewed", 1), ("Form Submitted", 1),
 )  # fmt: skip
 NAMES = [name for name, _ in SHOPPING]
 WEIGHTS = [weight for _, weight in SHOPPING]
@@ -101,7 +102,12 @@ class Visitor:
     def act(self, ids: Json) -> None:
         name = self.draw.choices(NAMES, WEIGHTS)[0]
         if name in ("page", "screen"):
-            self.say({"type": name, "name": "Trang chủ", **ids})
+            more: Json = self.draw.choice(
+                [{}, {"properties": {"path": "/ca-phe/"}}, {"properties": {"url": "https://x.vn/?a=1"}}]
+            )
+            if self.draw.random() < 0.2:
+                more = {**more, "context": {"campaign": {"name": "tet", "source": "zalo"}}}
+            self.say({"type": name, "name": "Trang chủ", **more, **ids})
         else:
             self.say({"type": "track", "event": name, "properties": self.properties(name), **ids})
         self.go_on()
@@ -129,6 +135,8 @@ class Visitor:
             return {"order_id": f"{self.name}-o{self.orders}"} | draw.choice([{}, {"total": 5}, {"total": 100000}])
         if "Clicked" in name or "Tapped" in name:
             return draw.choice([{"campaign_id": "c1"}, {"campaign": {"name": "Tết"}}, {"campaign_name": "c3"}, {}])
+        if name in ("Promotion Viewed", "Form Submitted"):
+            return draw.choice([{"id": "spring"}, {"promotion_id": 7, "form_id": "newsletter"}, {"name": "Tết"}, {}])
         if name.startswith("Popup"):
             return draw.choice([{"popup_id": "welcome"}, {"popup_id": 7}, {}])
         return {}
