@@ -215,6 +215,7 @@ class Lanes:
         thread = self.thread()
         if thread is None:
             return 0
+        await self._store.renew_log()  # Redis may have been restarted: that is why lanes are claimed again.
         hops = {tp: self._hops[tp.topic][1](tp.partition) for tp in missing}
         nexts = dict(zip(missing, await asyncio.gather(*(h.claim(None) for h in hops.values())), strict=True))
         new = [tp for tp, next in nexts.items() if next is None]

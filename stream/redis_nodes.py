@@ -26,6 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stream import metrics
+from stream.redis_log import renew_after_start
 from tracker.contract.redis_url import parse
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,10 @@ class Nodes:
         except (RedisError, OSError):
             self.look_again()
             raise
+
+    async def renew_logs(self) -> None:
+        """See stream/redis_log.py. Raises RedisError / OSError when one does not answer."""
+        await asyncio.gather(*(renew_after_start(node.client) for node in self._nodes.values()))
 
     def look_again(self) -> None:
         """Ask for the cluster's map soon; nothing to do for one server."""

@@ -56,6 +56,10 @@ class Store:
         """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
         await self._nodes.start()
 
+    async def renew_log(self) -> None:
+        """See stream/redis_log.py. Raises RedisError / OSError when Redis does not answer."""
+        await self._nodes.renew_logs()
+
     async def stop(self) -> None:
         await self._nodes.stop()
 

@@ -75,7 +75,7 @@ def make_app(settings: Settings, folder: str) -> faust.App:
         broker_client_id=settings.worker_id,
         broker_session_timeout=session,
         broker_heartbeat_interval=session / 5,
-        broker_max_poll_interval=90.0,
+        broker_max_poll_interval=settings.max_poll_interval_s,
         broker_rebalance_timeout=20.0,
         broker_request_timeout=30.0,
         broker_max_poll_records=settings.max_chunk_records,

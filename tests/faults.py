@@ -1,15 +1,20 @@
-"""Senders that go on whatever happens, and the count of what became of their events."""
+"""Senders that go on whatever happens, and the count of what became of their events; faults of servers and workers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import signal
 import time
 from collections import Counter
 from types import TracebackType
 from typing import Any
 
 from tests.endpoint import SHOP, values_of
+from tests.harness import Servers, await_kafka, await_redis
+from tracker.embedded.process import Child
 
 
 class Load:
@@ -114,3 +119,42 @@ async def counted(bootstrap: str, *loads: Load) -> dict[str, int]:
     return {
         "sent": len(sent), "acked": len(acked), "in Kafka": len(stored), "twice": sum(n > 1 for n in stored.values()),
     }  # fmt: skip
+
+
+# -- what breaks a worker's surroundings: each leaves everything running again
+
+
+async def frozen(child: Child, seconds: float) -> None:
+    """SIGSTOP, and SIGCONT after `seconds`."""
+    os.kill(child.pid, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+
+
+async def restart_kafka(servers: Servers, *, kill: bool = False, away_s: float = 0.0) -> None:
+    child = servers.children["kafka"]
+    await asyncio.to_thread(child.kill if kill else child.stop)
+    await asyncio.sleep(away_s)
+    child.start()
+    await asyncio.to_thread(await_kafka, child, servers.kafka)
+
+
+async def rewind_redis(child: Child, lost_bytes: int) -> None:
+    """What a power cut does to an append-only file that is fsynced once a second: its end is gone. `child` is a server
+    of tracker/embedded/redis.py."""
+    await asyncio.to_thread(child.kill)
+    assert child.cwd is not None
+    log = max(child.cwd.rglob("*.aof"), key=lambda file: file.stat().st_mtime)
+    os.truncate(log, max(0, log.stat().st_size - lost_bytes))
+    child.start()
+    await asyncio.to_thread(await_redis, child, f"redis://127.0.0.1:{redis_port(child)}/0")
+
+
+def redis_port(child: Child) -> int:
+    """Of a server of tracker/embedded/redis.py."""
+    assert child.cwd is not None
+    port = re.search(r"(?m)^port (\d+)$", (child.cwd / "redis.conf").read_text("utf-8"))
+    assert port is not None
+    return int(port[1])

@@ -14,7 +14,7 @@ from stream.fold import Effects, Folder, decode
 from stream.profile import Profile
 from stream.signals import SIGNALS
 from tracker.contract.events import REPLAYS, encode_clock
-from tracker.contract.settings import load
+from tracker.contract.settings import Settings, load
 
 T0 = 1_795_000_000_000
 SETTINGS = load({"TRACKER_DEMO": "1"})
@@ -36,14 +36,16 @@ def record(
 class Owner:
     """What a worker keeps of one partition, without Redis."""
 
-    def __init__(self) -> None:
-        self.folder = Folder(SIGNALS, SETTINGS)
+    def __init__(self, settings: Settings = SETTINGS) -> None:
+        self.folder = Folder(SIGNALS, settings)
         self.profiles: dict[tuple[str, str], Profile] = {}
         self.src: dict[int, tuple[int, int]] = {}
         self.clock_ms = 0
         self.counts: dict[tuple[str, int, str], int] = {}
         self.gauges: dict[str, int] = {}
         self.triggers: list[bytes] = []
+        self.published: list[tuple[str, bytes]] = []
+        """(topic, value), in their order."""
         self.next = 0
 
     def take(self, values: list[bytes]) -> Effects:
@@ -65,6 +67,7 @@ class Owner:
         for field, n in fx.gauges.items():
             self.gauges[field] = self.gauges.get(field, 0) + n
         self.triggers += [t.value for t in fx.triggers]
+        self.published += [(t.topic, t.value) for t in fx.triggers]
         return fx
 
     def state(self) -> Any:

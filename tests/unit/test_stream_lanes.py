@@ -91,6 +91,9 @@ class Redis:
     async def run(self, *command: Any) -> bytes:
         return str(self.partition.next).encode()
 
+    async def renew_log(self) -> None:
+        pass
+
 
 def make(partition: Partition) -> tuple[Lanes, Reader]:
     def fatal(reason: str) -> None:

@@ -302,6 +302,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker_port: Annotated[int, _s("port", "Port of the worker's /metrics, /livez and /readyz.", ge=0, le=65535)] = 8081
     group: Annotated[str, _s("name", "Kafka consumer group of the workers.")] = "tracker-stream"
     session_timeout_s: Annotated[float, _s("s", "A worker not heard of for so long loses its partitions.", ge=1)] = 10.0
+    max_poll_interval_s: Annotated[
+        float,
+        _s(
+            "s",
+            "A worker whose main loop stands still for so long leaves the group. Redis may be away for longer.",
+            ge=1,
+        ),
+    ] = 90.0
     fetch_max_wait_ms: Annotated[int, _s("ms", "Longest wait of a fetch for new records.", ge=1)] = 100
     max_chunk_records: Annotated[int, _s("records", "Most records that one fetch hands over.", ge=1)] = 2000
     apply_target_ms: Annotated[

@@ -1,0 +1,129 @@
+"""Is what stands in Redis, and in the trigger topics, what the naive fold says? All differences, in words.
+
+Everything is exact, but for the crossing of a churn risk: the engine looks for it in steps of 0.6 ms, so it may be a
+millisecond later, and the probabilities at it differ in their last digits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from math import isclose
+from typing import Any
+
+from tests.oracle.carts import NEW
+from tests.oracle.fold import Json
+
+ENTRY = {"lines": None, "order": None, "value": None, "cur": None, "by": None}
+LINE = {"qty": 1, "price": None, "name": None, "url": None, "img": None}
+ORDER = {"value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False}
+TOLD = {"quiet": False, "unsure": False}
+ABOUT: Json = {"events": 0, "user_id": None, "anonymous_ids": [], "traits": {}, "traits_ms": {}, "channels": {}}
+PURCHASE = {
+    "more": 0, "value": 0, "orders": [], "due_ms": None, "on": False, "crossed_ms": 0, "crossings": 0, "told_ms": None,
+}  # fmt: skip
+CROSSING = re.compile(r"\.(purchase\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays))$|:due\.")
+"""Values that a crossing decides."""
+UNCHECKED = re.compile(r"^\{s:|^\{[ep]\d+\}:head\.(epoch|seq)$|\.cart\.(counted|lines)$")
+"""Identifiers (tests/oracle/people.py looks at what was decided), what differs by run, and what is counted for
+Prometheus alone."""
+
+
+def differences(expected: Json, found: Json) -> list[str]:
+    """Of two dumps of Redis (`ProfilesFold.redis` and `EventsFold.redis`; tests/oracle/state.py)."""
+    whole = {key: whole_profile(value) if ":v:" in key else value for key, value in found.items()}
+    whole |= {key: value[:4] for key, value in found.items() if ":ud:" in key}
+    out: list[str] = []
+    wanted = {key: value for key, value in expected.items() if value}
+    for key in sorted(wanted.keys() | whole.keys()):
+        _compare(key, wanted.get(key), whole.get(key), out)
+    return out
+
+
+def trigger_differences(expected: dict[str, list[Json]], found: dict[str, list[Json]]) -> list[str]:
+    """Both: id -> every record with it. A trigger may be delivered twice, but is always the same."""
+    out: list[str] = []
+    for id in sorted(expected.keys() | found.keys()):
+        wanted = {trigger["subject"]: trigger for trigger in expected.get(id, [])}
+        got: dict[str, Json] = {}
+        for trigger in found.get(id, []):
+            if got.setdefault(trigger["subject"], trigger) != trigger:
+                out.append(f"trigger {id} came with different contents: {got[trigger['subject']]} and {trigger}")
+        if len(got) > 1:
+            out.append(f"trigger {id} is told of several profiles: {sorted(got)}")
+        out += [f"trigger {id} is invented: {got[subject]}" for subject in got.keys() - wanted.keys()]
+        out += [f"trigger {id} is missing: {wanted[subject]}" for subject in wanted.keys() - got.keys()]
+        for subject in wanted.keys() & got.keys():
+            _compare(id, _without_none(wanted[subject]), _whole_trigger(got[subject]), out)
+    return out
+
+
+def _compare(path: str, wanted: Any, got: Any, out: list[str]) -> None:
+    if wanted == got or UNCHECKED.search(path):
+        return
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        for name in sorted(wanted.keys() | got.keys()):
+            _compare(f"{path}.{name}", wanted.get(name), got.get(name), out)
+    elif not (CROSSING.search(path) and _near(wanted, got)):
+        out.append(f"{path}: wanted {_shown(wanted)}, found {_shown(got)}")
+
+
+def _near(a: Any, b: Any) -> bool:
+    if isinstance(a, str) and isinstance(b, str):  # RFC 3339
+        return a[:16] == b[:16] and abs(float(a[17:-1]) - float(b[17:-1])) < 0.0011
+    if isinstance(a, int) and isinstance(b, int):
+        return abs(a - b) <= 1
+    return isinstance(a, int | float) and isinstance(b, int | float) and isclose(a, b, rel_tol=1e-6)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 600 else f"{text[:600]}..."
+
+
+# -- stored values leave out what is the default
+
+
+def whole_profile(fields: Json) -> Json:
+    """A profile's hash as the naive fold has it."""
+    profile = {name: json.loads(text) for name, text in fields.items()}
+    out: Json = {"about": {**ABOUT, **profile["about"]}} if "about" in profile else {}
+    if (cart := profile.get("cart")) is not None:
+        out["cart"] = {
+            "cart": _whole_cart(cart.get("cart", {})),
+            "base": _whole_cart(cart.get("base", {})),
+            "log": [_whole_entry(e) for e in cart.get("log", [])],
+            "fired_ms": cart.get("fired_ms", 0),
+            "told": [{**TOLD, **t} for t in cart.get("told", [])],
+            "minted": cart.get("minted", {}),
+        }
+    if (purchase := profile.get("purchase")) is not None:
+        out["purchase"] = {**PURCHASE, **purchase}
+    return out | {name: state for name, state in profile.items() if name not in ("about", "cart", "purchase")}
+
+
+def _whole_cart(cart: Json) -> Json:
+    whole = {**NEW, **cart}
+    whole["items"] = [{**LINE, **line} for line in whole["items"]]
+    whole["orders"] = [{**ORDER, **order} for order in whole["orders"]]
+    return whole
+
+
+def _whole_entry(entry: Json) -> Json:
+    whole = {**ENTRY, **entry}
+    if whole["lines"] is not None:
+        whole["lines"] = [{**LINE, **line} for line in whole["lines"]]
+    return whole
+
+
+def _whole_trigger(trigger: Json) -> Json:
+    data = dict(trigger["data"])
+    if "items" in data:
+        data["items"] = [{"quantity": 1, **line} for line in data["items"]]
+    return {**trigger, "data": data}
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value

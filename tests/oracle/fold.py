@@ -1,0 +1,342 @@
+"""The naive fold: what must stand in Redis and in the trigger topics after these logs. It knows nothing of stream/.
+
+    events log          -> EventsFold    what hop 1 must pass on, its dedupe window, its dead letters
+    profile-events log  -> ProfilesFold  profiles, counters, visitors, gauges, timers, triggers, places
+
+One record at a time, dictionaries, no cache. `redis` of each gives the keys that it explains, as the map in
+tracker/contract/keys.py names them: key -> value (hash: dict, string: bytes, sorted set: dict, list: list).
+A new kind of state: fold it in `ProfilesFold.take`, add its keys in `redis`. Keys that nobody explains fail the test.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import xxhash
+
+from tests.oracle import carts, names, purchases
+
+Json = dict[str, Any]
+NAMESPACE = uuid.UUID("6f1c1d6e-6c1a-5b7e-9d0f-0b0f5b0c6a11")
+CHANNELS = ("site", "popup", "webpush", "email", "sms", "zalo", "viber", "social", "ads", "store", "call", "form")
+POPUPS = {
+    "Popup Eligible": "eligible", "Popup Triggered": "triggered", "Popup Viewed": "viewed", "Popup Clicked": "clicked",
+    "Popup Dismissed": "dismissed", "Popup Submitted": "submitted",
+}  # fmt: skip
+MESSAGES: dict[str, tuple[str | None, str]] = {
+    "Email Sent": ("email", "sent"), "Email Delivered": ("email", "delivered"), "Email Opened": ("email", "seen"),
+    "Email Link Clicked": ("email", "clicked"), "Email Bounced": ("email", "failed"),
+    "Email Marked as Spam": ("email", "complained"), "Unsubscribed": (None, "unsubscribed"),
+    "Message Sent": (None, "sent"), "Message Delivered": (None, "delivered"), "Message Failed": (None, "failed"),
+    "Message Seen": (None, "seen"), "Message Link Clicked": (None, "clicked"), "Message Replied": (None, "replied"),
+    "Push Notification Received": ("webpush", "delivered"), "Push Notification Tapped": ("webpush", "clicked"),
+    "Push Notification Bounced": ("webpush", "failed"),
+}  # fmt: skip
+NOBODY = {
+    "null", "none", "nil", "anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email",
+    "undefined", "true", "false", "nan", "[object object]", "-1",
+}  # fmt: skip
+
+HYPERLOGLOG = b"HYLL"
+"""Stands for one, which is no exact state: it is to be there."""
+
+
+class Rules:
+    """The settings that the run was made with."""
+
+    def __init__(
+        self, cart: carts.Rules, churn: purchases.Rules, stale_s: float = 86400, utc_offset_h: int = 7
+    ) -> None:
+        self.cart, self.churn = cart, churn
+        self.stale_ms = int(stale_s * 1000)
+        self.utc_offset_s = utc_offset_h * 3600
+
+    @staticmethod
+    def of(settings: Any) -> Rules:
+        """`settings` has the attributes of tracker.contract.settings.Settings."""
+        s = settings
+        cart = carts.Rules(
+            s.cart_idle_s, s.checkout_idle_s, s.payment_idle_s, s.cart_lost_s, s.cart_repeat_s, s.cart_click_s
+        )
+        churn = purchases.Rules(s.churn_horizon_d, s.churn_enter, s.churn_leave, s.churn_gap_d)
+        return Rules(cart, churn, s.stale_s)
+
+
+def usable(id: str | None) -> str | None:
+    if id is None or len(id) > 200:
+        return None
+    bare = id.strip().strip("\"'").strip().lower()
+    return None if bare in NOBODY or not bare.strip("0-") else id
+
+
+def parsed(value: bytes | None, *needed: str) -> Json | None:
+    """A record with these fields, else None."""
+    try:
+        record = json.loads(value or b"")
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and all(name in record for name in needed) else None
+
+
+class EventsFold:
+    """One partition of tracker.events.v1."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.next = 0
+        self.received_ms: int | None = None
+        self.seen: set[tuple[str, str]] = set()
+        self.passed: dict[int, Json] = {}
+        """Offset -> the event, of each that must be in profile-events."""
+        self.poison: list[tuple[str, int]] = []
+        """(reason, offset)."""
+        self.repeats = 0
+        self._hashes: dict[int, bytes] = defaultdict(bytes)
+
+    def take(self, offset: int, value: bytes | None) -> None:
+        self.next = offset + 1
+        event = parsed(value, "site", "type", "messageId", "receivedAtMs")
+        if event is None:
+            self.poison.append(("not_an_event", offset))
+            return
+        self.received_ms = event["receivedAtMs"]
+        id = (event["site"], event["messageId"])
+        if id in self.seen:  # The run is shorter than the 24 h of the window.
+            self.repeats += 1
+        elif identifiers(event) == (None, None):
+            self.poison.append(("no_identity", offset))
+        else:
+            self.seen.add(id)
+            self.passed[offset] = event
+            hash = xxhash.xxh3_64_intdigest("\0".join(id).encode("utf-8", "surrogatepass"))
+            self._hashes[event["receivedAtMs"] // 3_600_000] += hash.to_bytes(8, "big")
+
+    def redis(self) -> Json:
+        tag = f"{{e{self.partition}}}"
+        head = {"next": str(self.next)}
+        if self.received_ms is not None:
+            head["received_at_ms"] = str(self.received_ms)
+        return {f"{tag}:head": head} | {f"{tag}:seen:{hour}": hashes for hour, hashes in self._hashes.items()}
+
+
+def identifiers(event: Json) -> tuple[str | None, str | None]:
+    anonymous = usable(event.get("anonymousId"))
+    if event["type"] == "alias" and anonymous is None:
+        anonymous = usable(event.get("previousId"))
+    return anonymous, usable(event.get("userId"))
+
+
+class ProfilesFold:
+    """One partition of tracker.profile-events.v1."""
+
+    def __init__(self, partition: int, rules: Rules) -> None:
+        self.partition, self.rules = partition, rules
+        self.next = 0
+        self.clock_ms = 0
+        self.src: dict[int, tuple[int, int]] = {}
+        self.profiles: dict[tuple[str, str], Json] = {}
+        self.counters: dict[str, Counter[str]] = defaultdict(Counter)
+        self.visitors: dict[str, dict[str, int]] = defaultdict(dict)
+        """SITE:CHANNEL -> profile id -> the minute of its last event there."""
+        self.visitor_days: set[str] = set()
+        self.triggers: dict[str, Json] = {}
+        self.suppressed: Counter[str] = Counter()
+        self.poison: list[tuple[str, int]] = []
+        self.repeats = 0
+
+    def take(self, offset: int, value: bytes | None) -> None:
+        self.next = offset + 1
+        clock = parsed(value, "clockMs")
+        if clock is not None and isinstance(clock["clockMs"], int):
+            if clock["clockMs"] > self.clock_ms:
+                self.clock_ms = clock["clockMs"]
+                for key in self.profiles:
+                    self.fire(key, self.clock_ms, self.clock_ms)
+            return
+        event = parsed(value, "profileId", "src", "site", "type", "messageId", "timestampMs", "receivedAtMs")
+        if event is None:
+            self.poison.append(("not_an_event", offset))
+            return
+        partition, *place = event["src"]
+        if tuple(place) <= self.src.get(partition, (-1, -1)):
+            self.repeats += 1
+            return
+        self.src[partition] = (place[0], place[1])
+        key = (event["site"], event["profileId"])
+        ts, received = event["timestampMs"], event["receivedAtMs"]
+        self.fire(key, ts, max(self.clock_ms, received))
+        profile = self.profiles.setdefault(key, {"about": None, "cart": None, "purchase": None})
+        see(profile, event)
+        self.count(key, profile, event)
+        if event["type"] == "track":
+            self.signal(key, profile, event)
+
+    # -- signals
+
+    def signal(self, key: tuple[str, str], profile: Json, event: Json) -> None:
+        now_ms = max(self.clock_ms, event["receivedAtMs"])
+        if event["event"] in carts.DOES:
+            profile["cart"] = profile["cart"] or carts.new_log()
+            told = carts.take(profile["cart"], carts.entry(event), event["receivedAtMs"], self.rules.cart)
+            self.tell_carts(key, told, event["receivedAtMs"], now_ms)
+        if event["event"] == "Order Completed":
+            offset_ms = self.rules.utc_offset_s * 1000
+            profile["purchase"] = purchases.take(profile["purchase"], event, offset_ms, self.rules.churn)
+
+    def fire(self, key: tuple[str, str], until_ms: int, now_ms: int) -> None:
+        """The profile's timers due <= until_ms. now_ms: the log's time, by which a trigger is stale."""
+        profile = self.profiles.get(key, {})
+        cart, purchase = profile.get("cart"), profile.get("purchase")
+        if cart is not None:
+            due = carts.due_ms(cart["cart"], self.rules.cart)
+            if due is not None and due <= until_ms:
+                self.tell_carts(key, carts.fire(cart, until_ms, self.rules.cart), until_ms, now_ms)
+        if purchase is not None and purchase["due_ms"] is not None and purchase["due_ms"] <= until_ms:
+            said = purchases.fire(purchase, self.rules.churn)
+            id = emission_id(key[0], f"{key[1]}/{said['by']}", "churn_risk", said["n"])
+            self.tell(key, "churn_risk", "churn_risk", id, said["at_ms"], now_ms, said["data"], said["reason"], True)
+
+    def tell_carts(self, key: tuple[str, str], told: list[Json], at_ms: int, now_ms: int) -> None:
+        kind = "cart_abandoned"
+        for x in told:
+            id = emission_id(key[0], x["by"], kind, x["n"])
+            if x["what"] == "retracted":
+                taken_back = emission_id(key[0], x["by"], "cart_abandonment_retracted", x["n"])
+                self.tell(key, kind, "cart_abandoned_retracted", taken_back, at_ms, now_ms, {"retracts": id})
+                continue
+            c = x["cart"]
+            lines = [
+                {"productId": i["id"], "quantity": i["qty"], "price": i["price"], "name": i["name"], "url": i["url"],
+                 "imageUrl": i["img"]} for i in c["items"]
+            ]  # fmt: skip
+            data = {
+                "stage": carts.STAGES[c["stage"]], "value": carts.value_of(c["items"]), "items": lines,
+                "episode": c["episode"], "seq": c["seq"], "openedAtMs": c["opened_ms"], "lastActivityMs": c["last_ms"],
+                "abandonedAtMs": c["abandoned_ms"], "currency": c["cur"],
+            }  # fmt: skip
+            self.tell(key, kind, kind, id, x["at_ms"], now_ms, data, "repeat" if x["quiet"] else None, True)
+
+    def tell(
+        self, key: tuple[str, str], kind: str, type: str, id: str, at_ms: int, now_ms: int, data: Json,
+        reason: str | None = None, about: bool = False,
+    ) -> None:  # fmt: skip
+        if reason is None and at_ms < now_ms - self.rules.stale_ms:
+            reason = "stale"
+        if reason is not None:
+            self.suppressed[reason] += 1
+            return
+        data = {"profileId": key[1], **data}
+        if about:
+            known = self.profiles[key]["about"] or {}
+            ids = known.get("anonymous_ids") or [None]
+            data |= {
+                "userId": known.get("user_id"),
+                "anonymousId": ids[-1],
+                "traits": dict(known.get("traits") or {}) or None,
+            }
+        time = (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=at_ms)).strftime("%Y-%m-%dT%H:%M:%S")
+        trigger = {
+            "topic": f"tracker.triggers.{kind}.v1", "specversion": "1.0", "datacontenttype": "application/json",
+            "id": id, "source": f"/sites/{key[0]}", "type": f"tracker.{type}.v1", "subject": key[1],
+            "time": f"{time}.{at_ms % 1000:03d}Z", "site": key[0], "data": data,
+        }  # fmt: skip
+        assert self.triggers.setdefault(id, trigger) == trigger, f"one id for two triggers: {trigger}"
+
+    # -- counters and visitors
+
+    def count(self, key: tuple[str, str], profile: Json, event: Json) -> None:
+        site, ts_s = event["site"], event["timestampMs"] // 1000
+        channel = event.get("channel", "site")
+        channel = channel if channel in CHANNELS else "other"
+        fields = ["total", f"channel|{channel}", f"event|{event.get('event') or event['type']}"]
+        name = event["event"] if event["type"] == "track" else None
+        if name in POPUPS:
+            popup = carts.text(names.properties(event).get("popup_id"), 64) or "unknown"
+            fields.append(f"popup|{POPUPS[name]}|{popup}")
+        if name in MESSAGES:
+            fixed, action = MESSAGES[name]
+            fields.append(f"message|{fixed or channel}|{action}")
+        families = {
+            "site": fields,
+            "campaign": names.campaigns(event, name in MESSAGES),
+            "content": names.contents(event),
+        }
+        day = (ts_s + self.rules.utc_offset_s) // 86400 * 86400
+        starts = {"m": ts_s // 60 * 60, "h": ts_s // 3600 * 3600, "d": day}
+        for family, fields in families.items():
+            for tier, start in starts.items():
+                if fields:
+                    self.counters[f"{site}:{family}:{tier}:{start}"].update(fields)
+                    self.counters[f"{site}:{family}:{tier}:{start}"]["sum"] += len(fields)
+        self.visit(key, profile, channel, event, day)
+
+    def visit(self, key: tuple[str, str], profile: Json, channel: str, event: Json, day: int) -> None:
+        site, id = key
+        minute = event["timestampMs"] // 60_000
+        channels = profile["about"]["channels"]
+        channels[channel] = max(channels.get(channel, 0), minute)
+        if minute < event["receivedAtMs"] // 60_000 - 92 * 1440:
+            return
+        for of in (channel, "all"):
+            last = self.visitors[f"{site}:{of}"]
+            last[id] = max(last.get(id, 0), minute)
+            self.visitor_days.add(f"{site}:{of}:{day}")
+
+    # -- what must be in Redis
+
+    def redis(self) -> Json:
+        tag = f"{{p{self.partition}}}"
+        keys: Json = {f"{tag}:head": {"next": str(self.next), "clock_ms": str(self.clock_ms)}}
+        if self.src:
+            keys[f"{tag}:src"] = {str(p): f"{offset}:{index}" for p, (offset, index) in self.src.items()}
+        due: dict[str, int] = {}
+        gauges: Counter[str] = Counter()
+        for (site, id), profile in self.profiles.items():
+            keys[f"{tag}:v:{site}:{id}"] = {name: state for name, state in profile.items() if state is not None}
+            dues = []
+            if (cart := profile["cart"]) is not None:
+                dues.append(carts.due_ms(cart["cart"], self.rules.cart))
+                gauges[f"carts_open|{site}"] += cart["cart"]["state"] in ("open", "reopened")
+            if (purchase := profile["purchase"]) is not None:
+                dues.append(purchase["due_ms"])
+                gauges[f"churn_high|{site}"] += purchase["on"]
+            if any(ms is not None for ms in dues):
+                due[f"{site}|{id}"] = min(ms for ms in dues if ms is not None)
+        keys |= {
+            f"{tag}:c:{bucket}": {f: str(n) for f, n in fields.items()} for bucket, fields in self.counters.items()
+        }
+        keys |= {f"{tag}:u:{channel}": dict(last) for channel, last in self.visitors.items()}
+        keys |= {f"{tag}:ud:{channel_day}": HYPERLOGLOG for channel_day in self.visitor_days}
+        if due:
+            keys[f"{tag}:due"] = due
+        keys[f"{tag}:g"] = {field: str(n) for field, n in gauges.items() if n}
+        return {key: value for key, value in keys.items() if value != {}}
+
+
+def see(profile: Json, event: Json) -> None:
+    """Who it is: ids by arrival, times and traits by the events' time."""
+    ts = event["timestampMs"]
+    about = profile["about"] = profile["about"] or {
+        "first_seen_ms": ts, "last_seen_ms": ts, "events": 0, "user_id": None, "anonymous_ids": [], "traits": {},
+        "traits_ms": {}, "channels": {},
+    }  # fmt: skip
+    about["events"] += 1
+    about["first_seen_ms"] = min(about["first_seen_ms"], ts)
+    about["last_seen_ms"] = max(about["last_seen_ms"], ts)
+    about["user_id"] = about["user_id"] or event.get("userId")
+    anonymous = event.get("anonymousId")
+    if anonymous is not None and anonymous not in about["anonymous_ids"]:
+        about["anonymous_ids"] = [*about["anonymous_ids"], anonymous][-10:]
+    if event["type"] == "identify" and isinstance(event.get("traits"), dict):
+        for name, value in event["traits"].items():
+            if ts >= about["traits_ms"].get(name, 0):
+                about["traits"][name] = value
+                about["traits_ms"][name] = ts
+
+
+def emission_id(site: str, message_id: str, kind: str, n: int) -> str:
+    return str(uuid.uuid5(NAMESPACE, f"{site}\0{message_id}\0{kind}\0{n}"))
