@@ -71,4 +71,4 @@ async def settled(url: str) -> bool:
 async def totals(url: str) -> list[Any]:
     """Of the buckets of minute, hour and day."""
     async with Redis.from_url(url) as redis:
-        return [await redis.hget(key, "total") for key in sorted(await redis.keys("{p0}:c:*"))]
+        return [await redis.hget(key, "total") for key in sorted(await redis.keys("{p0}:c:*:site:*"))]
