@@ -189,9 +189,11 @@ def blob(head: Head, base: int, next: int, minute: int) -> dict[str, Any]:
     """What the signals hop applies: one profile, which says `next`, and one count."""
     return {
         "epoch": head.epoch, "seq": head.seq, "base": base, "next": next, "clock": 7, "src": [[0, "1:0"]],
-        "writes": [["demo:p1", ["about", str(next)]]], "ttl": 100, "counts": [["demo", minute, 0, ["total", 1]]],
-        "tiers": [["m", 60, 1000]], "max_fields": 10, "gauges": ["carts_open|demo", 1], "due": [["demo|p1", 5]],
-        "out": [],
+        "writes": [["demo:p1", ["about", str(next)]]], "ttl": 100,
+        "counts": [["demo", "site", [minute], ["total"], [1]]], "tiers": [["m", 1000]], "caps": {"site": [10]},
+        "open": {}, "gone": [], "channels": [], "visits": [["demo:site", [minute, "p1"]]], "visit_days": [],
+        "visitors": [10, 0, 1000],
+        "gauges": ["carts_open|demo", 1], "due": [["demo|p1", 5]], "out": [],
     }  # fmt: skip
 
 
