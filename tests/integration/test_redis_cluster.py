@@ -273,7 +273,7 @@ async def test_a_primary_that_dies_amid_traffic_costs_no_event(
         await asyncio.sleep(0.3)
         cluster.children["redis-1"].kill()
         await sending
-        await eventually(lambda: equals(counters(stack, traffic.site), traffic.by_event()), 60, every_s=1)
+        await eventually(lambda: equals(counters(stack, traffic.site), traffic.by_event()), 120, every_s=1)
         await asyncio.sleep(2)  # Too much would come late.
         assert await counters(stack, traffic.site) == traffic.by_event()
         assert await profile(stack, traffic.site, "anonymous_id", "v1")
