@@ -2,6 +2,7 @@
 -- ARGV[1] = msgpack map:
 --   epoch, seq, base, next, clock     the head as it must be, and as it becomes
 --   src      [[partition, "offset:index"], ...]      last event applied per partition of events
+--   merged   [SITE:PID, ...]                         profiles that lose all they had, before `writes`
 --   writes   [[SITE:PID, {field, value, ...}], ...]  profiles;  ttl: their life in seconds
 --   counts   [[site, family, [bucket of each tier], [field, ...], [n, ...]], ...]
 --   tiers    [[tier, ttl_s], ...];  caps: family -> [most fields of a bucket of each tier]; open: kind -> true where a
@@ -25,6 +26,7 @@ local tag = key:sub(1, -6)
 redis.call('EXISTS', tag .. ':none') -- refused here, before any write, while the slot moves to another node
 local int = function(n) return string.format('%.0f', n) end
 
+for _, p in ipairs(a.merged) do redis.call('DEL', tag .. ':v:' .. p) end
 for _, w in ipairs(a.writes) do
   local profile = tag .. ':v:' .. w[1]
   redis.call('HSET', profile, unpack(w[2]))

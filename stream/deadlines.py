@@ -19,8 +19,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from stream.kafka_out import acked
 from stream.redis_store import RedisError, Store, Unavailable
-from stream.resolve import acked
 from stream.signals_hop import MARGIN_MS
 from tracker.contract import keys
 from tracker.contract.events import encode_clock

@@ -13,10 +13,12 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
-from stream import metrics, naming
+from stream import handover, metrics, naming
 from stream.core.visitors import Visits
-from stream.profile import ABOUT, Profile, ProfileCodec
+from stream.handover import Sender, Sent
+from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
 from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract import keys
@@ -29,7 +31,9 @@ from tracker.contract.events import (
     decode_profile_event,
     event_label,
 )
+from tracker.contract.merges import HANDOVER_PREFIX, MERGE_PREFIX, Handover, Merge, decode_handover, decode_merge
 from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
+from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.triggers import encode_trigger
 from tracker.contract.windows import Zone
 
@@ -39,6 +43,11 @@ _CHANNELS: Final = frozenset(CHANNELS)
 _TIERS: Final = [[tier, ttl_s] for tier, (_, ttl_s) in keys.TIERS.items()]
 _CAPS: Final = {family: [caps[tier] for tier in keys.TIERS] for family, (_, caps) in keys.FAMILIES.items()}
 _OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
+MOVED: Final = ""
+"""Kind of what goes from one partition of profile-events to another."""
+
+Item = ProfileEvent | Merge | Handover | int
+"""What a record says; an int is a clock record's time, ms."""
 
 
 class Poison(Struct, frozen=True):
@@ -50,7 +59,7 @@ class Poison(Struct, frozen=True):
 
 
 class Outgoing(Struct, frozen=True):
-    """A trigger on its way to Kafka."""
+    """A trigger on its way to Kafka, or (kind MOVED) a record for another partition of profile-events."""
 
     kind: str
     topic: str
@@ -60,14 +69,20 @@ class Outgoing(Struct, frozen=True):
 
 
 class Decoded(Struct):
-    """A chunk's records, decoded. `items`: (index, event or clock_ms)."""
+    """A chunk's records, decoded. `items`: (index, what it says)."""
 
-    items: list[tuple[int, ProfileEvent | int]]
+    items: list[tuple[int, Item]]
     profiles: set[tuple[str, str]]
-    """(site, profile id) of every event."""
+    """(site, profile id) of all but clock records; of a merge the loser."""
     clock_ms: int | None
     """The latest clock record of the chunk."""
     poison: list[Poison]
+    values: Sequence[bytes | None] = ()
+    partition: int = 0
+    offsets: Sequence[int] = ()
+    """Where the records stand; () = at their indexes."""
+    moves: int = 0
+    """Merges and handovers."""
 
 
 class Effects(Struct):
@@ -94,6 +109,8 @@ class Effects(Struct):
     campaigns: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
     """The same of the family `campaign`."""
     visits: Visits = msgspec.field(default_factory=Visits)
+    taken_over: int = 0
+    """Parts of merged profiles' states."""
 
     def counts(self) -> dict[tuple[str, int], dict[str, int]]:
         """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts of the family `site`."""
@@ -106,28 +123,45 @@ class Effects(Struct):
         return found
 
 
-def decode(values: Sequence[bytes | None]) -> Decoded:
-    """Decode a chunk's values; what is neither event nor clock becomes poison."""
-    items: list[tuple[int, ProfileEvent | int]] = []
+def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence[int] = ()) -> Decoded:
+    """Decode a chunk's values; what is none of a profile-events record's kinds becomes poison."""
+    items: list[tuple[int, Item]] = []
     profiles: set[tuple[str, str]] = set()
     poison: list[Poison] = []
     clock: int | None = None
+    moves = 0
     add, append = profiles.add, items.append
     for index, value in enumerate(values):
         try:
-            if value is not None and value[:11] != CLOCK_PREFIX:
+            if value is None:
+                poison.append(Poison(index, "not_an_event", "the record has no value"))
+                continue
+            kind = value[:11]
+            if kind not in _OTHERS:
                 event = decode_profile_event(value)
                 add((event.site, event.profile_id))
                 append((index, event))
-            elif value is not None:
+            elif kind == CLOCK_PREFIX:
                 t = decode_clock(value)
                 clock = t if clock is None else max(clock, t)
                 append((index, t))
+            elif kind == MERGE_PREFIX:
+                merge = decode_merge(value)
+                add((merge.site, merge.loser))
+                append((index, merge))
+                moves += 1
             else:
-                poison.append(Poison(index, "not_an_event", "the record has no value"))
+                part = decode_handover(value)
+                add((part.site, part.profile_id))
+                append((index, part))
+                moves += 1
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             poison.append(Poison(index, "not_an_event", str(e)))
-    return Decoded(items, profiles, clock, poison)
+    return Decoded(items, profiles, clock, poison, values, partition, offsets, moves)
+
+
+_OTHERS: Final = frozenset((CLOCK_PREFIX, MERGE_PREFIX, HANDOVER_PREFIX))
+"""How records that are no events begin."""
 
 
 class Folder:
@@ -136,6 +170,7 @@ class Folder:
     def __init__(self, signals: Sequence[Signal[Any]], settings: Settings) -> None:
         self.settings = settings
         self.codec = ProfileCodec(signals)
+        self._by_name = {s.name: s for s in signals}
         self._timed = [s for s in signals if s.state_type is not type(None)]
         self._for_all = tuple(s for s in signals if s.events is None)
         readers: dict[str, list[Signal[Any]]] = {}
@@ -172,6 +207,9 @@ class Folder:
                     fx.clock_ms = item
                     self._fire_all(item, profiles, due, fx)
                 continue
+            if isinstance(item, Merge):
+                self._merge(index, item, profiles[item.site, item.loser], decoded, fx)
+                continue
             partition, offset, sub = item.src
             place = (offset, sub)
             last = fx.src.get(partition) or src.get(partition)
@@ -181,12 +219,91 @@ class Folder:
             fx.src[partition] = place
             key = (item.site, item.profile_id)
             profile = profiles[key]
+            if profile.merged_into is not None:
+                sender = _sender(decoded, index)
+                self._send_on(index, item, profile.merged_into, decoded, sender, fx)
+                continue
+            if isinstance(item, Handover):
+                self._take_over(index, item, profile, fx)
+                fx.touched[key] = profile
+                continue
             if profile.due_ms is not None and profile.due_ms <= item.timestamp_ms:
                 self._fire(profile, item.timestamp_ms, max(fx.clock_ms, item.received_at_ms), fx)
             self._apply(index, profile, item, fx)
             fx.touched[key] = profile
             fx.received.append(item.received_at_ms)
         return fx
+
+    def _merge(self, index: int, merge: Merge, loser: Profile, decoded: Decoded, fx: Effects) -> None:
+        """The profile is no more: hand over what it has. A merge that comes again finds it done."""
+        sender = _sender(decoded, index)
+        if loser.merged_into is not None:
+            self._send_on(index, merge, loser.merged_into, decoded, sender, fx)
+            return
+        if merge.winner == merge.loser:
+            return
+        for sent in handover.hand_over(loser, merge, self.codec, sender):
+            self._send(sent, fx)
+        for signal in self._timed:
+            if (state := loser.states.get(signal.name)) is not None:
+                self._move_gauges(merge.site, signal.gauges(state), -1, fx)
+        fx.visits.leave(merge.site, merge.loser)
+        handover.clear(loser, merge)
+        loser.changed = {MERGED}
+        fx.touched[merge.site, merge.loser] = loser
+
+    def _take_over(self, index: int, part: Handover, profile: Profile, fx: Effects) -> None:
+        """A part of a merged profile's state arrives."""
+        fx.taken_over += 1
+        for name, text in handover.arrived(profile, part):
+            theirs = handover.take_over(profile, name, text, self.codec)
+            if isinstance(theirs, About):
+                self.take_visits(profile, theirs.channels, fx)
+                continue
+            if theirs is None:
+                continue
+            signal = self._by_name[name]
+            ours = profile.states.get(name)
+            before = signal.gauges(ours) if ours is not None else ()
+            if ours is None:
+                result = Result(state=theirs)
+            else:
+                ctx = self._context(profile, fx.clock_ms)
+                try:
+                    result = signal.merge(ours, theirs, fx.clock_ms, ctx)
+                except Exception as e:
+                    log.exception("Signal %s failed at a merge in site %s", name, part.site)
+                    fx.poison.append(Poison(index, "merge_failed", f"{name}: {type(e).__name__}: {e}"))
+                    continue
+            self._keep(profile, signal, replace(result, gauges=()), fx.clock_ms, fx)
+            self._move_gauges(part.site, before, -1, fx)
+            self._move_gauges(part.site, signal.gauges(result.state), 1, fx)
+        profile.due_ms = self.codec.due_ms(profile)
+
+    def _send_on(
+        self,
+        index: int,
+        item: ProfileEvent | Handover | Merge,
+        winner: str,
+        decoded: Decoded,
+        sender: Sender,
+        fx: Effects,
+    ) -> None:
+        """A record for a profile that was merged."""
+        if item.hops >= handover.MAX_HOPS:
+            fx.poison.append(Poison(index, "merge_loop", f"sent on {item.hops} times"))
+            return
+        sent = handover.sent_on(item, decoded.values[index], winner, sender)
+        if sent is not None:
+            self._send(sent, fx)
+
+    def _send(self, sent: Sent, fx: Effects) -> None:
+        fx.triggers.append(Outgoing(MOVED, PROFILE_EVENTS, sent.profile_id.encode(), sent.value, 0))
+
+    def _move_gauges(self, site: str, gauges: tuple[tuple[str, int], ...], sign: int, fx: Effects) -> None:
+        for field, n in gauges:
+            name = f"{field}|{site}"
+            fx.gauges[name] = fx.gauges.get(name, 0) + sign * n
 
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         minute = event.timestamp_ms // 60_000 * 60
@@ -347,9 +464,11 @@ class Folder:
 
     def blob(self, fx: Effects, *, epoch: int, seq: int, base: int, next: int) -> dict[str, Any]:
         """The argument of apply.lua. Clears the profiles' marks: what is in the blob counts as written."""
-        writes, dues = [], []
+        writes, dues, merged = [], [], []
         for profile in fx.touched.values():
             if profile.changed:
+                if profile.merged_into is not None:
+                    merged.append(profile.part)
                 writes.append(self.codec.write(profile))
                 profile.changed.clear()
             if profile.due_ms != profile.stored_due_ms:
@@ -362,6 +481,7 @@ class Folder:
             "next": next,
             "clock": fx.clock_ms,
             "src": [[p, f"{offset}:{sub}"] for p, (offset, sub) in fx.src.items()],
+            "merged": merged,
             "writes": writes,
             "ttl": self.settings.profile_ttl_d * 86_400,
             "counts": [
@@ -394,6 +514,10 @@ def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
 
 def _flat(fields: dict[str, int]) -> list[Any]:
     return [x for pair in fields.items() for x in pair]
+
+
+def _sender(decoded: Decoded, index: int) -> Sender:
+    return Sender(decoded.partition, decoded.offsets[index] if decoded.offsets else index)
 
 
 _outgoing = msgspec.msgpack.Decoder(Outgoing)

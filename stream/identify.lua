@@ -1,36 +1,142 @@
--- Identifiers of one site -> profile ids. KEYS[1] = {s:SITE}:id
--- ARGV[1] = msgpack [ttl_ms, [[anonymous, user, profile if new by anonymous, profile if new by user], ...]]
---   anonymous, user: key parts, or false. Keys: KEYS[1]:anonymous_id:PART, KEYS[1]:user_id:PART -> profile id,
---   KEYS[1]:owner:PROFILE -> the one user part of a profile.
--- Rules (the first identity rule): a known user is their profile, whatever the anonymous id was before. A user seen
--- first takes over the profile of the anonymous id they came with, unless it belongs to another user. From then on the
--- anonymous id means the user. An anonymous id alone is the profile it means, or a new one.
--- Returns msgpack [[profile id, linked (0|1)], ...]
+-- Identifiers of one site -> profile ids; profiles that turn out to be one person are merged. KEYS[1] = {s:SITE}:id
+-- ARGV[1] = msgpack [ttl_ms, max_ids, [[type, limit, window_ms], ...], [[at_ms, seen_ms, message id, new profile id,
+--   [[type index from 0, key part], ...]], ...]]
+--   types: strongest first; limit 0 = none, window 0 = for ever. Identifiers of an item: strongest first.
+--   at_ms: when the event was received; seen_ms: when it happened; new: profile id if nobody is known.
+-- Keys: KEYS[1]:TYPE:PART -> profile id; {s:SITE}:ids:PID hash of TYPE:PART -> when it was linked, and first_seen_ms;
+--   {s:SITE}:to:LOSER -> winner; {s:SITE}:merges list of merges that are not yet in Kafka.
+-- Rules: the profile of the strongest identifier that is known is the event's. Weaker ones that nobody has are linked to
+-- it; the profile that a weaker one has is merged with it. Where the limits of a type or the cap forbid that, the weaker
+-- identifier gives way: it stays whose it was, and the event is the stronger one's. So the second user of a browser gets
+-- a profile of their own. Of two profiles the one first seen earlier stays, at a tie the smaller id.
+-- Returns msgpack [[[profile id, links made, identifiers dropped], ...], [[index of the item, loser, winner], ...]]
 local a = cmsgpack.unpack(ARGV[1])
 redis.call('EXISTS', KEYS[1] .. ':none') -- refused here, before any write, while the slot moves to another node
-local ttl, out = a[1], {}
-local anonymous_key, user_key, owner_key = KEYS[1] .. ':anonymous_id:', KEYS[1] .. ':user_id:', KEYS[1] .. ':owner:'
-for i, item in ipairs(a[2]) do
-  local anonymous, user = item[1], item[2]
-  local before = anonymous and redis.call('GETEX', anonymous_key .. anonymous, 'PX', ttl)
-  local profile, linked = before, 0
-  if user then
-    profile = redis.call('GETEX', user_key .. user, 'PX', ttl)
-    if not profile then
-      if before and redis.call('EXISTS', owner_key .. before) == 0 then
-        profile, linked = before, 1
-      else
-        profile = item[4]
-      end
-      redis.call('SET', user_key .. user, profile, 'PX', ttl)
-    end
-    redis.call('SET', owner_key .. profile, user, 'PX', ttl)
+local ttl, max_ids, types = a[1], a[2], a[3]
+local site = KEYS[1]:sub(1, -4)
+local FIRST = 'first_seen_ms'
+local int = function(n) return string.format('%.0f', n) end
+local type_of = {}
+for _, t in ipairs(types) do type_of[t[1]] = t end
+
+local function ids_of(profile)
+  local flat, ids = redis.call('HGETALL', site .. ':ids:' .. profile), {}
+  local first = math.huge
+  for i = 1, #flat, 2 do
+    if flat[i] == FIRST then first = tonumber(flat[i + 1]) else ids[flat[i]] = tonumber(flat[i + 1]) end
   end
-  profile = profile or item[3]
-  if anonymous and profile ~= before then
-    redis.call('SET', anonymous_key .. anonymous, profile, 'PX', ttl)
-    if before then linked = 1 end
-  end
-  out[i] = {profile, linked}
+  return ids, first
 end
-return cmsgpack.pack(out)
+
+-- Why identifiers (field -> linked at) can't be one profile's: 'limit', 'cap', or nil when they can.
+local function refused(one, other, at)
+  local n, total = {}, 0
+  for _, ids in ipairs({one, other}) do
+    for field, since in pairs(ids) do
+      local t = type_of[field:match('^[^:]*')]
+      total = total + 1
+      if t and (t[3] == 0 or at - since < t[3]) then
+        n[t[1]] = (n[t[1]] or 0) + 1
+        if t[2] > 0 and n[t[1]] > t[2] then return 'limit' end
+      end
+    end
+  end
+  if total > max_ids then return 'cap' end
+end
+
+local function link(profile, field, at)
+  redis.call('SET', KEYS[1] .. ':' .. field, profile, 'PX', ttl)
+  redis.call('HSET', site .. ':ids:' .. profile, field, int(at))
+end
+
+-- Link new identifiers to a profile that has `have`; whether the limits let them.
+local function join(profile, have, fields, at)
+  local new = {}
+  for _, field in ipairs(fields) do new[field] = at end
+  local why = refused(have, new, at)
+  if why == 'cap' then
+    local oldest
+    for field, since in pairs(have) do
+      if field:sub(1, 13) == 'anonymous_id:'
+          and (not oldest or since < have[oldest] or (since == have[oldest] and field < oldest)) then
+        oldest = field
+      end
+    end
+    if oldest and #fields == 1 then
+      if redis.call('GET', KEYS[1] .. ':' .. oldest) == profile then redis.call('DEL', KEYS[1] .. ':' .. oldest) end
+      redis.call('HDEL', site .. ':ids:' .. profile, oldest)
+      why = nil
+    end
+  end
+  if why then return false end
+  for _, field in ipairs(fields) do link(profile, field, at) end
+  return true
+end
+
+-- Make two profiles one: winner and loser, or nil where the limits forbid it.
+local function merge(one, other, rule, item)
+  local ids1, first1 = ids_of(one)
+  local ids2, first2 = ids_of(other)
+  if refused(ids1, ids2, item[1]) then return nil end
+  local winner, loser, moved = one, other, ids2
+  if first2 < first1 or (first2 == first1 and other < one) then winner, loser, moved = other, one, ids1 end
+  for field, since in pairs(moved) do
+    if redis.call('GET', KEYS[1] .. ':' .. field) == loser then link(winner, field, since) end
+  end
+  local first = math.min(first1, first2)
+  if first < math.huge then redis.call('HSET', site .. ':ids:' .. winner, FIRST, int(first)) end
+  redis.call('DEL', site .. ':ids:' .. loser)
+  redis.call('SET', site .. ':to:' .. loser, winner, 'PX', ttl)
+  redis.call('RPUSH', site .. ':merges', cmsgpack.pack({winner, loser, rule, item[3], item[1]}))
+  return winner, loser
+end
+
+-- The id of a new profile: `new`, or one made of it where that has been somebody's already (its identifier was let go).
+local function mint(new)
+  while redis.call('EXISTS', site .. ':ids:' .. new, site .. ':to:' .. new) > 0 do
+    local h = redis.sha1hex(new)
+    new = h:sub(1, 8) .. '-' .. h:sub(9, 12) .. '-5' .. h:sub(14, 16) .. '-a' .. h:sub(18, 20) .. '-' .. h:sub(21, 32)
+  end
+  return new
+end
+
+local out, merges = {}, {}
+for i, item in ipairs(a[4]) do
+  local at, ids = item[1], item[5]
+  local profile, waiting, links, dropped = nil, {}, 0, 0
+  local strongest = types[ids[1][1] + 1][1]
+  for _, id in ipairs(ids) do
+    local type = types[id[1] + 1][1]
+    local field = type .. ':' .. id[2]
+    local found = redis.call('GETEX', KEYS[1] .. ':' .. field, 'PX', ttl)
+    if not found and not profile then
+      waiting[#waiting + 1] = field
+    elseif not found then
+      if join(profile, ids_of(profile), {field}, at) then links = links + 1 else dropped = dropped + 1 end
+    elseif not profile then
+      if #waiting == 0 then
+        profile = found
+      elseif join(found, ids_of(found), waiting, at) then
+        profile, links = found, links + #waiting
+      else
+        dropped = dropped + 1
+      end
+    elseif found ~= profile then
+      local winner, loser = merge(profile, found, strongest .. '+' .. type, item)
+      if winner then
+        profile, links = winner, links + 1
+        merges[#merges + 1] = {i - 1, loser, winner}
+      else
+        dropped = dropped + 1
+      end
+    end
+  end
+  if not profile then
+    profile = mint(item[4])
+    for _, field in ipairs(waiting) do link(profile, field, at) end
+    redis.call('HSET', site .. ':ids:' .. profile, FIRST, int(item[2]))
+  end
+  redis.call('PEXPIRE', site .. ':ids:' .. profile, ttl)
+  out[i] = {profile, links, dropped}
+end
+return cmsgpack.pack({out, merges})

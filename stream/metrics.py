@@ -65,7 +65,16 @@ CACHE_PROFILES = Gauge("stream_profile_cache_profiles", "Profiles kept in memory
 DUPLICATES = Counter("stream_events_duplicate_total", "Events dropped because their messageId was seen before.")
 REPEATS = Counter("stream_events_redelivered_total", "Records dropped because they had been applied before a crash.")
 DEAD_LETTERS = Counter("stream_dead_letters_total", "Records that could not be used.", ["reason"])
-LINKS = Counter("stream_identity_links_total", "Anonymous ids that became a user's.")
+LINKS = Counter("stream_identity_links_total", "Identifiers that were linked to a profile there was.")
+NOT_LINKED = Counter(
+    "stream_identity_not_linked_total", "Identifiers that gave way: the limits let them not be the same person's."
+)
+MERGES = Counter("stream_identity_merges_total", "Profiles that were merged into another.")
+MOVED = Counter(
+    "stream_identity_moved_total",
+    "Records sent to another partition: parts of merged profiles' states, and what came for such a profile later.",
+)
+TAKEN_OVER = Counter("stream_identity_taken_over_total", "Parts of merged profiles' states that the winner took over.")
 FIRED = Counter("stream_triggers_fired_total", "Triggers in Kafka.", ["kind"])
 SUPPRESSIONS = Counter("stream_triggers_suppressed_total", "Triggers held back, and why.", ["kind", "reason"])
 TRIGGER_DELAY = Histogram(

@@ -21,6 +21,10 @@ REASONS: Final[dict[str, str]] = {
     "not_an_event": "The record's value is no JSON object with an event's fields: something else writes to the topic.",
     "no_identity": "Neither userId nor anonymousId can be used: blocked values like 'null' or 'guest' mean nobody.",
     "fold_failed": "A signal raised an exception on the event: a bug; the worker's log has its trace.",
+    "merge_failed": "A signal raised an exception when two profiles became one: a bug; here is what the merged one "
+    "had.",
+    "merge_loop": "A record was sent on from merged profile to merged profile 64 times: Redis lost merges, and they "
+    "now form a circle.",
 }
 COUNTED: Final = frozenset(("not_an_event", "fold_failed"))
 """Reasons that count for the limits. The endpoint passes nothing on that is no event."""

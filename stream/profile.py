@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ from tracker.contract.events import MAX_ID_CHARS, ProfileEvent
 MAX_ANONYMOUS_IDS: Final = 10
 MAX_TRAITS: Final = 64
 MAX_TRAITS_BYTES: Final = 8192
+MAX_GROUPS: Final = 20
 ABOUT: Final = "about"
 PROFILE_BYTES: Final = 1200
 MEMORY_PER_JSON: Final = 4
@@ -23,6 +24,12 @@ MEMORY_PER_JSON: Final = 4
 
 VERSION: Final = "_v"
 _MARKED: Final = f'{{"{VERSION}":'
+MERGED: Final = "merged"
+"""Field of a profile that is no more: the id of the one it was merged into, as JSON."""
+ARRIVING: Final = "arriving"
+"""Field: parts of a merged profile's large fields, until the last one is there (stream/handover.py)."""
+FIELDS: Final = frozenset((ABOUT, MERGED, ARRIVING))
+"""The profile's own; all others are signals'."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,16 +48,23 @@ class About(Struct, omit_defaults=True):
     """When each trait was said: the last writer by event time wins, whatever comes in which order."""
     channels: dict[str, int] = {}
     """Channel -> the minute (since the epoch) of the last event there: of a merge, the later of both."""
+    groups: dict[str, int] = {}
+    """groupId -> when a group call said so last, ms; the latest, at most twenty."""
 
 
 _about = msgspec.json.Decoder(About)
 _traits = msgspec.json.Decoder(dict[str, Any])
+_id = msgspec.json.Decoder(str)
+_texts = msgspec.json.Decoder(dict[str, str])
 
 
 class Profile:
     """One profile: mutable by its partition's owner only."""
 
-    __slots__ = ("about", "broken", "changed", "due_ms", "id", "json_bytes", "site", "states", "stored_due_ms")
+    __slots__ = (
+        "about", "arriving", "broken", "changed", "due_ms", "id", "json_bytes", "merged_into", "site", "states",
+        "stored_due_ms",
+    )  # fmt: skip
 
     def __init__(self, site: str, id: str) -> None:
         self.site = site
@@ -61,6 +75,9 @@ class Profile:
         """Fields to write."""
         self.json_bytes: dict[str, int] = {}
         """Length of each field in Redis: what the profile takes in memory goes by it."""
+        self.merged_into: str | None = None
+        """The profile that this one is now; it has nothing else then."""
+        self.arriving: dict[str, str] = {}
         self.broken: dict[str, int] = {}
         """Signals whose timer failed: when to try again, ms."""
         self.due_ms: int | None = None
@@ -88,6 +105,8 @@ class Profile:
         anonymous_id = event.anonymous_id
         if anonymous_id is not None and anonymous_id not in about.anonymous_ids:
             about.anonymous_ids = [*about.anonymous_ids[1 - MAX_ANONYMOUS_IDS :], anonymous_id]
+        if event.type == "group" and event.group_id is not None:
+            about.groups = _latest({**about.groups, event.group_id: max(ts, about.groups.get(event.group_id, 0))})
         if event.type == "identify" and event.traits is not msgspec.UNSET:
             self._take_traits(about, event)
         self.changed.add(ABOUT)
@@ -201,6 +220,41 @@ class CacheView:
         self._cache.keep(self, profiles)
 
 
+def _latest(groups: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(groups.items(), key=lambda item: (item[1], item[0]))[-MAX_GROUPS:])
+
+
+def merge_about(one: About | None, other: About) -> About:
+    """Both as one person, whichever comes first: first seen earliest, each trait's last writer by event time; at a tie
+    that of the profile that was seen first."""
+    if one is None:
+        return other
+    # Whatever depends on an order goes by this one, so that it does not matter who is handed over to whom.
+    older, newer = sorted((one, other), key=lambda a: (a.first_seen_ms, a.last_seen_ms, _encode(a)))
+    said: dict[str, tuple[int, Any]] = {}
+    for about in (older, newer):
+        for name, value in about.traits.items():
+            ms = about.traits_ms.get(name, 0)
+            if name not in said or ms > said[name][0]:
+                said[name] = (ms, value)
+    kept = sorted(said, key=lambda name: (-said[name][0], name))[:MAX_TRAITS]
+    latest = sorted((older, newer), key=lambda a: a.last_seen_ms)
+    anonymous = list(dict.fromkeys(id for about in reversed(latest) for id in reversed(about.anonymous_ids)))
+    return About(
+        first_seen_ms=older.first_seen_ms,
+        last_seen_ms=max(one.last_seen_ms, other.last_seen_ms),
+        events=one.events + other.events,
+        user_id=older.user_id if older.user_id is not None else newer.user_id,
+        anonymous_ids=anonymous[:MAX_ANONYMOUS_IDS][::-1],
+        traits={name: said[name][1] for name in kept},
+        traits_ms={name: said[name][0] for name in kept},
+        channels={
+            c: max(one.channels.get(c, 0), other.channels.get(c, 0)) for c in sorted({*one.channels, *other.channels})
+        },
+        groups=_latest({g: max(one.groups.get(g, 0), other.groups.get(g, 0)) for g in (*one.groups, *other.groups)}),
+    )
+
+
 class ProfileCodec:
     """Profiles <-> their hashes, for a set of signals."""
 
@@ -220,6 +274,10 @@ class ProfileCodec:
                 profile.about = _about.decode(fields[i + 1])
             elif (stored := self._stored.get(name)) is not None:
                 profile.states[name] = stored.decode(fields[i + 1], profile)
+            elif name == MERGED:
+                profile.merged_into = _id.decode(fields[i + 1])
+            elif name == ARRIVING:
+                profile.arriving = _texts.decode(fields[i + 1])
             profile.json_bytes[name] = len(fields[i + 1])
         profile.due_ms = profile.stored_due_ms = self.due_ms(profile)
         return profile
@@ -231,11 +289,36 @@ class ProfileCodec:
         ]  # fmt: skip
         return min(dues, default=None)
 
+    def decode_state(self, name: str, text: str, profile: Profile) -> Any:
+        """A signal's state that is to become `profile`'s; None when no registered signal has the name.
+
+        Raises StateError.
+        """
+        stored = self._stored.get(name)
+        return stored.decode(text, profile) if stored is not None else None
+
+    def decode_about(self, text: str) -> About:
+        return _about.decode(text)
+
+    def fields(self, profile: Profile) -> Iterator[tuple[str, bytes]]:
+        """All that a profile has: (name, JSON)."""
+        if profile.about is not None:
+            yield ABOUT, _encode(profile.about)
+        if profile.arriving:
+            yield ARRIVING, _encode(profile.arriving)
+        for name, state in profile.states.items():
+            yield name, self._stored[name].encode(state)
+
     def write(self, profile: Profile) -> list[Any]:
         """[SITE:PID, [field, value, ...]] of what changed."""
         fields: list[Any] = []
         for name in profile.changed:
-            value = _encode(profile.about) if name == ABOUT else self._stored[name].encode(profile.states[name])
+            if name == ABOUT:
+                value = _encode(profile.about)
+            elif name not in FIELDS:
+                value = self._stored[name].encode(profile.states[name])
+            else:
+                value = _encode(profile.merged_into if name == MERGED else profile.arriving)
             profile.json_bytes[name] = len(value)
             fields.append(name)
             fields.append(binary(value))

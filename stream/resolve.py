@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from time import monotonic, time
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
-from stream import metrics
-from stream.core.identity import usable
+from stream import merges, metrics
+from stream.core.identity import LINKING, identifiers
+from stream.kafka_out import acked, dead_letter
 from stream.poison import Limits, Verdict
 from stream.redis_store import Head, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
-from tracker.contract.events import EventHead, decode_event_head, profile_prefix, with_profile
+from tracker.contract.events import VERIFIED, EventHead, decode_event_head, profile_prefix, with_profile
+from tracker.contract.ids import PRIORITY, Identifier, limits
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
-from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS, DeadLetter
+from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 
 DROPPED: Final = bytes(16)
 """The decision on a record that is not passed on: a repeat, or poison."""
@@ -36,12 +38,15 @@ CACHE_S: Final = 30.0
 HOUR_MS: Final = 3_600_000
 MAX_HOURS: Final = 24 * 14
 """Beyond it no hashes are kept: twice the longest retention of events."""
-PROFILE_TTL_MS: Final = 86_400_000
+DAY_MS: Final = 86_400_000
+ASKS_AT_ONCE: Final = 200
+"""Events that one call of identify.lua answers: 2 ms or so."""
+MAX_MERGED: Final = 4096
 
-_encode = msgspec.json.Encoder().encode
-
+PLAIN: Final = frozenset(("user_id", "anonymous_id"))
 
 _Who = tuple[str, str | None, str | None]
+"""(site, anonymous id, user id) of an event."""
 
 
 class Resolve:
@@ -62,8 +67,13 @@ class Resolve:
         self._decided: tuple[int, bytes] | None = None
         """(offset after the last decided record, 16 bytes a record from `next` on)."""
         self._seen = Seen(settings.dedupe_window_h)
-        self._cache: OrderedDict[_Who, tuple[str | None, bytes, float]] = OrderedDict()
-        """Anonymous id, else user id -> (the user it came with last, profile id, believed until)."""
+        self._ids = Ids(store, settings)
+        self._cache: OrderedDict[_Who, tuple[bytes, float]] = OrderedDict()
+        """Who -> (profile id, believed until)."""
+        self._merged: dict[bytes, bytes] = {}
+        """Loser -> winner, of merges that this hop made: what the cache knows under the loser is the winner."""
+        self._looked_at: set[str] = set()
+        """Sites whose waiting merges were published since the claim: those of a chunk that a crash cut off."""
 
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
@@ -99,33 +109,44 @@ class Resolve:
         heads = _heads([r.value for r in records])
         tally = self._limits.check(self.partition, len(heads), _verdicts(records, heads))
         hashes = [0 if isinstance(h, str) else codec.message_hash(h.site, h.message_id) for h in heads]
+        sites = {h.site for h in heads if not isinstance(h, str)} - self._looked_at
         passed = 0
         if self._decided is not None:
             # Chunks may be cut differently this time: the decided records first, then the rest.
             end, ids = self._decided
             n = min(sum(r.offset < end for r in records), len(ids) // 16)
             if n:
+                await self._publish_merges(sites)
                 passed = await self._pass_on(records[:n], heads[:n], hashes[:n], ids, records[n - 1].offset + 1, end)
             else:
                 self._decided = None
             records, heads, hashes = records[n:], heads[n:], hashes[n:]
         if records:
-            ids, end = await self._decide(heads, hashes), records[-1].offset + 1
+            ids, merged = await self._decide([r.value for r in records], heads, hashes)
+            end = records[-1].offset + 1
             stored = binary(packb([self.next, end, ids]))
             await self._head.write("decide", [self._head.epoch, self._head.seq, self.next, stored])
             self._decided = (end, ids)
+            await self._publish_merges(sites | merged)
             passed += await self._pass_on(records, heads, hashes, ids, end, end)
         self._limits.keep(tally)
         return passed
 
-    async def _decide(self, heads: Sequence[EventHead | str], hashes: Sequence[int]) -> bytes:
-        """16 bytes a record: the profile id, or DROPPED."""
+    async def _publish_merges(self, sites: set[str]) -> None:
+        """Before the head passes the events that made them, so that no clock record later than these overtakes them."""
+        for site in sites:
+            await merges.publish(site, self._store, self._out, self._settings.partitions)
+        self._looked_at |= sites
+
+    async def _decide(
+        self, values: Sequence[bytes], heads: Sequence[EventHead | str], hashes: Sequence[int]
+    ) -> tuple[bytes, set[str]]:
+        """16 bytes a record: the profile id, or DROPPED; and the sites in which profiles were merged."""
         now = monotonic()
         ids: list[bytes] = [DROPPED] * len(heads)
-        asked: dict[str, list[tuple[str | None, str | None]]] = {}
-        waiting: list[tuple[int, str, int]] = []  # (index of the record, site, index in what is asked of the site)
-        latest: dict[_Who, tuple[str | None, int]] = {}  # what this chunk asks last of an id: later events follow it
+        asks: dict[str, Asks] = {}
         fresh: set[int] = set()
+        cache, merged, country = self._cache, self._merged, self._settings.phone_country
         for i, head in enumerate(heads):
             if isinstance(head, str):
                 continue
@@ -133,53 +154,42 @@ class Resolve:
             if h in fresh or h in self._seen:
                 continue
             fresh.add(h)
-            anonymous, user = head.anonymous_id, head.user_id
-            who: _Who = (head.site, anonymous, None) if anonymous is not None else (head.site, None, user)
-            known = self._cache.get(who)
+            who: _Who = (head.site, head.anonymous_id, head.user_id)
+            known = cache.get(who)
             if (
-                known is not None and known[2] > now and (user is None or user == known[0])
-                and who not in latest and head.type != "alias"
+                known is not None and known[1] > now
+                and head.type not in LINKING and head.event not in VERIFIED
             ):  # fmt: skip
-                ids[i] = known[1]
+                ids[i] = known[0] if not merged else _follow(merged, known[0])
+                if asks and (asked := asks.get(head.site)) is not None:
+                    asked.known.append((i, len(asked.items)))
                 continue
-            anonymous, user = identifiers(head)
-            if anonymous is None and user is None:
-                continue
-            who = _who(head.site, anonymous, user)
-            last = latest.get(who)
-            if last is None or (user is not None and user != last[0]):
-                pairs = asked.setdefault(head.site, [])
-                last = latest[who] = (user, len(pairs))
-                pairs.append((anonymous, user))
-            waiting.append((i, head.site, last[1]))
-        found = {site: await self._identify(site, pairs, now) for site, pairs in asked.items()}
-        for i, site, index in waiting:
-            ids[i] = found[site][index]
-        return b"".join(ids)
+            found = identifiers(values[i], head, country)
+            if found:
+                asks.setdefault(head.site, Asks()).add(i, head, found, who)
+        in_sites = set()
+        for site, asked in asks.items():
+            answers, made = await self._ids.ask(site, asked.items)
+            for who, n in asked.whos.items():
+                cache[who] = (answers[n], now + CACHE_S)
+                if len(cache) > CACHE_ENTRIES:
+                    cache.popitem(last=False)
+            for i, n, until in asked.events:
+                ids[i] = _after(made, answers[n], n, until)
+            if made:
+                in_sites.add(site)
+                for i, until in asked.known:
+                    ids[i] = _after(made, ids[i], -1, until)
+                self._note(made)
+        return b"".join(ids), in_sites
 
-    async def _identify(self, site: str, pairs: list[tuple[str | None, str | None]], now: float) -> list[bytes]:
-        """Profile ids of (anonymous id, user id) pairs, asked of Redis in this order: an earlier link counts later."""
-        items = [
-            [
-                keys.id_part(anonymous) if anonymous is not None else False,
-                keys.id_part(user) if user is not None else False,
-                codec.new_profile_id(site, "anonymous_id", anonymous) if anonymous is not None else False,
-                codec.new_profile_id(site, "user_id", user) if user is not None else False,
-            ]
-            for anonymous, user in pairs
-        ]
-        ttl_ms = self._settings.profile_ttl_d * PROFILE_TTL_MS
-        answer = unpackb(await self._store.call("identify", f"{{s:{site}}}:id", [ttl_ms, items]))
-        found = []
-        for (anonymous, user), (profile, linked) in zip(pairs, answer, strict=True):
-            id = UUID(profile).bytes
-            found.append(id)
-            if linked:
-                metrics.LINKS.inc()
-            self._cache[_who(site, anonymous, user)] = (user, id, now + CACHE_S)
-            if len(self._cache) > CACHE_ENTRIES:
-                self._cache.popitem(last=False)
-        return found
+    def _note(self, made: Sequence[tuple[int, bytes, bytes]]) -> None:
+        if len(self._merged) > MAX_MERGED:
+            self._cache.clear()
+            self._merged.clear()
+        for _, loser, winner in made:
+            self._merged[loser] = winner
+            self._merged.pop(winner, None)  # It is alive: after a rollback of Redis it may have been a loser before.
 
     async def _pass_on(
         self,
@@ -205,7 +215,7 @@ class Resolve:
             received_at_ms = head.received_at_ms
             id = ids[i * 16 : i * 16 + 16]
             if id == DROPPED:
-                if identifiers(head) == (None, None):
+                if not identifiers(record.value, head, self._settings.phone_country):
                     acks.add(self._dead_letter(record, "no_identity", "no usable userId or anonymousId"))
                 else:
                     duplicates += 1
@@ -242,37 +252,93 @@ class Resolve:
         return dead_letter(self._out, "resolve", EVENTS, self.partition, record, reason, detail)
 
 
-async def acked(acks: Collection[asyncio.Future[None]]) -> None:
-    """Wait for all of them. Raises ProduceError when one failed; the others are shared, and go on."""
-    waiting = [ack for ack in acks if not ack.done()]
-    if waiting:
-        await asyncio.wait(waiting)
-    for ack in acks:
-        ack.result()
+class Asks:
+    """What a chunk asks of one site, in order. Events in a row with the same ids ask once."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[EventHead, tuple[Identifier, ...]]] = []
+        self.events: list[tuple[int, int, int]] = []
+        """(index of the record, index of the item that answers it, number of items before the record)."""
+        self.known: list[tuple[int, int]] = []
+        """Records that the cache answered: (index, number of items before it)."""
+        self.whos: dict[_Who, int] = {}
+        """Who -> item that answers for whoever has just these ids."""
+        self._latest: dict[Identifier, int] = {}
+        """What was asked last of an identifier: an event asks anew when another came between."""
+
+    def add(self, i: int, head: EventHead, found: tuple[Identifier, ...], who: _Who) -> None:
+        latest = self._latest
+        n = latest.get(found[0], -1)
+        if n < 0 or self.items[n][1] != found or any(latest[id] != n for id in found):
+            n = len(self.items)
+            self.items.append((head, found))
+            for id in found:
+                latest[id] = n
+        if head.type != "alias" and all(type in PLAIN for type, _ in found):
+            self.whos[who] = n
+        self.events.append((i, n, len(self.items)))
 
 
-def dead_letter(
-    out: KafkaOut, stage: str, topic: str, partition: int, record: Any, reason: str, detail: str
-) -> asyncio.Future[None]:
-    """Give a record that could not be used to tracker.dead-letters.v1."""
-    letter = DeadLetter(
-        reason=reason, detail=detail, stage=stage, at_ms=int(time() * 1000), original=record.value or b"",
-        topic=topic, partition=partition, offset=record.offset, key=record.key,
-    )  # fmt: skip
-    return out.append(DEAD_LETTERS, None, _encode(letter), None, 0)
+class Ids:
+    """Asks identify.lua."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._rules: list[Any] = [settings.profile_ttl_d * DAY_MS, settings.id_limit_all, limits(settings)]
+
+    async def ask(
+        self, site: str, items: Sequence[tuple[EventHead, tuple[Identifier, ...]]]
+    ) -> tuple[list[bytes], list[tuple[int, bytes, bytes]]]:
+        """Profile id of each item, asked in this order: an earlier link counts later; and the merges that were made:
+        (index of the item, loser, winner)."""
+        key = f"{{s:{site}}}:id"
+        arguments = [
+            [
+                head.received_at_ms,
+                head.timestamp_ms or head.received_at_ms,
+                head.message_id,
+                codec.new_profile_id(site, *found[0]),
+                [(PRIORITY[type], keys.id_part(value)) for type, value in found],
+            ]
+            for head, found in items
+        ]
+        calls = [
+            self._store.call("identify", key, [*self._rules, arguments[first : first + ASKS_AT_ONCE]])
+            for first in range(0, len(arguments), ASKS_AT_ONCE)
+        ]
+        profiles: list[bytes] = []
+        made: list[tuple[int, bytes, bytes]] = []
+        links = dropped = 0
+        for answer in await asyncio.gather(*calls):  # One pipeline, in order.
+            answers, merged = unpackb(answer)
+            made += [(len(profiles) + n, _bytes(loser), _bytes(winner)) for n, loser, winner in merged]
+            for profile, linked, given_way in answers:
+                profiles.append(_bytes(profile))
+                links += linked
+                dropped += given_way
+        if links:
+            metrics.LINKS.inc(links)
+        if dropped:
+            metrics.NOT_LINKED.inc(dropped)
+        return profiles, made
 
 
-def _who(site: str, anonymous: str | None, user: str | None) -> _Who:
-    """What an event goes by: its anonymous id where it has one, whoever is logged in there."""
-    return (site, anonymous, None) if anonymous is not None else (site, None, user)
+def _bytes(profile_id: str) -> bytes:
+    return UUID(profile_id).bytes
 
 
-def identifiers(head: EventHead) -> tuple[str | None, str | None]:
-    """(anonymous id, user id) that an event means. An alias call says that previousId is the same person as userId."""
-    anonymous, user = usable(head.anonymous_id), usable(head.user_id)
-    if head.type == "alias" and anonymous is None:
-        anonymous = usable(head.previous_id)
-    return anonymous, user
+def _follow(merged: dict[bytes, bytes], id: bytes) -> bytes:
+    while (winner := merged.get(id)) is not None:
+        id = winner
+    return id
+
+
+def _after(made: Sequence[tuple[int, bytes, bytes]], id: bytes, n: int, until: int) -> bytes:
+    """The id that an answer to item n has become by the items between it and `until`."""
+    for index, loser, winner in made:
+        if n < index < until and loser == id:
+            id = winner
+    return id
 
 
 def _verdicts(records: Sequence[Any], heads: Sequence[EventHead | str]) -> list[Verdict]:

@@ -13,13 +13,15 @@ from time import time
 from typing import Any, Final
 
 from stream import metrics
-from stream.fold import Decoded, Effects, Folder, Outgoing, decode, unpack_outgoing
+from stream.fold import MOVED, Decoded, Effects, Folder, Outgoing, decode, unpack_outgoing
+from stream.kafka_out import acked, dead_letter
 from stream.poison import Limits, Verdict
 from stream.profile import Profile, ProfileCache
 from stream.redis_store import Head, Store, unpackb
-from stream.resolve import acked, dead_letter
 from stream.transport import Chunk
 from tracker.contract import keys
+from tracker.contract.codec import partition_of
+from tracker.contract.merges import Handover, Merge
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import PROFILE_EVENTS
@@ -34,6 +36,8 @@ MAX_JUMP: Final = 4.0
 """How many times the average one call may count."""
 MARGIN_MS: Final = 2_000
 """A timer fires this long after its due time at the earliest: the clock in the log runs so far behind."""
+MOVES_AT_ONCE: Final = 32
+"""Most merges and parts of merged profiles in one apply: each may send or write up to 256 KB."""
 
 
 class ApplyBound:
@@ -120,8 +124,12 @@ class SignalsHop:
         applied, done = 0, 0
         while done < len(chunk.records):
             records = chunk.records[done : done + self._bound.records]
+            decoded = self._decode(records)
+            if decoded.moves > MOVES_AT_ONCE:
+                moves = [index for index, item in decoded.items if isinstance(item, Merge | Handover)]
+                records = records[: moves[MOVES_AT_ONCE]]
+                decoded = self._decode(records)
             done += len(records)
-            decoded = decode([r.value for r in records])
             due = await self._load(decoded.profiles, decoded.clock_ms)
             if self._too_many(due, decoded):
                 applied += await self._process_in_parts(records, decoded)
@@ -129,23 +137,26 @@ class SignalsHop:
                 applied += await self._apply(records, decoded, due, records[-1].offset + 1)
         return applied
 
+    def _decode(self, records: Sequence[Any]) -> Decoded:
+        return decode([r.value for r in records], self.partition, [r.offset for r in records])
+
     async def _process_in_parts(self, records: Sequence[Any], decoded: Decoded) -> int:
         """Very many timers are due: everything before the first clock record, then its timers in several applies, then
         the rest. The same effects, in the same order, as if one apply could be as large as it liked."""
         first = next(index for index, item in decoded.items if isinstance(item, int))
         applied = 0
         if first:
-            part = decode([r.value for r in records[:first]])
+            part = self._decode(records[:first])
             await self._load(part.profiles, None)
             applied = await self._apply(records[:first], part, (), records[first].offset)
-        clock = decode([records[first].value])
+        clock = self._decode([records[first]])
         while self._too_many(due := await self._load(set(), clock.clock_ms), clock):
             # The head stays before the clock record until its last timers have fired.
             await self._apply([], clock, due, self.next, clock_ms=self.clock_ms)
         await self._apply([records[first]], clock, due, records[first].offset + 1)
         rest = records[first + 1 :]
         if rest:
-            part = decode([r.value for r in rest])
+            part = self._decode(rest)
             due = await self._load(part.profiles, part.clock_ms)
             if self._too_many(due, part):
                 return applied + await self._process_in_parts(rest, part)
@@ -235,13 +246,21 @@ class SignalsHop:
         """Outbox -> Kafka, then out of the outbox."""
         if not self._outbox:
             return
-        await acked({self._out.append(t.topic, t.key, t.value, None, 0, HEADERS) for t in self._outbox})
+        await acked({self._send(t) for t in self._outbox})
         await self._head.write("trim", [self._head.epoch, self._head.seq, len(self._outbox)])
         now_ms = time() * 1000
         for t in self._outbox:
+            if t.kind == MOVED:
+                metrics.MOVED.inc()
+                continue
             metrics.FIRED.labels(t.kind).inc()
             metrics.TRIGGER_DELAY.labels(t.kind).observe(max(0.0, (now_ms - t.at_ms - MARGIN_MS) / 1000))
         self._outbox = []
+
+    def _send(self, t: Outgoing) -> asyncio.Future[None]:
+        if t.kind == MOVED:
+            return self._out.append(t.topic, t.key, t.value, None, partition_of(t.key, self._settings.partitions))
+        return self._out.append(t.topic, t.key, t.value, None, 0, HEADERS)
 
     def _measure(self, decoded: Decoded, fx: Effects) -> None:
         now_ms = time() * 1000
@@ -253,6 +272,8 @@ class SignalsHop:
             metrics.SUPPRESSIONS.labels(kind, reason).inc()
         for poison in (*decoded.poison, *fx.poison):
             metrics.DEAD_LETTERS.labels(poison.reason).inc()
+        if fx.taken_over:
+            metrics.TAKEN_OVER.inc(fx.taken_over)
         if fx.repeats:
             metrics.REPEATS.inc(fx.repeats)
 

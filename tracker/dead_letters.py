@@ -74,7 +74,7 @@ def redo(letter: DeadLetter, offset: int, settings: Settings) -> Redo | tuple[st
         return "unknown_stage", f"'{letter.stage}', topic {letter.topic}"
     if letter.partition >= settings.partitions:
         return "unknown_partition", f"it came from {letter.partition}, and there are {settings.partitions}"
-    return _redo_record(letter)
+    return _redo_record(letter, settings)
 
 
 def _redo_event(letter: DeadLetter, offset: int, settings: Settings) -> Redo | tuple[str, str]:
@@ -97,9 +97,9 @@ def _redo_event(letter: DeadLetter, offset: int, settings: Settings) -> Redo | t
     return Redo(EVENTS, partition_of(draft.key, settings.partitions), draft.key, lambda *_: value)
 
 
-def _redo_record(letter: DeadLetter) -> Redo | tuple[str, str]:
+def _redo_record(letter: DeadLetter, settings: Settings) -> Redo | tuple[str, str]:
     """As it was, to where it was; of a profile event all but `src`: behind its old one others have been applied."""
-    from stream.resolve import identifiers  # the worker's rule, and 1 s to import: only here is it needed
+    from stream.core.identity import identifiers  # the worker's rule: only here is it needed
 
     assert letter.topic is not None
     assert letter.partition is not None
@@ -107,7 +107,7 @@ def _redo_record(letter: DeadLetter) -> Redo | tuple[str, str]:
     try:
         if letter.topic == EVENTS:
             head = decode_event_head(original)
-            if identifiers(head) == (None, None):
+            if not identifiers(original, head, settings.phone_country):
                 return "no_identity", "no usable userId or anonymousId"
             key = letter.key or str(head.anonymous_id or head.user_id).encode()
             return Redo(EVENTS, letter.partition, key, lambda *_: original)

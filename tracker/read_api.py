@@ -16,6 +16,7 @@ from tracker import metrics
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.events import MAX_ID_CHARS
+from tracker.contract.ids import ID_TYPES, normal
 from tracker.contract.settings import Settings
 from tracker.contract.windows import WINDOWS
 from tracker.counters import DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_counters, read_visitors
@@ -24,7 +25,9 @@ from tracker.limits import Guard
 from tracker.rejections import INVALID_KEY, Refusal, refuse
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
-ID_TYPES: Final = ("user_id", "anonymous_id", "profile_id")
+ID_KINDS: Final = (*(t.name for t in ID_TYPES), "profile_id")
+MAX_MERGES: Final = 64
+"""Longest chain of merges that is followed."""
 
 
 class ApiError(Exception):
@@ -41,8 +44,13 @@ async def read_profile(redis: Redis, settings: Settings, site: str, id_type: str
     """The answer of .../profiles/..., or None. Raises RedisError."""
     if id_type == "profile_id":
         profile_id = value
+        for _ in range(MAX_MERGES):
+            if (winner := await redis.get(keys.merged_key(site, profile_id))) is None:
+                break
+            profile_id = _text(winner)
     else:
-        found = await redis.get(keys.identifier_key(site, id_type, value))
+        known = normal(id_type, value, settings.phone_country)
+        found = await redis.get(keys.identifier_key(site, id_type, known)) if known is not None else None
         if found is None:
             return None
         profile_id = _text(found)
@@ -109,8 +117,8 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
     @routes.get("/profiles/{id_type}/{value:path}")
     async def profile(site: str, id_type: str, value: str) -> dict[str, Any]:
         """One profile: its ids and traits, and the state of every signal."""
-        if id_type not in ID_TYPES:
-            raise ApiError(400, "bad_id_type", "Unknown kind of id.", f"Use one of: {', '.join(ID_TYPES)}.")
+        if id_type not in ID_KINDS:
+            raise ApiError(400, "bad_id_type", "Unknown kind of id.", f"Use one of: {', '.join(ID_KINDS)}.")
         if len(value) > MAX_ID_CHARS:
             raise ApiError(400, "bad_id", "The id is too long.", f"Ids have at most {MAX_ID_CHARS} characters.")
         try:

@@ -343,6 +343,58 @@ def _undo(cart: Cart, e: Entry, rules: Rules, out: list[Emission]) -> Cart:
     return replace(cart, at_ms=max(e.ms, cart.at_ms), orders=orders)
 
 
+def merge_carts(one: Cart, other: Cart) -> Cart:
+    """Two carts without their entries as one person's; the same whichever comes first. Of two that both have something
+    in them the lines are added up, as if put into one; an order of one that is later than the other's last activity has
+    closed that, too."""
+    if other in (NEW, one):
+        return one
+    if one == NEW:
+        return other
+    older, newer = sorted((one, other), key=lambda c: (c.opened_ms, c.last_ms, c.at_ms, _sortable(c)))
+    orders = {o.id: o for o in sorted((*one.orders, *other.orders), key=lambda o: (o.ms, o.id, o.back, o.reversed))}
+    closed_ms = max((o.ms for o in orders.values()), default=0)
+    active = [c for c in (older, newer) if c.state in ACTIVE and c.last_ms > closed_ms]
+    kept = {
+        "at_ms": max(one.at_ms, other.at_ms),
+        "episode": max(one.episode, other.episode),
+        "orders": tuple(orders.values())[-MAX_ORDERS:],
+    }
+    if not active:
+        # Both are over, or closed by the other's order: the one that changed last says how it ended.
+        last = max((older, newer), key=lambda c: c.at_ms)
+        ended = last.state if last.state not in ACTIVE else "converted"
+        return replace(NEW, state=ended, **kept)
+    if len(active) == 1:
+        return replace(active[0], **kept)
+    waiting = [c for c in active if c.state in WAITING]
+    seq = max(c.seq for c in active)
+    state: State = "abandoned" if not waiting else "reopened" if seq else "open"
+    lines = {line.id: line for line in older.items}
+    for line in newer.items:
+        if (same := lines.get(line.id)) is not None:
+            lines[line.id] = replace(line, qty=min(same.qty + line.qty, MAX_QUANTITY))
+        elif len(lines) < MAX_LINES:
+            lines[line.id] = line
+    return replace(
+        older,
+        state=state,
+        stage=max(c.stage for c in active),
+        seq=seq,
+        last_ms=max(c.last_ms for c in active),
+        abandoned_ms=max(c.abandoned_ms for c in active),
+        told_ms=max(c.told_ms for c in active),
+        items=tuple(lines.values()),
+        cur=newer.cur or older.cur,
+        touch=max((c.touch for c in active if c.touch), key=lambda t: (t[1], t[0]), default=None),
+        **kept,
+    )
+
+
+def _sortable(cart: Cart) -> str:
+    return repr((cart.state, cart.stage, cart.seq, cart.opened_by, cart.items, cart.cur, cart.touch, cart.orders))
+
+
 def fold(entries: list[Entry], now_ms: int, rules: Rules, start: Cart = NEW) -> tuple[Cart, list[Emission]]:
     """The definition of a cart: its entries in the order of (ms, id), then the timers due <= now_ms.
 

@@ -20,7 +20,21 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream.core.cart import NEW, WAITING, Cart, Emission, Entry, Order, Rules, What, advance, due_ms, key_of, step
+from stream.core.cart import (
+    NEW,
+    WAITING,
+    Cart,
+    Emission,
+    Entry,
+    Order,
+    Rules,
+    What,
+    advance,
+    due_ms,
+    key_of,
+    merge_carts,
+    step,
+)
 
 MAX_ENTRIES: Final = 200
 MAX_LOG_LINES: Final = 400
@@ -110,6 +124,48 @@ def take(state: CartLog, e: Entry, known_ms: int, rules: Rules) -> Change:
     state = replace(_with(state, cart, log, e, rules), told=told, counted=dict(counted))
     known = tuple(x.order.id for x in before if x.what == "order.completed" and x.order)
     return _trim(_tell(state, emitted, known_ms, rules, known), rules)
+
+
+def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
+    """Both carts as one person's: what was told and is no longer true is retracted, what is true was told under its id.
+
+    The same whichever comes first. Bases meet at the later one's time: what stands before it in the other's log goes
+    into that one's base.
+    """
+    at_ms = max(one.base.at_ms, other.base.at_ms)
+    fired_ms = max(one.fired_ms, other.fired_ms)
+    counted: Counter[str] = Counter()
+    known: list[str] = []
+    parts: list[tuple[Cart, tuple[Entry, ...]]] = []
+    for state in (one, other):
+        base, n = state.base, 0
+        while n < len(state.log) and state.log[n].ms < at_ms:
+            base, _ = step(base, state.log[n], rules)
+            n += 1
+        _, emitted = _fold(base, state.log[n:], state.fired_ms, rules)
+        counted.update(state.counted)
+        counted.update(x.what for x in emitted if _counts(x))
+        known += (x.order.id for x in emitted if x.what == "order.completed" and x.order)
+        parts.append((base, state.log[n:]))
+    (base1, log1), (base2, log2) = parts
+    base = merge_carts(base1, base2)
+    log = tuple(sorted({e.id: e for e in (*log2, *log1)}.values(), key=key_of))
+    cart, emitted = _fold(base, log, fired_ms, rules)
+    told = {(t.by, t.n): replace(t, unsure=True) for t in (*one.told, *other.told) if t.unsure or t.at_ms > at_ms}
+    minted = {by: max(one.minted.get(by, 0), other.minted.get(by, 0)) for by in sorted({*one.minted, *other.minted})}
+    merged = CartLog(
+        cart=cart,
+        due_ms=due_ms(cart, rules),
+        log=log,
+        base=base,
+        lines=sum(len(e.lines or ()) for e in log),
+        fired_ms=fired_ms,
+        told=tuple(sorted(told.values(), key=lambda t: (t.opened_ms, t.by, t.n))),
+        minted=minted,
+        counted=dict(sorted(counted.items())),
+    )
+    change = _tell(merged, emitted, fired_ms, rules, tuple(known))
+    return _trim(change, rules) if log else change
 
 
 def _with(state: CartLog, cart: Cart, log: tuple[Entry, ...], e: Entry, rules: Rules) -> CartLog:

@@ -1,25 +1,131 @@
-"""Which identifier values mean somebody."""
+"""Who an event says it is from: the identifiers in it, strongest first, and which of them are shown to be true.
+
+An address typed into a form is a claim: if it linked profiles, anybody could join another's by typing it. It stays a
+trait. What shows an address to be the person's own:
+
+    login                identify or alias with a userId: the site's own account has it
+    an order             it goes where the goods go (VERIFIED in tracker/contract/events.py)
+    double opt-in        "Email Verified", "Phone Verified", said by a server with the secret key
+    a click in the mail  reported with the secret key, by the provider of the mails
+    nobody else          an event of the secret key with no id but the address is of whoever has the address
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from typing import Any, Final
 
-from tracker.contract.events import MAX_ID_CHARS
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
 
-_nobody = re.compile(r"[0-]*|-1").fullmatch
-BLOCKED: Final[frozenset[str]] = frozenset(
-    {
-        "null", "none", "nil", "anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email",
-        "undefined", "true", "false", "nan", "[object object]",
-    }
-)  # fmt: skip
-"""Values that broken integrations send for everybody (compared in lower case, quotes and blanks stripped)."""
+from tracker.contract.events import VERIFIED, EventHead, EventIds, decode_event_ids
+from tracker.contract.ids import PRIORITY, Identifier, normal, usable
+
+LINKING: Final = frozenset(("identify", "alias"))
+"""Types of calls that may say more about who somebody is than their ids."""
+EXTERNAL: Final = frozenset(("email", "phone", "zalo_id", "viber_id", "push_token"))
+"""Types that `context.externalIds` may name."""
+MAX_EXTERNAL: Final = 16
 
 
-def usable(value: str | None) -> str | None:
-    """The identifier, or None when it means nobody: blank, blocked, zeros and dashes only, or longer than 200."""
-    if value is None or len(value) > MAX_ID_CHARS:
+class _Addresses(Struct):
+    email: Any = None
+    phone: Any = None
+
+
+class _Device(Struct):
+    token: Any = None
+
+
+class _Context(Struct, rename="camel"):
+    traits: Raw | UnsetType = UNSET
+    external_ids: Any = None
+    device: Raw | UnsetType = UNSET
+
+
+_addresses: Final = msgspec.json.Decoder(_Addresses)
+_device: Final = msgspec.json.Decoder(_Device)
+_context: Final = msgspec.json.Decoder(_Context)
+
+
+def identifiers(value: bytes, head: EventHead, country: str) -> tuple[Identifier, ...]:
+    """The identifiers that an event's profile is found by; () = it is nobody's."""
+    anonymous, user = usable(head.anonymous_id), usable(head.user_id)
+    plain: list[Identifier] = []
+    if user is not None:
+        plain.append(("user_id", user))
+    if anonymous is not None:
+        plain.append(("anonymous_id", anonymous))
+    if plain and head.type not in LINKING and head.event not in VERIFIED:
+        return tuple(plain)
+    try:
+        more = decode_event_ids(value)
+    except msgspec.DecodeError:  # Of another shape than the endpoint's: what the head says is all.
+        return tuple(plain)
+    found = dict.fromkeys((*plain, *_others(head, more, user is not None, bool(plain), country)))
+    return tuple(sorted(found, key=lambda id: PRIORITY[id[0]]))  # stable: of a type the first said goes first
+
+
+def _others(head: EventHead, more: EventIds, has_user: bool, has_id: bool, country: str) -> list[Identifier]:
+    trusted = more.source == "import"
+    found: list[Identifier] = []
+    if head.type == "alias" and (previous := usable(more.previous_id)) is not None:
+        found.append(("anonymous_id", previous))
+        has_id = True
+    context = _read(_context, more.context)
+    for type, value in _external(context, trusted, country):
+        found.append((type, value))
+        has_id = True
+    if has_user and head.type in ("identify", "alias"):
+        types: tuple[str, ...] = ("email", "phone")
+    elif (row := VERIFIED.get(head.event or "")) is not None and (trusted or not row[1]):
+        types = row[0]
+    elif trusted and not has_id:
+        types = ("email", "phone")
+    else:
+        return found
+    places = [more.traits, context.traits if context is not None else UNSET]
+    if head.type == "track":
+        places.append(more.properties)
+    for place in places:
+        said = _read(_addresses, place)
+        for type in types:
+            given = getattr(said, type, None)
+            if given is not None and (known := normal(type, given, country)) is not None:
+                found.append((type, known))
+    return found
+
+
+def _external(context: _Context | None, trusted: bool, country: str) -> list[Identifier]:
+    """`context.externalIds` of a server; the push token of the device itself, which nobody else knows."""
+    if context is None:
+        return []
+    found: list[Identifier] = []
+    device = _read(_device, context.device)
+    if device is not None and (token := normal("push_token", device.token, country)) is not None:
+        found.append(("push_token", token))
+    if not trusted or not isinstance(context.external_ids, list):
+        return found
+    for item in context.external_ids[:MAX_EXTERNAL]:
+        if not isinstance(item, dict):
+            continue
+        type = item.get("type")
+        if not isinstance(type, str) or type not in EXTERNAL:
+            continue
+        value = normal(type, item.get("id"), country)
+        if value is not None and type in ("zalo_id", "viber_id"):
+            # An id of one official account or bot: somebody else in the next.
+            account = normal(type, item.get("collection"), country)
+            value = usable(f"{account}/{value}") if account is not None else None
+        if value is not None:
+            found.append((type, value))
+    return found
+
+
+def _read(decoder: msgspec.json.Decoder[Any], raw: Raw | UnsetType) -> Any:
+    """What there is, or None when it is missing or of another shape."""
+    if raw is UNSET:
         return None
-    bare = value.strip().strip("\"'").strip().lower()
-    return None if bare in BLOCKED or _nobody(bare) else value
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -88,3 +88,13 @@ class Signal(ABC, Generic[S]):
     def fire(self, state: S, now_ms: int, ctx: Context) -> Result:
         """Fire every timer due <= now_ms, in order of their due times. The new state's due_ms is then > now_ms."""
         return Result(state=state)
+
+    def merge(self, one: S, other: S, now_ms: int, ctx: Context) -> Result:
+        """The states of two profiles that are one person, as one: the same whichever comes first. `one` is the state of
+        the profile that stays, `ctx` its; now_ms: the clock in the log. Triggers must not tell what was told before.
+        Gauges are the shell's, by `gauges`. Whoever has a state has this."""
+        raise NotImplementedError(f"{self.name} does not say how two states become one")
+
+    def gauges(self, state: S) -> tuple[tuple[str, int], ...]:
+        """What the state contributes to the gauges: the sum of all differences that led to it."""
+        return ()

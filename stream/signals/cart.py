@@ -70,6 +70,13 @@ class CartSignal(Signal[CartLog]):
     def fire(self, state: CartLog, now_ms: int, ctx: Context) -> Result:
         return _result(state, cart_log.fire(state, now_ms, self._rules_of(ctx.settings)), now_ms, ctx)
 
+    def merge(self, one: CartLog, other: CartLog, now_ms: int, ctx: Context) -> Result:
+        """One cart of both: the union of their logs, folded again."""
+        return _result(one, cart_log.merge(one, other, self._rules_of(ctx.settings)), now_ms, ctx)
+
+    def gauges(self, state: CartLog) -> tuple[tuple[str, int], ...]:
+        return (("carts_open", 1),) if state.cart.state in WAITING else ()
+
 
 def entry(event: ProfileEvent) -> Entry:
     """The event as the cart sees it."""

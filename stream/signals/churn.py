@@ -9,6 +9,7 @@ down to churn_leave. One-time buyers cross too: they are counted, but not told.
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import chain, zip_longest
 from math import ceil, inf
 from typing import Final
 
@@ -143,6 +144,33 @@ class PurchaseSignal(Signal[Purchases]):
             ),
         )
         return Result(state=after, triggers=(trigger,), gauges=(("churn_high", 1),))
+
+    def merge(self, one: Purchases, other: Purchases, now_ms: int, ctx: Context) -> Result:
+        """The union of the days. An order that both had under one order_id counts once, but for its value."""
+        older, newer = sorted((one, other), key=lambda p: (p.zero_ms, p.days, p.orders, p.value))
+        days = sorted({*one.days, *other.days})
+        dropped = max(0, len(days) - MAX_DAYS)
+        # The latest of each in turn: which of them is later is not known.
+        latest = chain.from_iterable(zip_longest(reversed(newer.orders), reversed(older.orders)))
+        orders = tuple(dict.fromkeys(order for order in latest if order is not None))[:MAX_ORDERS][::-1]
+        told = [p.told_ms for p in (one, other) if p.told_ms is not None]
+        crossed_ms = max(one.crossed_ms, other.crossed_ms)
+        after = Purchases(
+            days=(days[0], *days[1 + dropped :]),
+            zero_ms=older.zero_ms,
+            more=one.more + other.more + dropped,
+            value=min(one.value + other.value, MAX_VALUE),
+            orders=orders,
+            crossed_ms=crossed_ms,
+            crossings=max(one.crossings, other.crossings),
+            told_ms=max(told, default=None),
+        )
+        at_ms = max(now_ms, crossed_ms)
+        on = (one.on or other.on) and _risk(after, at_ms, ctx.settings) > ctx.settings.churn_leave
+        return Result(state=replace(after, on=on, due_ms=None if on else _crossing_ms(after, ctx.settings)))
+
+    def gauges(self, state: Purchases) -> tuple[tuple[str, int], ...]:
+        return (("churn_high", 1),) if state.on else ()
 
 
 def _with_day(days: tuple[int, ...], more: int, day: int) -> tuple[tuple[int, ...], int]:

@@ -103,7 +103,7 @@ async def test_a_clock_record_behind_the_clock_passes_while_many_late_timers_are
 def event(n: int, **ids: str) -> bytes:
     return json.dumps(
         {
-            "site": "demo", "type": "page", "messageId": f"m{n}", "timestampMs": T0, "receivedAtMs": T0,
+            "site": "demo", "type": "page", "messageId": f"m{n}", "timestampMs": T0 + n, "receivedAtMs": T0 + n,
             "channel": "site", **ids,
         }
     ).encode()  # fmt: skip
@@ -116,11 +116,11 @@ async def decisions(store: Store, site: str, chunks: list[list[dict[str, str]]])
     found: list[str] = []
     n = 0
     for ids in chunks:
-        values = [event(n + i, **each) for i, each in enumerate(ids)]
+        values = [event(n + i, **each).replace(b'"demo"', f'"{site}"'.encode()) for i, each in enumerate(ids)]
         n += len(values)
-        heads = _heads([v.replace(b'"demo"', f'"{site}"'.encode()) for v in values])
+        heads = _heads([*values])
         hashes = [codec.message_hash(site, f"m{n - len(values) + i}") for i in range(len(values))]
-        decided = await hop._decide(heads, hashes)
+        decided, _ = await hop._decide(values, heads, hashes)
         found += [decided[i : i + 16].hex() for i in range(0, len(decided), 16)]
     return found
 

@@ -75,6 +75,12 @@ class Stuck(Signal[Any]):
         self.fired += 1
         return Result(state=Alarm(state.due - 1))
 
+    def merge(self, one: Alarm, other: Alarm, now_ms: int, ctx: Context) -> Result:
+        return Result(state=max(one, other, key=lambda alarm: alarm.due))
+
+    def gauges(self, state: Alarm) -> tuple[tuple[str, int], ...]:
+        return ()
+
 
 def test_a_timer_that_stays_due_after_it_fired_is_put_off_instead_of_firing_for_ever() -> None:
     signal = Stuck()

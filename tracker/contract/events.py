@@ -157,9 +157,20 @@ class EventHead(Struct, rename="camel", gc=False):
     type: str
     message_id: str
     received_at_ms: Time
+    timestamp_ms: Time = 0
+    event: str | None = None
     user_id: str | None = None
     anonymous_id: str | None = None
+
+
+class EventIds(Struct, rename="camel", gc=False):
+    """The fields of an Event that say more about whose it is; read only of events that may link ids."""
+
+    source: str = "client"
     previous_id: str | None = None
+    traits: Raw | UnsetType = UNSET
+    context: Raw | UnsetType = UNSET
+    properties: Raw | UnsetType = UNSET
 
 
 class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
@@ -167,7 +178,8 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
 
     `src` = (partition, offset, index) of the record in tracker.events.v1 that it came from: rising by partition, so a
     consumer that keeps the last one it applied by partition drops every repeat. Of a dead letter that is replayed it is
-    (REPLAYS, offset of its Replay, place in it).
+    (REPLAYS, offset of its Replay, place in it); of a record that was sent on after a merge (FORWARDED + partition of
+    tracker.profile-events.v1, offset there, place).
     """
 
     profile_id: str
@@ -182,6 +194,7 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     name: str | None = None
     user_id: str | None = None
     anonymous_id: str | None = None
+    group_id: str | None = None
     properties: Raw | UnsetType = UNSET
     traits: Raw | UnsetType = UNSET
     campaign: Raw | UnsetType = UNSET
@@ -190,6 +203,8 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     bot: str | None = None
     counted: bool = False
     """A replay of one that a signal failed on: the counters have it already."""
+    hops: int = 0
+    """How often it was sent on, for its profile had been merged into another."""
 
 
 class Clock(Struct, rename="camel"):
@@ -265,6 +280,20 @@ MESSAGE_CLICKS: Final[frozenset[str]] = frozenset(
     name for name, (_, action) in MESSAGE_ACTIONS.items() if action == "clicked"
 )
 
+VERIFIED: Final[dict[str, tuple[tuple[str, ...], bool]]] = {
+    ORDER_COMPLETED: (("email", "phone"), False),
+    "Email Verified": (("email",), True),
+    "Phone Verified": (("phone",), True),
+    "Email Link Clicked": (("email",), True),
+    "Message Link Clicked": (("phone",), True),
+}
+"""Events that show an address in them to be the person's own -> (which kinds, whether only with the secret key).
+
+The two Verified ones are ours: a server sends them when a double opt-in or a code has been confirmed.
+"""
+
+decode_event_ids = msgspec.json.Decoder(EventIds).decode
+"""Decode what may link ids. Raises msgspec.DecodeError."""
 decode_event_head = msgspec.json.Decoder(EventHead).decode
 """Decode what the resolve hop needs. Raises msgspec.DecodeError (ValidationError for a wrong shape)."""
 decode_profile_event = msgspec.json.Decoder(ProfileEvent).decode

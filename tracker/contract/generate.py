@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
-from tracker.contract import events, examples, keys, settings, topics, triggers
+from tracker.contract import events, examples, keys, merges, settings, topics, triggers
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tracker.contract.generate"
@@ -114,6 +114,8 @@ def schemas() -> dict[str, Schema]:
         "event": _schema(events.Event),
         "profile-event": _schema(events.ProfileEvent),
         "clock": _schema(events.Clock),
+        "merge": _schema(merges.Merge),
+        "handover": _schema(merges.Handover),
         "dead-letter": _schema(topics.DeadLetter),
         "replay": _schema(topics.Replay),
         "cloudevent": _schema(triggers.CloudEvent),
@@ -368,6 +370,18 @@ def topics_page() -> str:
 `tracker topics create` makes them, `tracker topics check` compares a broker with this table.
 
 {_table(["Topic", "Written by", "Key", "Value", "Partitions", "Retention"], rows)}
+
+## Merge
+
+{_one_line(merges.Merge.__doc__ or "")}
+
+{_fields(merges.Merge)}
+
+## Handover
+
+{_one_line(merges.Handover.__doc__ or "")}
+
+{_fields(merges.Handover)}
 
 ## DeadLetter
 

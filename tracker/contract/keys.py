@@ -8,8 +8,10 @@ touches lies in one slot of a Redis Cluster.
 
     partition N of tracker.profile-events.v1 (written by its owner's signals hop only)
       {pN}:head        hash    epoch, seq, next (offset), clock_ms (of the last clock record)
-      {pN}:src         hash    partition of events -> "offset:index" of the last event applied from there
-      {pN}:v:SITE:PID  hash    the profile: one field a signal, JSON; field `about` = ids, first and last seen
+      {pN}:src         hash    partition of events -> "offset:index" of the last event applied from there;
+                               2048 + partition of profile-events -> the same of what was sent on from there
+      {pN}:v:SITE:PID  hash    the profile: one field a signal, JSON; field `about` = ids, first and last seen; of one
+                               that is no more only `merged` = the profile it was merged into
       {pN}:c:SITE:F:T:B  hash  counters of family F in bucket B of tier T (m, h, d): field -> count; `sum` = of all
       {pN}:u:SITE:CH   zset    visitors of channel CH (`all`: of the site): profile id -> minute of the last event;
                                the latest 10,000
@@ -22,7 +24,11 @@ touches lies in one slot of a Redis Cluster.
     site
       {s:SITE}:r:F:B   hash    family F of local date B, summed up over all partitions: field -> count, `sum` = of all
                                fields (written by stream/rollups.py; readers check `sum` against the partitions')
-      {s:SITE}:id:TYPE:VALUE  string  profile id of an identifier; TYPE = user_id, anonymous_id
+      {s:SITE}:id:TYPE:VALUE  string  profile id of an identifier; TYPE = user_id, email, phone, zalo_id, viber_id,
+                                      push_token, anonymous_id
+      {s:SITE}:ids:PID        hash    a profile's identifiers: TYPE:VALUE -> when it was linked, ms; first_seen_ms
+      {s:SITE}:to:PID         string  the profile that this one was merged into
+      {s:SITE}:merges         list    merges not yet known to be in Kafka (msgpack: winner, loser, rule, messageId, ms)
 
     {...}:none, {s:SITE}:id:none never exist: scripts ask for them to find out that a cluster moves the slot.
 
@@ -116,6 +122,14 @@ def visitor_day_key(partition: int, site: str, channel: str, day: int) -> str:
 
 def identifier_key(site: str, id_type: str, value: str) -> str:
     return f"{{s:{site}}}:id:{id_type}:{id_part(value)}"
+
+
+def merged_key(site: str, profile_id: str) -> str:
+    return f"{{s:{site}}}:to:{profile_id}"
+
+
+def merges_key(site: str) -> str:
+    return f"{{s:{site}}}:merges"
 
 
 # Fields of the counter hashes. Names that come from clients are the last part, so no separator in them can lie.

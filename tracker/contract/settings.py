@@ -38,6 +38,14 @@ DEMO_SECRET_KEY: Final = "demo-secret-key"
 DEMO_KEYS: Final = frozenset((DEMO_WRITE_KEY, DEMO_SECRET_KEY))
 """Public knowledge: refused for every site but `demo`, and there unless `demo` is set."""
 
+PHONE_COUNTRIES: Final[dict[str, tuple[str, str]]] = {
+    "VN": ("84", "0"), "KH": ("855", "0"), "LA": ("856", "0"), "TH": ("66", "0"), "SG": ("65", ""), "MY": ("60", "0"),
+    "ID": ("62", "0"), "PH": ("63", "0"), "CN": ("86", "0"), "HK": ("852", ""), "TW": ("886", "0"), "JP": ("81", "0"),
+    "KR": ("82", "0"), "IN": ("91", "0"), "AU": ("61", "0"), "US": ("1", "1"), "GB": ("44", "0"), "FR": ("33", "0"),
+    "DE": ("49", "0"),
+}  # fmt: skip
+"""Country -> (its calling code, what stands before a number that is dialled inside it)."""
+
 _SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
 _BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?").fullmatch
 
@@ -365,6 +373,34 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = 120.0
 
+    # -- identity: most ids of a type that a profile gets; 0: no limit
+    id_limit_user_id: Annotated[int, _s("ids", "User ids of a profile, for ever.", ge=0)] = 1
+    id_limit_email: Annotated[int, _s("ids", "E-mail addresses in 365 days.", ge=0)] = 5
+    id_limit_phone: Annotated[int, _s("ids", "Phone numbers in 365 days.", ge=0)] = 5
+    id_limit_zalo_id: Annotated[int, _s("ids", "Zalo ids, each of one official account, for ever.", ge=0)] = 2
+    id_limit_viber_id: Annotated[int, _s("ids", "Viber ids, each of one bot, for ever.", ge=0)] = 2
+    id_limit_push_token: Annotated[int, _s("ids", "Push tokens, for ever.", ge=0)] = 5
+    id_limit_anonymous_id: Annotated[int, _s("ids", "Anonymous ids (browsers, devices) in 30 days.", ge=0)] = 5
+    id_limit_all: Annotated[
+        int,
+        _s(
+            "ids",
+            "Ids of a profile in all: over it the anonymous id that was linked first is let go for a new id. What a "
+            "merge costs Redis grows with it.",
+            ge=2,
+            le=1000,
+        ),
+    ] = 50
+    phone_country: Annotated[
+        str,
+        _s(
+            "country",
+            "Where phone numbers without a country code are from: "
+            + ", ".join(f"{name} (+{code})" for name, (code, _) in PHONE_COUNTRIES.items())
+            + ".",
+        ),
+    ] = "VN"
+
     # -- signals
     cart_idle_s: Annotated[float, _s("s", "A cart without an event for so long is abandoned.", gt=0)] = 3600.0
     checkout_idle_s: Annotated[float, _s("s", "The same after the checkout was started.", gt=0)] = 1800.0
@@ -473,5 +509,7 @@ def _check(settings: Settings) -> None:
         last = settings.metrics_port + settings.processes - 1
         if last > 65535 or settings.metrics_port <= settings.http_port <= last:
             raise SettingsError(f"metrics_port: {settings.metrics_port} to {last} must be ports beside http_port")
+    if settings.phone_country not in PHONE_COUNTRIES:
+        raise SettingsError(f"phone_country: '{settings.phone_country}' is none of {', '.join(PHONE_COUNTRIES)}")
     if settings.churn_leave >= settings.churn_enter:
         raise SettingsError("churn_leave must be below churn_enter")

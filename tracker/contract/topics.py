@@ -24,6 +24,7 @@ class Topic(Struct, frozen=True, kw_only=True):
 
 EVENTS: Final = "tracker.events.v1"
 PROFILE_EVENTS: Final = "tracker.profile-events.v1"
+MERGES: Final = "tracker.merges.v1"
 DEAD_LETTERS: Final = "tracker.dead-letters.v1"
 
 TOPICS: Final[tuple[Topic, ...]] = (
@@ -31,8 +32,13 @@ TOPICS: Final[tuple[Topic, ...]] = (
         name=EVENTS, owner="endpoint", key="anonymousId, else userId", value="Event", retention_ms=7 * DAY_MS,
     ),
     Topic(
-        name=PROFILE_EVENTS, owner="worker, resolve hop", key="profileId; none for clock records",
-        value="ProfileEvent, or Clock once a second", retention_ms=7 * DAY_MS,
+        name=PROFILE_EVENTS, owner="worker, resolve hop",
+        key="profileId (of a Merge the loser's); none for clock records",
+        value="ProfileEvent, Merge, Handover, or Clock once a second", retention_ms=7 * DAY_MS,
+    ),
+    Topic(
+        name=MERGES, owner="worker, resolve hop", key="the loser's profileId", value="Merge",
+        retention_ms=400 * DAY_MS, partitioned=False,
     ),
     Topic(
         name=DEAD_LETTERS, owner="endpoint, worker, CLI", key="none", value="DeadLetter, or Replay",

@@ -375,7 +375,7 @@ class Live:
 
 def _from_event(value: bytes, seen_ms: int) -> Recent | None:
     event: ProfileEvent = decode_profile_event(value)
-    if event.site != DEMO_SITE or event.anonymous_id is None:
+    if event.site != DEMO_SITE or event.anonymous_id is None or event.hops:  # sent on: it was told before
         return None
     id = f"e{message_hash(event.site, event.message_id):016x}"
     data = {
