@@ -138,9 +138,7 @@ def take_over(profile: Profile, name: str, text: str, codec: ProfileCodec) -> An
     """
     if name == ABOUT:
         other = codec.decode_about(text)
-        profile.about = merge_about(
-            profile.about, msgspec.structs.replace(other)
-        )  # the profile's own is changed in place
+        profile.about = merge_about(profile.about, other)
         profile.changed.add(ABOUT)
         return other
     if name == ARRIVING:

@@ -140,6 +140,41 @@ def test_it_changes_no_state_in_place_and_its_timer_moves_beyond_now(
         assert encode(state) == before
 
 
+@pytest.mark.parametrize("signal", [s for s in SIGNALS if s.state_type is not type(None)], ids=by_name)
+@given(stream=streams(), other=streams())
+@settings(max_examples=100, deadline=None)
+def test_two_states_merge_to_the_same_whichever_comes_first(
+    signal: Signal[Any], stream: list[ProfileEvent], other: list[ProfileEvent]
+) -> None:
+    renamed = [msgspec.structs.replace(e, message_id=f"other {e.message_id}") for e in other]
+    (one, _), (two, _) = play(signal, stream, stored=True), play(signal, renamed, stored=True)
+    if one is None or two is None:
+        return
+    before = encode(one), encode(two)
+    now_ms = T0_MS + 8_000_000_000
+    merged, again = signal.merge(one, two, now_ms, CTX), signal.merge(two, one, now_ms, CTX)
+    assert encode(merged.state) == encode(again.state)
+    assert [t.id for t in merged.triggers] == [t.id for t in again.triggers]
+    assert (encode(one), encode(two)) == before
+    assert isinstance(merged.state, signal.state_type)
+    assert msgspec.json.decode(msgspec.json.encode(merged.state), type=signal.state_type) == merged.state
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
+@given(stream=streams())
+@settings(max_examples=60, deadline=None)
+def test_the_gauges_of_its_state_are_the_sum_of_what_it_gave(signal: Signal[Any], stream: list[ProfileEvent]) -> None:
+    state, results = play(signal, stream, stored=False)
+    if state is None:
+        return
+    results.append(signal.fire(state, T0_MS + 10**10, CTX))
+    sums: dict[str, int] = {}
+    for result in results:
+        for field, n in result.gauges:
+            sums[field] = sums.get(field, 0) + n
+    assert dict(signal.gauges(results[-1].state)) == {field: n for field, n in sums.items() if n}
+
+
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 @given(stream=streams())
 @settings(max_examples=60, deadline=None)

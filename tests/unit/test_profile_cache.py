@@ -9,6 +9,7 @@ from stream.fold import Folder, decode
 from stream.profile import ABOUT, PROFILE_BYTES, Profile, ProfileCache
 from stream.signals import SIGNALS
 from tests.unit.cart_vectors import T0_MS
+from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MESSAGES, profile_event
 from tracker.contract.settings import load
 
@@ -69,9 +70,9 @@ def test_the_estimate_is_what_profiles_take() -> None:
         one = Profile("demo", f"p{n}")
         chunk = decode([profile_event(name) for name in MESSAGES])
         for index, event in chunk.items:
-            if not isinstance(event, int):
+            if isinstance(event, ProfileEvent):
                 event.profile_id, event.timestamp_ms = one.id, T0_MS + index * 1000
-        folder.fold(chunk, {(e.site, one.id): one for _, e in chunk.items if not isinstance(e, int)}, [], {}, 0)
+        folder.fold(chunk, {(e.site, one.id): one for _, e in chunk.items if isinstance(e, ProfileEvent)}, [], {}, 0)
         one.changed = {ABOUT, *one.states}
         _, fields = folder.codec.write(one)
         stored.append([x if isinstance(x, str) else bytes(x)[5:].decode() for x in fields])

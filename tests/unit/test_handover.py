@@ -1,0 +1,385 @@
+"""Partitions of profile-events in memory: whatever the order in which events, merges and what they send on arrive, and
+however often, the profile that stays is as if it had been one person's from the beginning."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from stream import handover
+from stream.fold import MOVED, Decoded, Folder, decode
+from stream.profile import About, Profile, StateError, merge_about
+from stream.signals import SIGNALS
+from stream.signals.cart import trigger_id
+from tracker.contract.codec import partition_of
+from tracker.contract.events import encode_clock
+from tracker.contract.merges import (
+    HANDOVER_PREFIX,
+    MERGE_PREFIX,
+    Handover,
+    Merge,
+    decode_handover,
+    encode_handover,
+    encode_merge,
+    merge_id,
+)
+from tracker.contract.settings import load
+
+T0 = 1_795_000_000_000
+SETTINGS = load({"TRACKER_DEMO": "1", "TRACKER_PARTITIONS": "3"})
+PARTITIONS = 3
+MINUTE_MS = 60_000
+
+
+class Partition:
+    """A partition's log and what its owner keeps in Redis."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.log: list[bytes] = []
+        self.next = 0
+        self.clock_ms = 0
+        self.hashes: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.due: dict[tuple[str, str], int] = {}
+        self.src: dict[int, tuple[int, int]] = {}
+        self.gauges: Counter[str] = Counter()
+
+
+class World:
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.folder = Folder(SIGNALS, SETTINGS)
+        self.partitions = [Partition(n) for n in range(PARTITIONS)]
+        self.triggers: dict[str, dict[str, Any]] = {}
+        self.counts: Counter[str] = Counter()
+        self.poison: list[str] = []
+        self.sent = 0
+
+    def write(self, profile_id: str, value: bytes) -> None:
+        self.partitions[partition_of(profile_id.encode(), PARTITIONS)].log.append(value)
+
+    def step(self, p: Partition, n: int) -> None:
+        """Fold the next n records, perhaps in vain at first (a crash before the apply), and apply them."""
+        values = p.log[p.next : p.next + n]
+        offsets = range(p.next, p.next + len(values))
+        if self.rng.random() < 0.2:
+            self._fold(p, values, offsets)
+        decoded, _, fx = self._fold(p, values, offsets)
+        blob = self.folder.blob(fx, epoch=1, seq=0, base=p.next, next=p.next + len(values))
+        for part in blob["merged"]:
+            p.hashes.pop(tuple(part.split(":", 1)), None)
+        for part, fields in blob["writes"]:
+            have = p.hashes.setdefault(tuple(part.split(":", 1)), {})
+            for name, raw in zip(fields[::2], fields[1::2], strict=True):
+                have[name] = bytes(raw)[5:]  # behind msgpack's head
+        for member, due_ms in blob["due"]:
+            key = tuple(member.split("|", 1))
+            p.due.pop(key, None)
+            if due_ms is not False:
+                p.due[key] = due_ms
+        for field, difference in zip(blob["gauges"][::2], blob["gauges"][1::2], strict=True):
+            p.gauges[field] += difference
+        p.src.update(fx.src)
+        p.next, p.clock_ms = p.next + len(values), fx.clock_ms
+        for fields in fx.counts().values():
+            self.counts.update(fields)
+        self.poison += (poison.reason for poison in (*decoded.poison, *fx.poison))
+        moved = [t for t in fx.triggers if t.kind == MOVED]
+        self.sent += len(moved)
+        for t in fx.triggers:
+            if t.kind != MOVED:
+                self.triggers[json.loads(t.value)["id"]] = json.loads(t.value)
+        while True:  # The outbox, again from its start after a crash before it was known to be in Kafka.
+            for t in moved:
+                self.write(t.key.decode(), t.value)
+            if self.rng.random() < 0.7:
+                break
+
+    def _fold(self, p: Partition, values: list[bytes], offsets: range) -> tuple[Decoded, Any, Any]:
+        decoded = decode(values, p.number, offsets)
+        due = [key for key, ms in p.due.items() if decoded.clock_ms is not None and ms <= decoded.clock_ms]
+        profiles = {key: self.load(p, *key) for key in {*decoded.profiles, *due}}
+        return decoded, profiles, self.folder.fold(decoded, profiles, due, p.src, p.clock_ms)
+
+    def load(self, p: Partition, site: str, id: str) -> Profile:
+        fields = [x for name, value in p.hashes.get((site, id), {}).items() for x in (name, value.decode())]
+        return self.folder.codec.decode(site, id, fields)
+
+    def run(self) -> None:
+        """Until all logs are read."""
+        while waiting := [p for p in self.partitions if p.next < len(p.log)]:
+            self.step(self.rng.choice(waiting), self.rng.randint(1, 5))
+
+    def profile(self, id: str) -> Profile:
+        """Where the id leads to."""
+        for _ in range(20):
+            found = self.load(self.partitions[partition_of(id.encode(), PARTITIONS)], "demo", id)
+            if found.merged_into is None:
+                return found
+            assert found.about is None
+            assert not found.states
+            id = found.merged_into
+        raise AssertionError("a circle")
+
+    def gauges(self) -> Counter[str]:
+        return sum((p.gauges for p in self.partitions), Counter())
+
+
+def event(profile: str, ms: int, src: tuple[int, int, int], name: str, id: str, **properties: Any) -> bytes:
+    fields = {
+        "profileId": profile, "src": src, "site": "demo", "type": "track", "event": name, "messageId": id,
+        "timestampMs": T0 + ms, "receivedAtMs": T0 + ms, "channel": "site", "anonymousId": f"anonymous of {profile}",
+        "properties": properties,
+    }  # fmt: skip
+    return json.dumps(fields).encode()
+
+
+def identify(profile: str, ms: int, src: tuple[int, int, int], id: str, traits: dict[str, Any]) -> bytes:
+    value = json.loads(event(profile, ms, src, "x", id))
+    del value["event"]
+    return json.dumps(value | {"type": "identify", "traits": traits}).encode()
+
+
+def merge(loser: str, winner: str) -> bytes:
+    return encode_merge(
+        Merge(
+            merge_id=merge_id("demo", loser, winner), site="demo", winner=winner, loser=loser,
+            rule="user_id+anonymous_id", message_id="m", at_ms=T0,
+        )
+    )  # fmt: skip
+
+
+def happening(rng: random.Random, profile: str, n: int, ms: int, src: tuple[int, int, int]) -> bytes:
+    id = f"m{n}"
+    kind = rng.choice(["add", "add", "order", "remove", "identify", "view"])
+    if kind == "identify":
+        return identify(profile, ms, src, id, {rng.choice("abc"): n})
+    if kind == "order":
+        return event(profile, ms, src, "Order Completed", id, order_id=f"o{n}", revenue=n)
+    product = rng.choice("ABC")
+    if kind == "add":
+        return event(profile, ms, src, "Product Added", id, product_id=product, price=2, quantity=rng.randint(1, 3))
+    if kind == "remove":
+        return event(profile, ms, src, "Product Removed", id, product_id=product)
+    return event(profile, ms, src, "Message Seen", id)
+
+
+PEOPLE = ["p0", "p1", "p2", "p3", "p4"]
+
+
+def story(seed: int, gap_ms: int) -> tuple[World, World]:
+    """(events of five profiles that become one, in any order and by any chain; the same ones of one profile)."""
+    rng = random.Random(seed)
+    world, plain = World(rng), World(random.Random(seed))
+    records: list[tuple[str, bytes]] = []
+    for n in range(rng.randint(3, 30)):
+        ms, profile, source = n * gap_ms, rng.choice(PEOPLE), rng.randrange(4)
+        state = rng.getstate()
+        records.append((profile, happening(rng, profile, n, ms, (source, n, 0))))
+        rng.setstate(state)
+        plain.write("p0", happening(rng, "p0", n, ms, (0, n, 0)))
+    # Who becomes whom: as if seen in this order, so that a winner has the smaller number.
+    for loser in PEOPLE[1:]:
+        winner = PEOPLE[rng.randrange(PEOPLE.index(loser))]
+        for _ in range(rng.randint(1, 2)):
+            records.insert(rng.randrange(len(records) + 1), (loser, merge(loser, winner)))
+    for profile, value in records:
+        world.write(profile, value)
+        if rng.random() < 0.3:
+            busy = rng.choice([p for p in world.partitions if p.next < len(p.log)])
+            world.step(busy, rng.randint(1, 4))
+    world.run()
+    plain.run()
+    return world, plain
+
+
+def states(profile: Profile) -> dict[str, Any]:
+    """But for the order in which orders were heard of, and what was counted of a cart that was only a part of one."""
+    found = dict(profile.states)
+    if (purchases := found.get("purchase")) is not None:
+        found["purchase"] = msgspec.structs.replace(purchases, orders=tuple(sorted(purchases.orders)))
+    if (cart := found.get("cart")) is not None:
+        found["cart"] = msgspec.structs.replace(cart, counted={})
+    return found
+
+
+def about(profile: Profile) -> dict[str, Any]:
+    assert profile.about is not None
+    found: dict[str, Any] = msgspec.to_builtins(profile.about)
+    del found["anonymous_ids"]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_whatever_comes_in_which_order_and_how_often_the_one_that_stays_has_all_of_it_once(seed: int) -> None:
+    world, plain = story(seed, gap_ms=MINUTE_MS)
+    assert world.poison == []
+    kept, expected = world.profile("p4"), plain.profile("p0")
+    assert kept.id == "p0"
+    assert states(kept) == states(expected)
+    assert about(kept) == about(expected)
+    assert world.counts == plain.counts
+    assert world.gauges() == plain.gauges()
+    assert sum(p.due.get(("demo", id), 0) for p in world.partitions for id in PEOPLE[1:]) == 0
+    assert world.partitions[partition_of(b"p0", 3)].due == plain.partitions[partition_of(b"p0", 3)].due
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_abandonments_that_were_told_before_a_merge_are_true_after_it_or_retracted(seed: int) -> None:
+    world, plain = story(seed, gap_ms=40 * MINUTE_MS)
+    for w in (world, plain):  # The clock gets beyond everything that was due.
+        for p in w.partitions:
+            p.log.append(encode_clock(T0 + 22 * 60 * MINUTE_MS))
+        w.run()
+    kept, expected = world.profile("p4"), plain.profile("p0")
+    if "cart" in expected.states:
+        assert kept.states["cart"].cart == expected.states["cart"].cart
+        assert kept.states["cart"].log == expected.states["cart"].log
+    assert world.gauges() == plain.gauges()
+
+    if "cart" not in expected.states:
+        return
+    carts = [t for t in world.triggers.values() if t["type"].startswith("tracker.cart_abandoned")]
+    back = {t["data"]["retracts"] for t in carts if "retracts" in t["data"]}
+    true_now = {t["id"] for t in carts if "retracts" not in t["data"]} - back
+    told = kept.states["cart"].told
+    assert true_now == {trigger_id("demo", t) for t in told if not t.quiet}
+    # Each abandonment of the one cart is told once; one of them may have been heard that would have been too soon.
+    assert len(told) == len(expected.states["cart"].told)
+    assert len(true_now) >= sum(not t.quiet for t in expected.states["cart"].told)
+
+
+def test_the_stories_have_what_they_are_to_show() -> None:
+    stories = [story(seed, gap_ms=MINUTE_MS)[0] for seed in range(20)]
+    assert sum(w.sent for w in stories) > 100
+    records = [value for w in stories for p in w.partitions for value in p.log]
+    assert any(value.startswith(HANDOVER_PREFIX) and decode_handover(value).hops > 0 for value in records)
+    assert any(value.startswith(MERGE_PREFIX) for value in records)
+    assert any(b'"hops":2' in value for value in records)
+
+
+def test_what_is_too_large_for_a_record_goes_in_pieces_also_through_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "PART_BYTES", 3000)
+    monkeypatch.setattr(handover, "PIECE_CHARS", 500)
+    world, plain = World(random.Random(1)), World(random.Random(1))
+    for n in range(60):
+        for w, profile in ((world, "p2"), (plain, "p0")):
+            value = event(profile, n, (0, n, 0), "Product Added", f"m{n}", product_id=f"“{n}”", price=1)
+            w.write(profile, value)
+    plain.run()
+    world.run()
+    assert len(world.folder.codec.decode("demo", "p2", []).states) == 0
+    world.write("p2", merge("p2", "p1"))
+    while not any(b'"piece"' in value for p in world.partitions for value in p.log):
+        world.step(world.partitions[partition_of(b"p2", 3)], 1)
+    target = world.partitions[partition_of(b"p1", 3)]
+    while target.next < len(target.log) - 3:
+        world.step(target, 1)
+    assert world.load(target, "demo", "p1").arriving  # in the middle of it the winner is merged, too
+    target.log.insert(target.next, merge("p1", "p0"))
+    world.run()
+    kept = world.profile("p2")
+    assert kept.states == plain.profile("p0").states
+    assert kept.arriving == {}
+    for p in world.partitions:
+        for value in p.log:
+            if value.startswith(HANDOVER_PREFIX):
+                assert len(value) <= 3000
+                assert encode_handover(decode_handover(value)) == value
+
+
+def test_a_part_is_at_most_256_kb() -> None:
+    folder = Folder(SIGNALS, SETTINGS)
+    profile = Profile("demo", "p1")
+    texts = {f"trait {n}": "“" * 1300 for n in range(64)}  # 250 KB in UTF-8
+    profile.about = About(first_seen_ms=0, last_seen_ms=0, traits=texts)
+    profile.arriving = {"x|y": '\u00e9"\\' * 200_000}
+    record = Merge(merge_id="m", site="demo", winner="p0", loser="p1", rule="r", message_id="m", at_ms=0)
+    parts = list(handover.hand_over(profile, record, folder.codec, handover.Sender(1, 2)))
+    assert len(parts) > 5
+    assert max(len(part.value) for part in parts) <= 256 * 1024
+    assert [decode_handover(part.value).src for part in parts] == [(2049, 2, n) for n in range(len(parts))]
+
+
+def test_merges_that_go_in_a_circle_end_as_a_dead_letter() -> None:
+    """As when Redis lost a merge of the identifiers and they met the other way round."""
+    world = World(random.Random(3))
+    world.rng.random = lambda: 0.5  # type: ignore[method-assign]  # no repeats: they would double at each hop
+    for value in (merge("p1", "p2"), merge("p2", "p1")):
+        world.write(json.loads(value)["loser"], value)
+    world.run()
+    world.write("p1", event("p1", 0, (0, 1, 0), "Product Added", "m1", product_id="A"))
+    world.run()
+    assert world.poison == ["merge_loop"]
+    assert world.sent <= 2 * handover.MAX_HOPS
+
+
+def test_a_loser_with_two_winners_makes_the_winners_one() -> None:
+    world = World(random.Random(3))
+    for n, who in enumerate(("p1", "p2", "p3")):
+        world.write(who, event(who, n, (0, n, 0), "Product Added", f"m{n}", product_id=who))
+    world.write("p3", merge("p3", "p2"))
+    world.write("p3", merge("p3", "p1"))
+    world.run()
+    assert world.profile("p3").id == world.profile("p2").id == "p1"
+    assert {line.id for line in world.profile("p1").states["cart"].cart.items} == {"p1", "p2", "p3"}
+    assert world.poison == []
+
+
+def test_a_state_that_this_worker_cannot_read_stops_it_instead_of_being_lost() -> None:
+    folder = Folder(SIGNALS, SETTINGS)
+    part = Handover(
+        handover="m", src=(2048, 1, 0), site="demo", profile_id="p0", loser="p1",
+        fields={"cart": msgspec.Raw(b'{"cart":{"state":"of the future"}}')},
+    )  # fmt: skip
+    decoded = decode([encode_handover(part)])
+    with pytest.raises(StateError, match="state `cart` of profile demo:p0"):
+        folder.fold(decoded, {key: Profile(*key) for key in decoded.profiles}, (), {}, 0)
+
+
+# -- who a profile is --------------------------------------------------------------------------------------------------
+
+_texts = st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=2)
+_times = st.integers(0, 5)
+_abouts = st.builds(
+    lambda first, more, events, user, anonymous, traits, groups: About(
+        first_seen_ms=first, last_seen_ms=first + more, events=events, user_id=user, anonymous_ids=anonymous,
+        traits={name: value for name, (value, _) in traits.items()},
+        traits_ms={name: ms for name, (_, ms) in traits.items()}, groups=groups,
+    ),
+    _times, _times, _times, st.none() | _texts, st.lists(_texts, max_size=10, unique=True),
+    st.dictionaries(_texts, st.tuples(st.integers(0, 3), _times), max_size=60),
+    st.dictionaries(_texts, _times, max_size=20),
+)  # fmt: skip
+
+
+@given(one=_abouts, other=_abouts)
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_who_merged_profiles_are_does_not_depend_on_which_comes_first(one: About, other: About) -> None:
+    merged = merge_about(one, other)
+    assert merged == merge_about(other, one)
+    assert merge_about(None, one) == one
+    assert merged.first_seen_ms == min(one.first_seen_ms, other.first_seen_ms)
+    assert merged.last_seen_ms == max(one.last_seen_ms, other.last_seen_ms)
+    assert len(merged.traits) <= 64
+    assert len(merged.groups) <= 20
+    assert len(merged.anonymous_ids) <= 10
+    assert set(merged.anonymous_ids) <= {*one.anonymous_ids, *other.anonymous_ids}
+    for name, value in merged.traits.items():
+        said = [(a.traits_ms[name], a.traits[name]) for a in (one, other) if name in a.traits]
+        assert (merged.traits_ms[name], value) in said
+        assert merged.traits_ms[name] == max(ms for ms, _ in said)
+
+
+def test_a_trait_that_both_said_at_once_is_that_of_the_profile_seen_first() -> None:
+    older = About(first_seen_ms=1, last_seen_ms=2, traits={"name": "An"}, traits_ms={"name": 5})
+    newer = About(first_seen_ms=3, last_seen_ms=4, traits={"name": "Lan"}, traits_ms={"name": 5})
+    assert merge_about(newer, older).traits == {"name": "An"}
