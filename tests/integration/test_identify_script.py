@@ -39,7 +39,7 @@ async def store(url: str) -> AsyncIterator[Store]:
     store = Store(url)
     try:
         await store.start()
-        await store.run("FLUSHALL")
+        await store.run("FLUSHALL", "SYNC")
         yield store
     finally:
         await store.stop()
@@ -201,7 +201,7 @@ async def test_a_replay_mints_the_same_ids(store: Store) -> None:
         ([("email", "x@y.vn"), ("anonymous_id", "b")], T0 + 2), ([("user_id", "u"), ("email", "x@y.vn")], T0 + 3),
     ]  # fmt: skip
     before = await ask(store, load({}), "s", *asked)
-    await store.run("FLUSHALL")
+    await store.run("FLUSHALL", "SYNC")
     assert await ask(store, load({}), "s", *asked) == before
     assert len(await merges(store, "s")) == 1
 

@@ -231,16 +231,17 @@ async def test_while_a_slot_moves_a_chunk_has_no_effect_at_all_and_all_of_it_aft
 
 async def test_identifiers_are_not_linked_by_halves_while_their_slot_moves(cluster: Cluster, store: Store) -> None:
     key = "{s:moving}:id"
-    items = [["a", "u", "p-a", "p-u"]]
+    rules = [1_000_000, 50, [["user_id", 1, 0], ["anonymous_id", 5, 0]]]
+    items = [[1, 1, "m1", "p-u", [[0, "u"], [1, "a"]]]]
     with Moving(cluster, key) as moving:
         with pytest.raises(RedisError):
-            await store.call("identify", key, [1000_000, items])
+            await store.call("identify", key, [*rules, items])
         assert await asyncio.to_thread(names, cluster, "{s:moving}*") == set()
         moving.finish()
 
     async def again() -> bool:
         try:
-            return bool(await store.call("identify", key, [1000_000, items]))
+            return bool(await store.call("identify", key, [*rules, items]))
         except RedisError:
             return False
 

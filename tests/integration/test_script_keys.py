@@ -21,6 +21,7 @@ from stream.signals_hop import SignalsHop
 from tests.harness import embedded_redis
 from tests.integration.test_stream_hops import SETTINGS, T0, added, chunk, event
 from tracker.contract.events import encode_clock
+from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 from tracker.contract.windows import Zone
 
@@ -45,7 +46,7 @@ async def work(store: Store) -> None:
     resolve = Resolve(3, store, out, SETTINGS)
     await resolve.claim(0)
     both = {"anonymousId": "a1", "userId": "u1"}
-    await resolve.process(chunk(EVENTS, 0, event(0, anonymousId="a1"), event(1, **both), event(2, userId="u1"), b"{"))
+    await resolve.process(chunk(EVENTS, 0, event(0, anonymousId="a1"), event(1, userId="u1"), event(2, **both), b"{"))
     signals = SignalsHop(5, store, out, Folder(SIGNALS, SETTINGS), SETTINGS)
     await signals.claim(0)
     order = json.loads(added(3)) | {"event": "Order Completed", "properties": {"order_id": "o", "revenue": 3}}
@@ -53,6 +54,8 @@ async def work(store: Store) -> None:
     await signals.process(chunk(PROFILE_EVENTS, 4, encode_clock(T0 + 4_000_000)))  # fires, publishes, trims
     site = json.loads(added(1))["site"]
     await roll(store, SETTINGS, site, Zone("Asia/Ho_Chi_Minh"), T0 // 1000 + 100_000, 7 * 86400)
+    merge = Merge(merge_id="m", site="demo", winner="p2", loser="p1", rule="r", message_id="m", at_ms=T0)
+    await signals.process(chunk(PROFILE_EVENTS, 5, encode_merge(merge)))
 
 
 async def test_the_keys_of_every_script_share_the_slot_of_its_first(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ async def test_the_keys_of_every_script_share_the_slot_of_its_first(tmp_path: Pa
         for key in keys:
             assert key_slot(key.encode()) == key_slot(first.encode()), (names[sha], first, key)
     assert len(touched["apply"]) > 10  # MONITOR shows what the scripts call
-    assert len(touched["identify"]) > 3
+    assert {key.split(":")[2] for key in touched["identify"]} == {"id", "ids", "to", "merges"}
 
 
 def scripts(monitor: Any) -> list[tuple[str, str, set[str]]]:

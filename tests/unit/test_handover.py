@@ -51,6 +51,8 @@ class Partition:
         self.due: dict[tuple[str, str], int] = {}
         self.src: dict[int, tuple[int, int]] = {}
         self.gauges: Counter[str] = Counter()
+        self.visitors: dict[tuple[str, str], int] = {}
+        """(site:channel, profile id) -> minute of the last event: what apply.lua counts exactly."""
 
 
 class World:
@@ -87,6 +89,11 @@ class World:
                 p.due[key] = due_ms
         for field, difference in zip(blob["gauges"][::2], blob["gauges"][1::2], strict=True):
             p.gauges[field] += difference
+        for _, id in blob["gone"]:
+            p.visitors = {key: minute for key, minute in p.visitors.items() if key[1] != id}
+        for where, visits in blob["visits"]:
+            for minute, id in zip(visits[::2], visits[1::2], strict=True):
+                p.visitors[where, id] = max(minute, p.visitors.get((where, id), 0))
         p.src.update(fx.src)
         p.next, p.clock_ms = p.next + len(values), fx.clock_ms
         for fields in fx.counts().values():
@@ -128,6 +135,9 @@ class World:
             assert not found.states
             id = found.merged_into
         raise AssertionError("a circle")
+
+    def visitors(self) -> dict[tuple[str, str], int]:
+        return {key: minute for p in self.partitions for key, minute in p.visitors.items()}
 
     def gauges(self) -> Counter[str]:
         return sum((p.gauges for p in self.partitions), Counter())
@@ -228,6 +238,7 @@ def test_whatever_comes_in_which_order_and_how_often_the_one_that_stays_has_all_
     assert about(kept) == about(expected)
     assert world.counts == plain.counts
     assert world.gauges() == plain.gauges()
+    assert world.visitors() == plain.visitors()
     assert sum(p.due.get(("demo", id), 0) for p in world.partitions for id in PEOPLE[1:]) == 0
     assert world.partitions[partition_of(b"p0", 3)].due == plain.partitions[partition_of(b"p0", 3)].due
 
