@@ -133,8 +133,13 @@ for i, item in ipairs(a[4]) do
   end
   if not profile then
     profile = mint(item[4])
-    for _, field in ipairs(waiting) do link(profile, field, at) end
-    redis.call('HSET', site .. ':ids:' .. profile, FIRST, int(item[2]))
+    local have = {FIRST, int(item[2])}
+    for _, field in ipairs(waiting) do
+      redis.call('SET', KEYS[1] .. ':' .. field, profile, 'PX', ttl)
+      have[#have + 1] = field
+      have[#have + 1] = int(at)
+    end
+    redis.call('HSET', site .. ':ids:' .. profile, unpack(have))
   end
   redis.call('PEXPIRE', site .. ':ids:' .. profile, ttl)
   out[i] = {profile, links, dropped}
