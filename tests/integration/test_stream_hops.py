@@ -147,7 +147,8 @@ async def test_a_user_is_the_same_profile_again_after_redis_has_lost_the_decisio
     async def decided(partition: int, n: int, **ids: str) -> bytes:
         hop = Resolve(partition, store, no_kafka(), SETTINGS)
         await hop.claim(0)
-        return await hop._decide(_heads([event(n, **ids)]), [n])
+        value = event(n, **ids)
+        return (await hop._decide([value], _heads([value]), [n]))[0]
 
     for n, device in enumerate("ab"):  # somebody looks around on two devices
         await decided(n, n, anonymousId=device)
