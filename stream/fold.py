@@ -366,13 +366,17 @@ class Folder:
         about = profile.about
         assert about is not None  # who takes over has been seen, or was given the other's
         zone = self.zone(profile.site)
+        minutes: dict[str, int] = {}
         for channel, minute in channels.items():
             if minute > (last := about.channels.get(channel, -1)):
                 about.channels[channel] = minute
                 profile.changed.add(ABOUT)
-            fx.visits.add(profile.site, channel, profile.id, max(minute, last), None, zone)
-        if about.channels:
-            fx.visits.add(profile.site, keys.ALL, profile.id, max(about.channels.values()), None, zone)
+            minutes[channel] = max(minute, last)
+        if minutes:
+            minutes[keys.ALL] = max(about.channels.values())
+        for channel, minute in minutes.items():
+            if not fx.visits.too_old(minute, fx.clock_ms):
+                fx.visits.add(profile.site, channel, profile.id, minute, None, zone)
 
     def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
         if result.state is not None and result.state is not profile.states.get(signal.name):

@@ -301,12 +301,12 @@ class ProfileCodec:
         return _about.decode(text)
 
     def fields(self, profile: Profile) -> Iterator[tuple[str, bytes]]:
-        """All that a profile has: (name, JSON)."""
+        """All that a profile has: (name, JSON); always in one order, for a handover is cut into parts by it."""
         if profile.about is not None:
             yield ABOUT, _encode(profile.about)
         if profile.arriving:
             yield ARRIVING, _encode(profile.arriving)
-        for name, state in profile.states.items():
+        for name, state in sorted(profile.states.items()):
             yield name, self._stored[name].encode(state)
 
     def write(self, profile: Profile) -> list[Any]:

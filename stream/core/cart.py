@@ -272,6 +272,18 @@ def _shop(cart: Cart, e: Entry, out: list[Emission]) -> Cart:
     return cart
 
 
+def _added(old: Line, line: Line) -> Line:
+    """More of a product. What the newer event does not say stays as it was."""
+    return Line(
+        line.id,
+        min(old.qty + line.qty, MAX_QUANTITY),
+        line.price if line.price is not None else old.price,
+        line.name or old.name,
+        line.url or old.url,
+        line.img or old.img,
+    )
+
+
 def _items(items: tuple[Line, ...], e: Entry) -> tuple[Line, ...]:
     """The lines after the entry."""
     if e.lines is None:
@@ -283,15 +295,7 @@ def _items(items: tuple[Line, ...], e: Entry) -> tuple[Line, ...]:
         old = by_id.get(line.id)
         if e.do == "add":
             if old is not None:
-                # What the newer event does not say stays as it was.
-                by_id[line.id] = Line(
-                    line.id,
-                    min(old.qty + line.qty, MAX_QUANTITY),
-                    line.price if line.price is not None else old.price,
-                    line.name or old.name,
-                    line.url or old.url,
-                    line.img or old.img,
-                )
+                by_id[line.id] = _added(old, line)
             elif len(by_id) < MAX_LINES:
                 by_id[line.id] = line
         elif old is not None:
@@ -373,7 +377,7 @@ def merge_carts(one: Cart, other: Cart) -> Cart:
     lines = {line.id: line for line in older.items}
     for line in newer.items:
         if (same := lines.get(line.id)) is not None:
-            lines[line.id] = replace(line, qty=min(same.qty + line.qty, MAX_QUANTITY))
+            lines[line.id] = _added(same, line)
         elif len(lines) < MAX_LINES:
             lines[line.id] = line
     return replace(

@@ -291,6 +291,67 @@ def trim(state: dict[str, Any], rules: Rules) -> None:
     state["minted"] = {by: n for by, n in state["minted"].items() if by in live}
 
 
+# -- two carts of what turns out to be one person
+
+
+def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[dict[str, Any], list[Said]]:
+    """The state of both logs as one, and what is to be told. What fell out of either log is a base; the bases meet at the
+    time of the later one, up to which the other's log is folded into its base."""
+    base_ms = max(one["base"]["at_ms"], other["base"]["at_ms"])
+    bases, entries, told, minted = [], dict[str, Entry](), dict[Any, Any](), dict[str, int]()
+    for state in (other, one):
+        base = copied(state["base"])
+        for e in state["log"]:
+            if e["ms"] < base_ms:
+                apply(base, e, rules, [])
+            else:
+                entries[e["id"]] = e
+        bases.append(base)
+        told |= {(t["by"], t["n"]): t for t in state["told"] if t["unsure"] or t["at_ms"] > base_ms}
+        for by, n in state["minted"].items():
+            minted[by] = max(n, minted.get(by, 0))
+    both = {
+        "base": merged_bases(*bases), "log": sorted(entries.values(), key=place),
+        "fired_ms": max(one["fired_ms"], other["fired_ms"]),
+        "told": sorted(told.values(), key=lambda t: (t["opened_ms"], t["by"], t["n"])),
+        "minted": dict(sorted(minted.items())),
+    }  # fmt: skip
+    to_tell = compare(both, both["fired_ms"], rules, late=True)
+    if both["log"]:
+        trim(both, rules)
+    return both, to_tell
+
+
+def merged_bases(one: Cart, other: Cart) -> Cart:
+    """Of carts whose entries are forgotten. An order of either has closed both, unless a cart was used after it. What is
+    left of two is as if put into one: the sum of the lines, the later of all times."""
+    if one == other or other == NEW:
+        return one
+    if one == NEW:
+        return other
+    carts = sorted((one, other), key=lambda c: (c["opened_ms"], c["last_ms"], c["at_ms"]))
+    orders = {o["id"]: o for o in sorted((*one["orders"], *other["orders"]), key=lambda o: (o["ms"], o["id"], o["back"]))}
+    closed_ms = max((o["ms"] for o in orders.values()), default=0)
+    used = [c for c in carts if c["state"] in ("open", "reopened", "abandoned") and c["last_ms"] > closed_ms]
+    out = copied(used[0] if used else NEW)
+    if not used:
+        last = max(carts, key=lambda c: c["at_ms"])["state"]
+        out["state"] = "converted" if last in ("open", "reopened", "abandoned") else last
+    if len(used) == 2:
+        for field in ("stage", "seq", "last_ms", "abandoned_ms", "told_ms"):
+            out[field] = max(c[field] for c in used)
+        if all(c["state"] == "abandoned" for c in used):
+            out["state"] = "abandoned"
+        else:
+            out["state"] = "reopened" if out["seq"] else "open"
+        out["items"] = items_after(out["items"], {"do": "add", "lines": used[1]["items"]})
+        out["cur"] = used[1]["cur"] or used[0]["cur"]
+        out["touch"] = max((c["touch"] for c in used if c["touch"]), key=lambda t: (t[1], t[0]), default=None)
+    out["at_ms"], out["episode"] = max(c["at_ms"] for c in carts), max(c["episode"] for c in carts)
+    out["orders"] = list(orders.values())[-50:]
+    return out
+
+
 # -- properties of events, of which nothing is trusted
 
 

@@ -1,7 +1,7 @@
 """The naive fold: what must stand in Redis and in the trigger topics after these logs. It knows nothing of stream/.
 
     events log          -> EventsFold    what hop 1 must pass on, its dedupe window, its dead letters
-    profile-events log  -> ProfilesFold  profiles, counters, visitors, gauges, timers, triggers, places
+    profile-events logs -> fold_profiles  profiles, counters, visitors, gauges, timers, triggers, places
 
 One record at a time, dictionaries, no cache. `redis` of each gives the keys that it explains, as the map in
 tracker/contract/keys.py names them: key -> value (hash: dict, string: bytes, sorted set: dict, list: list).
@@ -130,11 +130,39 @@ def identifiers(event: Json) -> tuple[str | None, str | None]:
     return anonymous, usable(event.get("userId"))
 
 
-class ProfilesFold:
-    """One partition of tracker.profile-events.v1."""
+Log = list[tuple[int, bytes | None]]
+"""(offset, value) of a partition's records."""
+FORWARDED = 2048
+"""+ partition of profile-events: where a record that was sent on says that it comes from."""
 
-    def __init__(self, partition: int, rules: Rules) -> None:
+
+def fold_profiles(logs: dict[int, Log], rules: Rules) -> dict[int, ProfilesFold]:
+    """All partitions, each in its order; a handover waits until the merge that made it has been folded."""
+    handed: dict[tuple[str, str], Json] = {}
+    folds = {p: ProfilesFold(p, rules, handed) for p in logs}
+    at = dict.fromkeys(logs, 0)
+    while waiting := [p for p in logs if at[p] < len(logs[p])]:
+        before = sum(at.values())
+        for p in waiting:
+            while at[p] < len(logs[p]) and not folds[p].waits(logs[p][at[p]][1]):
+                folds[p].take(*logs[p][at[p]])
+                at[p] += 1
+        assert sum(at.values()) > before, f"handovers of no merge: {[logs[p][at[p]] for p in waiting]}"
+    return folds
+
+
+class ProfilesFold:
+    """One partition of tracker.profile-events.v1. `handed`: (merge id, loser) -> the state that it had, of all."""
+
+    def __init__(self, partition: int, rules: Rules, handed: dict[tuple[str, str], Json] | None = None) -> None:
         self.partition, self.rules = partition, rules
+        self.handed = {} if handed is None else handed
+        self.merged: dict[tuple[str, str], str] = {}
+        """(site, loser) -> the profile that it became."""
+        self.goes: dict[int, tuple[str, str | None]] = {}
+        """Offset -> (to whom, merge id of a handover or None): of every record that gives one for another partition."""
+        self.folded: Counter[tuple[str, str]] = Counter()
+        """(site, messageId) of events -> how often, which is to be once in all partitions."""
         self.next = 0
         self.clock_ms = 0
         self.src: dict[int, tuple[int, int]] = {}
@@ -157,7 +185,11 @@ class ProfilesFold:
                 for key in self.profiles:
                     self.fire(key, self.clock_ms, self.clock_ms)
             return
-        event = parsed(value, "profileId", "src", "site", "type", "messageId", "timestampMs", "receivedAtMs")
+        if (merge := parsed(value, "mergeId", "site", "winner", "loser")) is not None:
+            self.merge(offset, merge)
+            return
+        part = parsed(value, "handover", "src", "site", "profileId", "loser")
+        event = part or parsed(value, "profileId", "src", "site", "type", "messageId", "timestampMs", "receivedAtMs")
         if event is None:
             self.poison.append(("not_an_event", offset))
             return
@@ -167,6 +199,13 @@ class ProfilesFold:
             return
         self.src[partition] = (place[0], place[1])
         key = (event["site"], event["profileId"])
+        if key in self.merged:
+            self.send_on(offset, event, self.merged[key])
+            return
+        if part is not None:
+            self.take_over(key, part)
+            return
+        self.folded[event["site"], event["messageId"]] += 1
         ts, received = event["timestampMs"], event["receivedAtMs"]
         self.fire(key, ts, max(self.clock_ms, received))
         profile = self.profiles.setdefault(key, {"about": None, "cart": None, "purchase": None})
@@ -174,6 +213,65 @@ class ProfilesFold:
         self.count(key, profile, event)
         if event["type"] == "track":
             self.signal(key, profile, event)
+
+    # -- merges
+
+    def merge(self, offset: int, merge: Json) -> None:
+        """The loser is no more: its state goes to the winner, whatever comes for it later, too."""
+        key, winner = (merge["site"], merge["loser"]), merge["winner"]
+        if key in self.merged:
+            if self.merged[key] != winner:  # a second winner: both are one
+                self.send_on(offset, merge, self.merged[key])
+            return
+        if winner == merge["loser"]:
+            return
+        self.merged[key] = winner
+        state = {name: s for name, s in self.profiles.pop(key, {}).items() if s is not None}
+        if state:
+            self.handed[merge["mergeId"], merge["loser"]] = state
+            self.goes[offset] = (winner, merge["mergeId"])
+        for channel, last in self.visitors.items():
+            if channel.startswith(f"{key[0]}:"):
+                last.pop(key[1], None)
+
+    def send_on(self, offset: int, record: Json, winner: str) -> None:
+        if record.get("hops", 0) >= 64:
+            self.poison.append(("merge_loop", offset))
+        else:
+            self.goes[offset] = (winner, record.get("handover"))
+
+    def waits(self, value: bytes | None) -> bool:
+        part = parsed(value, "handover", "loser")
+        return part is not None and (part["handover"], part["loser"]) not in self.handed
+
+    def take_over(self, key: tuple[str, str], part: Json) -> None:
+        """What a loser had becomes the winner's, field by field: each once."""
+        state = self.handed[part["handover"], part["loser"]]
+        profile = self.profiles.setdefault(key, {"about": None, "cart": None, "purchase": None})
+        assert part.get("piece") is None, "nobody in this traffic has a field of 256 KB"
+        for name in part["fields"]:
+            theirs = state.pop(name)
+            if name == "about":
+                self.take_visits(key, profile, theirs)
+            elif profile[name] is None:
+                profile[name] = theirs
+            elif name == "purchase":
+                profile[name] = purchases.merged(profile[name], theirs, self.clock_ms, self.rules.churn)
+            else:
+                profile[name], told = carts.merged(profile[name], theirs, self.rules.cart)
+                self.tell_carts(key, told, self.clock_ms, self.clock_ms)
+
+    def take_visits(self, key: tuple[str, str], profile: Json, theirs: Json) -> None:
+        profile["about"] = about = theirs if profile["about"] is None else merged_about(profile["about"], theirs)
+        minutes = {channel: about["channels"][channel] for channel in theirs["channels"]}
+        if minutes:
+            minutes["all"] = max(about["channels"].values())
+        for channel, minute in minutes.items():
+            if minute >= self.clock_ms // 60_000 - 92 * 1440:
+                last = self.visitors[f"{key[0]}:{channel}"]
+                last[key[1]] = max(last.get(key[1], 0), minute)
+                day = (minute * 60 + self.rules.utc_offset_s) // 86400 * 86400
+                self.visitor_days.add(f"{key[0]}:{channel}:{day}")
 
     # -- signals
 
@@ -306,6 +404,7 @@ class ProfilesFold:
                 gauges[f"churn_high|{site}"] += purchase["on"]
             if any(ms is not None for ms in dues):
                 due[f"{site}|{id}"] = min(ms for ms in dues if ms is not None)
+        keys |= {f"{tag}:v:{site}:{id}": {"merged": winner} for (site, id), winner in self.merged.items()}
         keys |= {
             f"{tag}:c:{bucket}": {f: str(n) for f, n in fields.items()} for bucket, fields in self.counters.items()
         }
@@ -336,6 +435,30 @@ def see(profile: Json, event: Json) -> None:
             if ts >= about["traits_ms"].get(name, 0):
                 about["traits"][name] = value
                 about["traits_ms"][name] = ts
+
+
+def merged_about(one: Json, other: Json) -> Json:
+    """One person: first seen earliest, of each trait the last writer, at a tie who was seen first."""
+    first, then = sorted((one, other), key=lambda a: (a["first_seen_ms"], a["last_seen_ms"], as_stored(a)))
+    about = {
+        "first_seen_ms": first["first_seen_ms"], "last_seen_ms": max(one["last_seen_ms"], other["last_seen_ms"]),
+        "events": one["events"] + other["events"], "user_id": first["user_id"] or then["user_id"], "traits": {},
+        "traits_ms": {}, "channels": {},
+    }  # fmt: skip
+    for name in first["traits"].keys() | then["traits"].keys():
+        who = max((a for a in (first, then) if name in a["traits"]), key=lambda a: a["traits_ms"][name])
+        about["traits"][name], about["traits_ms"][name] = who["traits"][name], who["traits_ms"][name]
+    for channel in one["channels"].keys() | other["channels"].keys():
+        about["channels"][channel] = max(a["channels"].get(channel, 0) for a in (one, other))
+    later = max((then, first), key=lambda a: a["last_seen_ms"])
+    earlier = first if later is then else then
+    latest = dict.fromkeys((*reversed(later["anonymous_ids"]), *reversed(earlier["anonymous_ids"])))
+    return about | {"anonymous_ids": list(latest)[:10][::-1]}
+
+
+def as_stored(about: Json) -> bytes:
+    """Decides between two who were seen first and last in the same milliseconds."""
+    return json.dumps({k: v for k, v in about.items() if v}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def emission_id(site: str, message_id: str, kind: str, n: int) -> str:

@@ -108,3 +108,22 @@ def fire(state: dict[str, Any], rules: Rules) -> dict[str, Any]:
             "valueTotal": state["value"] / 10_000, "model": "mbg_nbd:prior-1", "confidence": "cold",
         },
     }  # fmt: skip
+
+
+def merged(one: dict[str, Any], other: dict[str, Any], now_ms: int, rules: Rules) -> dict[str, Any]:
+    """The union of the days. Orders: the latest of both in turn, first of who came later."""
+    first, then = sorted((one, other), key=lambda s: (s["zero_ms"], s["days"], s["orders"], s["value"]))
+    orders: list[str] = []
+    for n in range(max(len(one["orders"]), len(other["orders"]))):
+        orders += [s["orders"][-1 - n] for s in (then, first) if n < len(s["orders"])]
+    state = {
+        "days": sorted({*one["days"], *other["days"]}), "zero_ms": first["zero_ms"], "more": 0,
+        "value": one["value"] + other["value"], "orders": list(dict.fromkeys(orders))[:64][::-1],
+        "crossed_ms": max(one["crossed_ms"], other["crossed_ms"]),
+        "crossings": max(one["crossings"], other["crossings"]),
+        "told_ms": max((s["told_ms"] for s in (one, other) if s["told_ms"] is not None), default=None),
+    }  # fmt: skip
+    at_ms = max(now_ms, state["crossed_ms"])
+    state["on"] = (one["on"] or other["on"]) and risk_at(state, at_ms, rules) > rules.leave
+    state["due_ms"] = None if state["on"] else crossing_ms(state, rules)
+    return state

@@ -15,6 +15,7 @@ from stream.signals import SIGNALS
 from tests.oracle import carts, compare, fold, purchases, traffic
 from tests.unit.cart_vectors import MORE, T0_MS, VECTORS, Vector
 from tests.unit.test_fold import Owner
+from tests.unit.test_handover import World, merge
 from tracker.contract.events import encode_clock
 from tracker.contract.settings import Settings
 
@@ -128,16 +129,20 @@ def records(seed: int, settings: Settings) -> list[bytes]:
         if received_ms - clock_ms > draw.choice([1000, 1000, 20_000]):
             clock_ms = received_ms
             out.append(encode_clock(clock_ms - 2000))
-        body = {name: value for name, value in m.body.items() if name not in ("type", "event")}
-        record = {
-            "profileId": m.body["messageId"].split("-")[0], "src": [0, offset, 0], "site": "demo", "channel": "site",
-            "type": m.body["type"], "timestampMs": received_ms - round(1000 * m.age_s), "receivedAtMs": received_ms,
-        }  # fmt: skip
-        record |= {"event": m.body["event"]} if "event" in m.body else {}
-        out.append(json.dumps({**record, **body}, ensure_ascii=False).encode())
+        out.append(record_of(m, m.body["messageId"].split("-")[0], (0, offset, 0), received_ms))
         offset += 1
     out.append(encode_clock(start_ms + 200_000))
     return out
+
+
+def record_of(m: traffic.Planned, profile: str, src: tuple[int, int, int], received_ms: int) -> bytes:
+    body = {name: value for name, value in m.body.items() if name not in ("type", "event")}
+    record = {
+        "profileId": profile, "src": src, "site": "demo", "channel": "site", "type": m.body["type"],
+        "timestampMs": received_ms - round(1000 * m.age_s), "receivedAtMs": received_ms,
+    }  # fmt: skip
+    record |= {"event": m.body["event"]} if "event" in m.body else {}
+    return json.dumps({**record, **body}, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -171,3 +176,83 @@ def test_the_engines_fold_and_the_naive_one_agree(seed: int) -> None:
         triggers.setdefault(trigger["id"], []).append({"topic": topic, **trigger})
     assert compare.trigger_differences({id: [told] for id, told in naive.triggers.items()}, triggers) == []
     assert len(triggers) > 20
+
+
+def merging(seed: int, settings: Settings) -> World:
+    """The engine's partitions after planned traffic in which every id is a profile at first, and then, sooner or later,
+    one person's profiles become one, in any order and by any chain."""
+    draw = random.Random(seed)
+    world = World(draw, settings)
+    plan = traffic.plan(seed, 900, 60, 1)
+    start_ms, clock_ms, offsets = 1_795_000_000_000, 0, [0] * 4
+    todo: list[tuple[float, str, Any]] = []
+    ids: dict[str, dict[str, None]] = {}
+    once: set[str] = set()
+    for m in scrambled(plan.messages, draw):
+        if m.body["messageId"] not in plan.refused | once:  # hop 1 passes none on twice
+            once.add(m.body["messageId"])
+            id = m.body.get("anonymousId") or m.body["userId"]
+            ids.setdefault(m.body["messageId"].split("-")[0], {})[id] = None
+            todo.append((m.at, id, m))
+    for each in ids.values():
+        for n, loser in enumerate(list(each)[1:], 1):
+            winner = list(each)[draw.randrange(n)]
+            todo += [(draw.random() * 100, loser, winner) for _ in range(draw.choice([1, 1, 2]))]
+    for at, id, what in sorted(todo, key=lambda x: x[0]):
+        received_ms = start_ms + round(1000 * at)
+        if received_ms - clock_ms > draw.choice([1000, 1000, 20_000]):
+            clock_ms = received_ms
+            for p in world.partitions:
+                p.log.append(encode_clock(clock_ms - 2000))
+        if isinstance(what, str):
+            world.write(id, merge(id, what))
+        else:
+            source = draw.randrange(4)
+            world.write(id, record_of(what, id, (source, offsets[source], 0), received_ms))
+            offsets[source] += 1
+        if draw.random() < 0.1:
+            for p in world.partitions:
+                world.step(p, draw.choice([0, 1, 10, 100]))
+    world.run()
+    for p in world.partitions:
+        p.log.append(encode_clock(start_ms + 300_000))
+    world.run()
+    return world
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_engines_fold_and_the_naive_one_agree_on_profiles_that_are_merged(seed: int) -> None:
+    settings = msgspec.convert({**traffic.SETTINGS, "partitions": 3}, Settings)
+    world = merging(seed, settings)
+    folds = fold.fold_profiles({p.number: list(enumerate(p.log)) for p in world.partitions}, fold.Rules.of(settings))
+    expected: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    for p in world.partitions:
+        tag = f"{{p{p.number}}}"
+        of_fold = folds[p.number].redis()
+        expected |= {k: v for k, v in of_fold.items() if not k.startswith((f"{tag}:c:", f"{tag}:ud:"))}
+        found[f"{tag}:head"] = {"next": str(p.next), "clock_ms": str(p.clock_ms)}
+        found[f"{tag}:src"] = {str(source): f"{o}:{i}" for source, (o, i) in p.src.items()}
+        for (site, id), fields in p.hashes.items():
+            found[f"{tag}:v:{site}:{id}"] = {name: value.decode() for name, value in fields.items()}
+        found[f"{tag}:due"] = {f"{site}|{id}": ms for (site, id), ms in p.due.items()}
+        found[f"{tag}:g"] = {field: str(n) for field, n in p.gauges.items() if n}
+        for (channel, id), minute in p.visitors.items():
+            found.setdefault(f"{tag}:u:{channel}", {})[id] = minute
+    assert compare.differences(expected, {k: v for k, v in found.items() if v}) == []
+    triggers: dict[str, list[Any]] = {}
+    for topic, value in world.published:
+        trigger = json.loads(value)
+        triggers.setdefault(trigger["id"], []).append({"topic": topic, **trigger})
+    told: dict[str, list[Any]] = {}
+    for each in folds.values():
+        for id, trigger in each.triggers.items():
+            told.setdefault(id, []).append(trigger)
+    assert compare.trigger_differences(told, triggers) == []
+    assert len(triggers) > 20
+    assert any("retracts" in t[0]["data"] for t in triggers.values())
+    assert sum(len(f.merged) for f in folds.values()) > 20
+    events = sum((f.folded for f in folds.values()), fold.Counter())
+    assert set(events.values()) == {1}
+    assert not any(f.poison for f in folds.values())
+    assert not any(state for f in folds.values() for state in f.handed.values())

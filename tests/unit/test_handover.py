@@ -31,7 +31,7 @@ from tracker.contract.merges import (
     encode_merge,
     merge_id,
 )
-from tracker.contract.settings import load
+from tracker.contract.settings import Settings, load
 
 T0 = 1_795_000_000_000
 SETTINGS = load({"TRACKER_DEMO": "1", "TRACKER_PARTITIONS": "3"})
@@ -56,11 +56,13 @@ class Partition:
 
 
 class World:
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, settings: Settings = SETTINGS) -> None:
         self.rng = rng
-        self.folder = Folder(SIGNALS, SETTINGS)
+        self.folder = Folder(SIGNALS, settings)
         self.partitions = [Partition(n) for n in range(PARTITIONS)]
         self.triggers: dict[str, dict[str, Any]] = {}
+        self.published: list[tuple[str, bytes]] = []
+        """(topic, value) of the triggers, in their order."""
         self.counts: Counter[str] = Counter()
         self.poison: list[str] = []
         self.sent = 0
@@ -104,6 +106,7 @@ class World:
         for t in fx.triggers:
             if t.kind != MOVED:
                 self.triggers[json.loads(t.value)["id"]] = json.loads(t.value)
+                self.published.append((t.topic, t.value))
         while True:  # The outbox, again from its start after a crash before it was known to be in Kafka.
             for t in moved:
                 self.write(t.key.decode(), t.value)
