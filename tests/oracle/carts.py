@@ -330,7 +330,9 @@ def merged_bases(one: Cart, other: Cart) -> Cart:
     if one == NEW:
         return other
     carts = sorted((one, other), key=lambda c: (c["opened_ms"], c["last_ms"], c["at_ms"]))
-    orders = {o["id"]: o for o in sorted((*one["orders"], *other["orders"]), key=lambda o: (o["ms"], o["id"], o["back"]))}
+    orders = {
+        o["id"]: o for o in sorted((*one["orders"], *other["orders"]), key=lambda o: (o["ms"], o["id"], o["back"]))
+    }
     closed_ms = max((o["ms"] for o in orders.values()), default=0)
     used = [c for c in carts if c["state"] in ("open", "reopened", "abandoned") and c["last_ms"] > closed_ms]
     out = copied(used[0] if used else NEW)

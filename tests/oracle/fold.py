@@ -19,6 +19,7 @@ from typing import Any
 import xxhash
 
 from tests.oracle import carts, names, purchases
+from tracker.contract.ids import normal, usable
 
 Json = dict[str, Any]
 NAMESPACE = uuid.UUID("6f1c1d6e-6c1a-5b7e-9d0f-0b0f5b0c6a11")
@@ -36,11 +37,6 @@ MESSAGES: dict[str, tuple[str | None, str]] = {
     "Push Notification Received": ("webpush", "delivered"), "Push Notification Tapped": ("webpush", "clicked"),
     "Push Notification Bounced": ("webpush", "failed"),
 }  # fmt: skip
-NOBODY = {
-    "null", "none", "nil", "anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email",
-    "undefined", "true", "false", "nan", "[object object]", "-1",
-}  # fmt: skip
-
 HYPERLOGLOG = b"HYLL"
 """Stands for one, which is no exact state: it is to be there."""
 
@@ -64,13 +60,6 @@ class Rules:
         )
         churn = purchases.Rules(s.churn_horizon_d, s.churn_enter, s.churn_leave, s.churn_gap_d)
         return Rules(cart, churn, s.stale_s)
-
-
-def usable(id: str | None) -> str | None:
-    if id is None or len(id) > 200:
-        return None
-    bare = id.strip().strip("\"'").strip().lower()
-    return None if bare in NOBODY or not bare.strip("0-") else id
 
 
 def parsed(value: bytes | None, *needed: str) -> Json | None:
@@ -107,7 +96,7 @@ class EventsFold:
         id = (event["site"], event["messageId"])
         if id in self.seen:  # The run is shorter than the 24 h of the window.
             self.repeats += 1
-        elif identifiers(event) == (None, None):
+        elif not identifiers(event):
             self.poison.append(("no_identity", offset))
         else:
             self.seen.add(id)
@@ -123,11 +112,25 @@ class EventsFold:
         return {f"{tag}:head": head} | {f"{tag}:seen:{hour}": hashes for hour, hashes in self._hashes.items()}
 
 
-def identifiers(event: Json) -> tuple[str | None, str | None]:
-    anonymous = usable(event.get("anonymousId"))
-    if event["type"] == "alias" and anonymous is None:
-        anonymous = usable(event.get("previousId"))
-    return anonymous, usable(event.get("userId"))
+def identifiers(event: Json) -> list[tuple[str, str]]:
+    """(type, value), strongest first, of what this traffic has: docs/identity.md has the rest."""
+    found: dict[tuple[str, str], None] = {}
+    if (user := usable(event.get("userId"))) is not None:
+        found["user_id", user] = None
+    told: list[Any] = []
+    if event["type"] in ("identify", "alias") and user is not None:
+        told = [event.get("traits")]
+    if event.get("event") == "Order Completed":
+        told = [event.get("properties")]
+    for type in ("email", "phone"):
+        for said in told:
+            given = said.get(type) if isinstance(said, dict) else None
+            if (value := normal(type, given, "VN")) is not None:
+                found[type, value] = None
+    for name in ("anonymousId", *(["previousId"] if event["type"] == "alias" else [])):
+        if (anonymous := usable(event.get(name))) is not None:
+            found["anonymous_id", anonymous] = None
+    return list(found)
 
 
 Log = list[tuple[int, bytes | None]]

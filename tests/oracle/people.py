@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from tests.oracle.fold import Json, identifiers
 
 Place = tuple[int, int]
+LIMITS = {"user_id": 1, "email": 5, "phone": 5, "anonymous_id": 5}
+"""Of a profile within 30 days, which no run takes."""
 
 
 class Unions:
@@ -31,37 +33,42 @@ class Unions:
 def wrong_decisions(
     events: dict[Place, Json], decided: dict[Place, set[str]], merges: Sequence[tuple[str, str]] = ()
 ) -> list[str]:
-    """`merges`: (winner, loser) of the merge log: both are one profile, whatever the order was."""
+    """`merges`: (winner, loser) of the merge log: both are one profile, whatever the order was.
+
+    Who shares an id, directly or through others, is one person and has one profile. Only where two users are among them,
+    or more ids of a type than a profile may have, the order decides who gets what: never a profile two users, nor a user
+    two profiles.
+    """
     out: list[str] = []
     ids, profiles = Unions(), Unions()
     for winner, loser in merges:
         profiles.join(winner, loser)
-    users_of: dict[str, set[str]] = defaultdict(set)
-    for event in events.values():
-        anonymous, user = identifiers(event)
-        if anonymous is not None and user is not None:
-            users_of[f"{event['site']} a:{anonymous}"].add(user)
-    for event in events.values():
-        anonymous, user = identifiers(event)
-        if anonymous is not None and user is not None and len(users_of[f"{event['site']} a:{anonymous}"]) == 1:
-            ids.join(f"{event['site']} a:{anonymous}", f"{event['site']} u:{user}")
+    of_event = {place: [f"{e['site']} {t}:{v}" for t, v in identifiers(e)] for place, e in events.items()}
+    for names in of_event.values():
+        for name in names[1:]:
+            ids.join(names[0], name)
+    have: dict[str, Counter[str]] = defaultdict(Counter)
+    for name in {name for names in of_event.values() for name in names}:
+        have[ids.find(name)][name.split(" ")[1].split(":")[0]] += 1
 
     people: dict[str, set[str]] = defaultdict(set)
     of_user: dict[str, set[str]] = defaultdict(set)
     of_profile: dict[str, set[str]] = defaultdict(set)
-    for place, event in events.items():
+    for place, names in of_event.items():
         found = decided.get(place, set())
         if len(found) != 1:
             out.append(f"event {place} has {len(found)} profiles: {sorted(found)}")
-        anonymous, user = identifiers(event)
+            continue
         canonical = {profiles.find(id) for id in found}
-        if user is not None:
-            of_user[f"{event['site']} u:{user}"] |= canonical
+        people[ids.find(names[0])] |= canonical
+        if " user_id:" in names[0]:
+            of_user[names[0]] |= canonical
             for id in canonical:
-                of_profile[id].add(f"{event['site']} u:{user}")
-        name = f"{event['site']} a:{anonymous}" if anonymous is not None else f"{event['site']} u:{user}"
-        if len(users_of[name]) <= 1:  # a device that two users share: their order decides
-            people[ids.find(name)] |= canonical
+                of_profile[id].add(names[0])
+    for person, found in people.items():
+        if len(found) > 1 and all(n <= LIMITS.get(type, 2) for type, n in have[person].items()):
+            out.append(f"{person} has several profiles: {sorted(found)}")
+            of_user = {user: ids_ for user, ids_ in of_user.items() if ids.find(user) != person}
     out += [f"{user} has several profiles: {sorted(found)}" for user, found in of_user.items() if len(found) > 1]
     out += [f"profile {id} has several users: {sorted(us)}" for id, us in of_profile.items() if len(us) > 1]
     owner: dict[str, str] = {}
@@ -70,3 +77,30 @@ def wrong_decisions(
             if owner.setdefault(id, person) != person:
                 out.append(f"profile {id} is of {owner[id]} and of {person}, who share no id")
     return out
+
+
+def identifiers_in_redis(keys: Json, merges: Sequence[tuple[str, str]]) -> list[str]:
+    """What a site's keys say of its identifiers agrees with itself and with the merge log."""
+    out = []
+    winners: dict[str, set[str]] = defaultdict(set)
+    for winner, loser in merges:
+        winners[loser].add(winner)
+    for key, value in keys.items():
+        site, _, rest = key.partition("}:")
+        kind, _, name = rest.partition(":")
+        if not site.startswith("{s:"):
+            continue
+        if kind == "id":
+            profile = value.decode()
+            if name not in keys.get(f"{site}}}:ids:{profile}", {}):
+                out.append(f"{key} is {profile}'s, who does not have it")
+        elif kind == "ids":
+            for id in value.keys() - {"first_seen_ms"}:
+                if keys.get(f"{site}}}:id:{id}") != name.encode():
+                    out.append(f"{key} has {id}, which is {keys.get(f'{site}}}:id:{id}')}'s")
+            if f"{site}}}:to:{name}" in keys:
+                out.append(f"{key} is of a profile that was merged")
+        elif kind == "to" and value.decode() not in winners[name]:
+            out.append(f"{key} is {value.decode()}, the merge log says {winners[name]}")
+    missing = {loser for _, loser in merges} - {key.rpartition(":to:")[2] for key in keys if ":to:" in key}
+    return out + [f"profile {loser} was merged, and no key says so" for loser in sorted(missing)]

@@ -30,8 +30,8 @@ from redis.exceptions import RedisError
 from tests.faults import frozen, redis_port, restart_kafka, rewind_redis
 from tests.harness import Site, Stack, await_redis, eventually, request
 from tests.oracle import compare, people, state, traffic
-from tests.oracle.fold import EventsFold, Json, ProfilesFold, Rules
-from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS
+from tests.oracle.fold import FORWARDED, EventsFold, Json, Log, ProfilesFold, Rules, fold_profiles, parsed
+from tracker.contract.topics import DEAD_LETTERS, EVENTS, MERGES, PROFILE_EVENTS
 from tracker.contract.triggers import TRIGGER_KINDS
 from tracker.embedded.process import Child
 
@@ -317,24 +317,27 @@ async def outcome(run: Run) -> Outcome:
         for _, value in (await state.log_of(s.kafka, kind.topic, 1))[0]:
             trigger = json.loads(value or b"{}")
             triggers[trigger["id"]].append({"topic": kind.topic, **trigger})
+    merge_log = await state.log_of(s.kafka, MERGES, 1)
     found = await state.dump(s.redis)
 
-    out = Outcome(logs={EVENTS: events_log, PROFILE_EVENTS: profiles_log})
+    out = Outcome(logs={EVENTS: events_log, PROFILE_EVENTS: profiles_log, MERGES: merge_log})
     events = {p: EventsFold(p) for p in events_log}
     for p, log in events_log.items():
         for offset, value in log:
             events[p].take(offset, value)
-    profiles = {p: ProfilesFold(p, Rules.of(s)) for p in profiles_log}
-    for p, log in profiles_log.items():
-        for offset, value in log:
-            profiles[p].take(offset, value)
+    profiles = fold_profiles(profiles_log, Rules.of(s))
 
     out.differences += accepted(run, events, letters)
     originals = {(p, offset): event for p, fold in events.items() for offset, event in fold.passed.items()}
     decided, wrong = passed_on(originals, profiles_log, s.partitions)
     out.differences += wrong
     lost = torn(run, decided)
-    out.differences += but_of(lost, people.wrong_decisions(originals, decided))
+    merged, wrong = merges(merge_log[0], profiles_log)
+    out.differences += but_of(lost, wrong)
+    out.differences += but_of(lost, people.wrong_decisions(originals, decided, merged))
+    out.differences += but_of(lost, people.identifiers_in_redis(found, merged))
+    out.differences += but_of(lost, folded_once(originals, decided, profiles))
+    out.differences += sent_on(profiles_log, profiles)
     expected: Json = {}
     folds: list[EventsFold | ProfilesFold] = [*events.values(), *profiles.values()]
     for fold in folds:
@@ -354,6 +357,8 @@ async def outcome(run: Run) -> Outcome:
         "delivered again to hop 2": sum(f.repeats for f in profiles.values()),
         "clock records": sum((v or b"").startswith(b'{"clockMs":') for log in profiles_log.values() for _, v in log),
         "poison": sum(len(f.poison) for f in folds),
+        "merges": len(merged), "profiles merged": sum(len(f.merged) for f in profiles.values()),
+        "sent on": sum(len(f.goes) for f in profiles.values()),
         "profiles": sum(len(f.profiles) for f in profiles.values()), "keys": len(found),
         "triggers": dict(Counter(each[0]["type"] for each in told.values())),
         "published again": sum(len(each) - 1 for each in triggers.values()),
@@ -385,24 +390,93 @@ def accepted(run: Run, events: dict[int, EventsFold], letters: list[Json]) -> li
 
 
 def passed_on(
-    originals: dict[people.Place, Json], log: dict[int, list[tuple[int, bytes | None]]], partitions: int
+    originals: dict[people.Place, Json], log: dict[int, Log], partitions: int
 ) -> tuple[dict[people.Place, set[str]], list[str]]:
-    """Every event stands in profile-events as it was, in its profile's partition. -> the profiles of each, and what is
-    wrong."""
+    """Every event stands in profile-events as it was, in its profile's partition. -> the profiles of each as decided by
+    hop 1, and what is wrong."""
     out, decided = [], defaultdict[people.Place, set[str]](set)
     for partition, records in log.items():
         for offset, value in records:
-            try:
-                event = json.loads(value or b"")
-                id, (source, place, index) = event.pop("profileId"), event.pop("src")
-            except (ValueError, KeyError):
+            if (merge := parsed(value, "mergeId", "loser")) is not None:
+                if crc32(merge["loser"].encode()) % partitions != partition:
+                    out.append(f"merge of {merge['loser']} is in partition {partition}")
+                continue
+            event = parsed(value, "profileId", "src")
+            if event is None:
                 continue  # a clock record, or poison
+            id, (source, place, index) = event.pop("profileId"), event.pop("src")
             if crc32(id.encode()) % partitions != partition:
                 out.append(f"profile {id} is in partition {partition}")
+            if source >= FORWARDED:
+                continue  # see sent_on
             if index != 0 or originals.get((source, place)) != event:
                 out.append(f"profile-events[{partition}]@{offset} is not what it came from, {(source, place)}")
             decided[source, place].add(id)
     return decided, out + [f"event {place} was not passed on" for place in originals.keys() - decided.keys()]
+
+
+def merges(log: Log, profiles_log: dict[int, Log]) -> tuple[list[tuple[str, str]], list[str]]:
+    """(winner, loser) of the merge log; and which merges are not in both logs, the same in each."""
+    history = {m["mergeId"]: m for _, value in log if (m := parsed(value, "mergeId")) is not None}
+    told = {
+        m["mergeId"]: m for records in profiles_log.values() for _, value in records
+        if (m := parsed(value, "mergeId")) is not None and "hops" not in m
+    }  # fmt: skip
+    pairs = [(m["winner"], m["loser"]) for m in history.values()]
+    both = sorted(history.keys() | told.keys())
+    return pairs, [
+        f"merge {id} is {history.get(id)} in one log, {told.get(id)} in the other" for id in both
+        if history.get(id) != told.get(id)
+    ]  # fmt: skip
+
+
+def sent_on(logs: dict[int, Log], folds: dict[int, ProfilesFold]) -> list[str]:
+    """Whatever came for a profile that was merged, and its state, stands in its winner's partition: all of it, as it
+    was, and nothing else."""
+    out = []
+    came: dict[people.Place, set[tuple[str, str | None]]] = defaultdict(set)
+    at = {p: dict(records) for p, records in logs.items()}
+    for partition, records in logs.items():
+        for offset, value in records:
+            if (record := parsed(value, "profileId", "src")) is None or record["src"][0] < FORWARDED:
+                continue
+            place = (record["src"][0] - FORWARDED, record["src"][1])
+            came[place].add((record["profileId"], record.get("handover")))
+            before = parsed(at.get(place[0], {}).get(place[1])) or {}
+            if "mergeId" in before:
+                continue
+            differ = {k for k in before.keys() | record.keys() if before.get(k) != record.get(k)}
+            if differ - {"profileId", "src", "hops"} or record.get("hops") != before.get("hops", 0) + 1:
+                out.append(f"profile-events[{partition}]@{offset} is not what was sent on, {place}")
+    goes = {
+        (p, offset): to
+        for p, fold in folds.items()
+        for offset, to in fold.goes.items()
+        if not is_merge(at[p][offset], to)
+    }
+    for place in sorted(goes.keys() | came.keys()):
+        if came.get(place, set()) != {goes.get(place)}:
+            out.append(f"profile-events {place}: to be sent to {goes.get(place)}, was to {came.get(place)}")
+    handed = next(iter(folds.values())).handed
+    return out + [f"{sorted(left)} of {loser} never arrived" for (_, loser), left in handed.items() if left]
+
+
+def is_merge(value: bytes | None, to: tuple[str, str | None]) -> bool:
+    """A merge that was sent on: it has no `src`, and may be done twice."""
+    return to[1] is None and parsed(value, "mergeId") is not None
+
+
+def folded_once(
+    originals: dict[people.Place, Json], decided: dict[people.Place, set[str]], folds: dict[int, ProfilesFold]
+) -> list[str]:
+    """Every event has been folded into one profile, once, wherever its profile went."""
+    n = sum((fold.folded for fold in folds.values()), Counter[tuple[str, str]]())
+    times = {place: n[event["site"], event["messageId"]] for place, event in originals.items()}
+    return [
+        f"event {place} of {sorted(decided.get(place, ()))} was folded {k} times"
+        for place, k in times.items()
+        if k != 1
+    ]
 
 
 def torn(run: Run, decided: dict[people.Place, set[str]]) -> set[str]:

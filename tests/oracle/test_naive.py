@@ -78,10 +78,17 @@ def test_a_risk_by_the_vectors_of_domain_4_3(
     assert 1 - purchases.risk(x, t_x, t, 39) == pytest.approx(at_least_one, rel=1e-8, abs=2e-16)
 
 
-def test_ids_that_mean_nobody() -> None:
-    nobody = ("null", "None", " 'guest' ", "000-00", "", "-1", "[object Object]", "x" * 201, "NaN")
-    assert [fold.usable(id) for id in nobody] == [None] * len(nobody)
-    assert [fold.usable(id) for id in ("a", "0a", "nulls")] == ["a", "0a", "nulls"]
+def test_the_ids_of_an_event() -> None:
+    traits = {"email": " An@Shop.Example", "phone": "0901 234 567"}
+    ids = {"anonymousId": "a", "userId": "u", "previousId": "b"}
+    assert fold.identifiers({"type": "alias", **ids, "traits": traits}) == [
+        ("user_id", "u"), ("email", "an@shop.example"), ("phone", "+84901234567"), ("anonymous_id", "a"),
+        ("anonymous_id", "b"),
+    ]  # fmt: skip
+    assert fold.identifiers({"type": "identify", "anonymousId": "null", "traits": traits}) == []
+    order = {"type": "track", "event": "Order Completed", "properties": traits, "userId": "guest"}
+    assert [type for type, _ in fold.identifiers(order)] == ["email", "phone"]
+    assert fold.identifiers({**order, "event": "Product Added"}) == []
 
 
 def test_a_repeat_and_a_record_from_nobody_are_not_passed_on() -> None:

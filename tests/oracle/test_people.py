@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.oracle.fold import Json
-from tests.oracle.people import Place, wrong_decisions
+from tests.oracle.people import Place, identifiers_in_redis, wrong_decisions
 
 Who = tuple[str | None, str | None, set[str]]
 
@@ -19,10 +19,19 @@ def judged(*who: Who, merges: tuple[tuple[str, str], ...] = ()) -> list[str]:
     return wrong_decisions(events, {(0, n): set(found) for n, (_, _, found) in enumerate(who)}, merges)
 
 
-def test_two_devices_of_one_user_may_have_a_profile_each_before_they_log_in() -> None:
-    assert (
-        judged(("a", None, {"A"}), ("b", None, {"B"}), ("a", "u", {"A"}), ("b", "u", {"A"}), ("b", None, {"A"})) == []
-    )
+def test_two_devices_of_one_user_may_have_a_profile_each_before_they_log_in_which_then_are_merged() -> None:
+    who: list[Who] = [
+        ("a", None, {"A"}), ("b", None, {"B"}), ("a", "u", {"A"}), ("b", "u", {"A"}), ("b", None, {"A"}),
+    ]  # fmt: skip
+    assert judged(*who, merges=(("A", "B"),)) == []
+    (wrong,) = judged(*who)
+    assert "several profiles" in wrong
+
+
+def test_more_devices_than_a_profile_may_have_are_not_all_merged() -> None:
+    who: list[Who] = [(f"a{n}", "u", {"A"}) for n in range(5)]
+    assert judged(*who, ("a5", None, {"B"}), ("a5", "u", {"A"})) == []
+    assert judged(*who[:4], ("a4", None, {"B"}), ("a4", "u", {"A"})) != []
 
 
 def test_a_device_that_two_users_share_is_either_ones() -> None:
@@ -48,3 +57,16 @@ def test_a_wrong_decision_is_told(who: list[Who], says: str) -> None:
 def test_profiles_that_were_merged_are_one() -> None:
     split: list[Who] = [("a", "u", {"A"}), (None, "u", {"U"})]
     assert judged(*split, merges=(("A", "U"),)) == []
+
+
+def test_the_keys_of_identifiers_agree_with_each_other_and_with_the_merge_log() -> None:
+    good: Json = {
+        "{s:s}:id:user_id:u": b"A", "{s:s}:id:anonymous_id:a": b"A", "{s:s}:to:B": b"A",
+        "{s:s}:ids:A": {"user_id:u": "1", "anonymous_id:a": "2", "first_seen_ms": "0"},
+    }  # fmt: skip
+    assert identifiers_in_redis(good, [("A", "B")]) == []
+    assert len(identifiers_in_redis(good, [])) == 1
+    assert len(identifiers_in_redis(good, [("A", "B"), ("A", "C")])) == 1
+    assert len(identifiers_in_redis({**good, "{s:s}:ids:B": {"first_seen_ms": "0"}}, [("A", "B")])) == 1
+    assert len(identifiers_in_redis({**good, "{s:s}:id:email:x@y.z": b"A"}, [("A", "B")])) == 1
+    assert len(identifiers_in_redis({**good, "{s:s}:id:user_id:u": b"B"}, [("A", "B")])) == 2

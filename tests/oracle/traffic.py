@@ -161,6 +161,31 @@ class Visitor:
         if self.draw.random() < 0.3:
             self.act({"userId": user})
 
+    def orders_as_a_guest(self, most: int) -> None:
+        """On several devices, which only the address that goods are sent to, or the phone number, connects."""
+        n = self.draw.randrange(10**7)
+        phones = [f"090{n:07}", f"+84 90 {n:07}", f"8490{n:07}"]
+        devices = [f"{self.name}.{d}" for d in range(self.draw.choice([2, 2, 3]))]
+        for device in devices:
+            for _ in range(max(1, most // len(devices))):
+                self.act({"anonymousId": device})
+        self.draw.shuffle(devices)
+        for device in devices:
+            self.orders += 1
+            address = {"email": self.draw.choice([f"{self.name}@shop.example", f" {self.name}@Shop.Example"])}
+            if self.draw.random() < 0.5 or device == devices[0]:
+                address["phone"] = self.draw.choice(phones)
+            elif self.draw.random() < 0.5:
+                address = {"phone": self.draw.choice(phones)}
+            order = {"order_id": f"{self.name}-o{self.orders}", "revenue": 20, **address}
+            self.say({"type": "track", "event": "Order Completed", "anonymousId": device, "properties": order})
+            self.go_on()
+            self.act({"anonymousId": device})
+        if self.draw.random() < 0.5:
+            self.say({"type": "identify", "userId": f"u-{self.name}", "traits": {"email": f"{self.name}@shop.example"}})
+        for _ in range(most // 2):
+            self.act({"anonymousId": self.draw.choice(devices)})
+
     def shares_a_device(self, most: int) -> None:
         for _ in range(most):
             self.act(
@@ -195,7 +220,7 @@ class Visitor:
 
 
 KINDS = (
-    (Visitor.anonymous, 40), (Visitor.logs_in, 40), (Visitor.shares_a_device, 6), (Visitor.is_known_to_a_server, 6),
+    (Visitor.anonymous, 40), (Visitor.logs_in, 40), (Visitor.orders_as_a_guest, 12), (Visitor.shares_a_device, 6), (Visitor.is_known_to_a_server, 6),
     (Visitor.is_aliased, 3), (Visitor.is_imported, 8),
 )  # fmt: skip
 
