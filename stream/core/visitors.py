@@ -52,8 +52,8 @@ class Visits(Struct):
                 self.days.setdefault((site, channel, day), set()).add(profile)
 
     def leave(self, site: str, profile: str) -> None:
-        """The profile lost a merge: whatever it did counts for the winner. The days keep it, as they would if its events
-        had been in a chunk before."""
+        """The profile lost a merge: whatever it did counts for the winner. The days keep it, as they would had its
+        events been in a chunk before."""
         for (of, _), minutes in self.last.items():
             if of == site:
                 minutes.pop(profile, None)

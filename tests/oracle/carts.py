@@ -295,8 +295,8 @@ def trim(state: dict[str, Any], rules: Rules) -> None:
 
 
 def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[dict[str, Any], list[Said]]:
-    """The state of both logs as one, and what is to be told. What fell out of either log is a base; the bases meet at the
-    time of the later one, up to which the other's log is folded into its base."""
+    """The state of both logs as one, and what is to be told. What fell out of either log is a base; the bases meet at
+    the time of the later one, up to which the other's log is folded into its base."""
     base_ms = max(one["base"]["at_ms"], other["base"]["at_ms"])
     bases, entries, told, minted = [], dict[str, Entry](), dict[Any, Any](), dict[str, int]()
     for state in (other, one):
@@ -323,8 +323,8 @@ def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[di
 
 
 def merged_bases(one: Cart, other: Cart) -> Cart:
-    """Of carts whose entries are forgotten. An order of either has closed both, unless a cart was used after it. What is
-    left of two is as if put into one: the sum of the lines, the later of all times."""
+    """Of carts whose entries are forgotten. An order of either has closed both, unless a cart was used after it. What
+    is left of two is as if put into one: the sum of the lines, the later of all times."""
     if one == other or other == NEW:
         return one
     if one == NEW:

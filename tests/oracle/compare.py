@@ -25,8 +25,8 @@ PURCHASE = {
 CROSSING = re.compile(r"\.(purchase\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays))$|:due\.")
 """Values that a crossing decides."""
 UNCHECKED = re.compile(r"^\{s:[^}]*\}:(id|ids|to|r):|^\{[ep]\d+\}:head\.(epoch|seq)$|\.cart\.(counted|lines)$")
-"""Identifiers (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), what differs by run, and what is counted for
-Prometheus alone."""
+"""Identifiers (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), what differs by run,
+and what is counted for Prometheus alone."""
 
 
 def differences(expected: Json, found: Json) -> list[str]:

@@ -35,9 +35,9 @@ def wrong_decisions(
 ) -> list[str]:
     """`merges`: (winner, loser) of the merge log: both are one profile, whatever the order was.
 
-    Who shares an id, directly or through others, is one person and has one profile. Only where two users are among them,
-    or more ids of a type than a profile may have, the order decides who gets what: never a profile two users, nor a user
-    two profiles.
+    Who shares an id, directly or through others, is one person and has one profile. Only where two users are among
+    them, or more ids of a type than a profile may have, the order decides who gets what: never a profile two users, nor
+    a user two profiles.
     """
     out: list[str] = []
     ids, profiles = Unions(), Unions()

@@ -220,8 +220,8 @@ class Visitor:
 
 
 KINDS = (
-    (Visitor.anonymous, 40), (Visitor.logs_in, 40), (Visitor.orders_as_a_guest, 12), (Visitor.shares_a_device, 6), (Visitor.is_known_to_a_server, 6),
-    (Visitor.is_aliased, 3), (Visitor.is_imported, 8),
+    (Visitor.anonymous, 40), (Visitor.logs_in, 40), (Visitor.orders_as_a_guest, 12), (Visitor.shares_a_device, 6),
+    (Visitor.is_known_to_a_server, 6), (Visitor.is_aliased, 3), (Visitor.is_imported, 8),
 )  # fmt: skip
 
 
