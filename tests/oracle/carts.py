@@ -20,6 +20,7 @@ Entry = dict[str, Any]
 Said = dict[str, Any]
 
 HOUR_MS = 3_600_000
+MOST_ENTRIES = 200
 NEW: Cart = {
     "state": "none", "at_ms": 0, "episode": 0, "stage": 0, "seq": 0, "opened_ms": 0, "opened_by": "", "last_ms": 0,
     "abandoned_ms": 0, "told_ms": 0, "items": [], "cur": None, "touch": None, "orders": [],
@@ -281,7 +282,7 @@ def will_come(told: dict[str, Any], cart: Cart, known_ms: int, rules: Rules) -> 
 
 def trim(state: dict[str, Any], rules: Rules) -> None:
     log, oldest, trimmed = state["log"], state["log"][-1]["ms"] - 48 * HOUR_MS, False
-    while len(log) > 1 and (len(log) > 200 or sum(len(e["lines"] or ()) for e in log) > 400 or log[0]["ms"] < oldest):
+    while len(log) > 1 and (len(log) > MOST_ENTRIES or sum(len(e["lines"] or ()) for e in log) > 400 or log[0]["ms"] < oldest):
         apply(state["base"], log.pop(0), rules, [])
         trimmed = True
     if not trimmed:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream.core import cart_log
 from stream.profile import ProfileCodec
 from stream.signals import SIGNALS
 from tests.oracle import carts, compare, fold, purchases, traffic
@@ -227,8 +228,13 @@ def merging(seed: int, settings: Settings) -> World:
     return world
 
 
+@pytest.mark.parametrize("entries", [200, 5])  # few: much of what meets has left the logs
 @pytest.mark.parametrize("seed", range(12))
-def test_the_engines_fold_and_the_naive_one_agree_on_profiles_that_are_merged(seed: int) -> None:
+def test_the_engines_fold_and_the_naive_one_agree_on_profiles_that_are_merged(
+    seed: int, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cart_log, "MAX_ENTRIES", entries)
+    monkeypatch.setattr(carts, "MOST_ENTRIES", entries)
     settings = msgspec.convert({**traffic.SETTINGS, "partitions": 3}, Settings)
     world = merging(seed, settings)
     folds = fold.fold_profiles({p.number: list(enumerate(p.log)) for p in world.partitions}, fold.Rules.of(settings))
