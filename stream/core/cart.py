@@ -356,7 +356,10 @@ def merge_carts(one: Cart, other: Cart) -> Cart:
     if one == NEW:
         return other
     older, newer = sorted((one, other), key=lambda c: (c.opened_ms, c.last_ms, c.at_ms, _sortable(c)))
-    orders = {o.id: o for o in sorted((*one.orders, *other.orders), key=lambda o: (o.ms, o.id, o.back, o.reversed))}
+    known = sorted(
+        (*one.orders, *other.orders), key=lambda o: (o.ms, o.id, o.back, o.reversed, o.value, o.cur or "", o.by or "")
+    )
+    orders = {o.id: o for o in known}
     closed_ms = max((o.ms for o in orders.values()), default=0)
     active = [c for c in (older, newer) if c.state in ACTIVE and c.last_ms > closed_ms]
     kept = {

@@ -130,19 +130,19 @@ def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
     """Both carts as one person's: what was told and is no longer true is retracted, what is true was told under its id.
 
     The same whichever comes first. Bases meet at the later one's time: what stands before it in the other's log goes
-    into that one's base.
+    into that one's base, and so do its timers; what that gives is compared with what was told like all else.
     """
     at_ms = max(one.base.at_ms, other.base.at_ms)
     fired_ms = max(one.fired_ms, other.fired_ms)
     counted: Counter[str] = Counter()
     known: list[str] = []
+    earlier: list[Emission] = []
     parts: list[tuple[Cart, tuple[Entry, ...]]] = []
     for state in (one, other):
-        base, n = state.base, 0
-        while n < len(state.log) and state.log[n].ms < at_ms:
-            base, _ = step(base, state.log[n], rules)
-            n += 1
-        _, emitted = _fold(base, state.log[n:], state.fired_ms, rules)
+        n = bisect(state.log, (at_ms,), key=key_of)
+        base, emitted = _fold(state.base, state.log[:n], at_ms, rules)
+        earlier += emitted
+        _, emitted = _fold(state.base, state.log, state.fired_ms, rules)
         counted.update(state.counted)
         counted.update(x.what for x in emitted if _counts(x))
         known += (x.order.id for x in emitted if x.what == "order.completed" and x.order)
@@ -151,7 +151,8 @@ def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
     base = merge_carts(base1, base2)
     log = tuple(sorted({e.id: e for e in (*log2, *log1)}.values(), key=key_of))
     cart, emitted = _fold(base, log, fired_ms, rules)
-    told = {(t.by, t.n): replace(t, unsure=True) for t in (*one.told, *other.told) if t.unsure or t.at_ms > at_ms}
+    emitted = sorted(earlier, key=lambda x: (x.at_ms, x.cart.opened_ms, x.cart.opened_by)) + emitted
+    told = {(t.by, t.n): replace(t, unsure=True) for t in (*one.told, *other.told)}
     minted = {by: max(one.minted.get(by, 0), other.minted.get(by, 0)) for by in sorted({*one.minted, *other.minted})}
     merged = CartLog(
         cart=cart,
@@ -165,6 +166,8 @@ def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
         counted=dict(sorted(counted.items())),
     )
     change = _tell(merged, emitted, fired_ms, rules, tuple(known))
+    told_since = tuple(t for t in change.state.told if t.unsure or t.at_ms > base.at_ms)
+    change = replace(change, state=replace(change.state, told=told_since))
     return _trim(change, rules) if log else change
 
 
@@ -260,6 +263,8 @@ def _trim(change: Change, rules: Rules) -> Change:
     if n == 0:
         return change
     told = tuple(t for t in state.told if t.unsure or t.at_ms > base.at_ms)
-    live = {state.cart.opened_by, base.opened_by, *(t.by for t in told)}
-    minted = {by: k for by, k in state.minted.items() if by in live}
+    minted = state.minted
+    if minted:  # Whoever may open an episode again gives no id twice, also after its abandonment was retracted.
+        live = {base.opened_by, *(t.by for t in told), *(e.id for e in log[n:])}
+        minted = {by: k for by, k in minted.items() if by in live}
     return replace(change, state=replace(state, log=log[n:], base=base, lines=lines, told=told, minted=minted))

@@ -13,6 +13,7 @@ a copy. Beside the table of 5.3:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 Cart = dict[str, Any]
@@ -228,10 +229,11 @@ def fire(state: dict[str, Any], now_ms: int, rules: Rules) -> list[Said]:
     return compare(state, now_ms, rules, late=False)
 
 
-def compare(state: dict[str, Any], known_ms: int, rules: Rules, late: bool) -> list[Said]:
+def compare(state: dict[str, Any], known_ms: int, rules: Rules, late: bool, earlier: Sequence[Said] = ()) -> list[Said]:
     """Fold again, and compare the abandonments that are true now with those that were told. Not late: all that was
-    true stays true, and what was told of it stays its own."""
+    true stays true, and what was told of it stays its own. `earlier`: is true, too, though the base has it already."""
     cart, said = fold(state["base"], state["log"], state["fired_ms"], rules)
+    said = [*earlier, *said]
     state["cart"] = cart
     before, now, to_tell = state["told"], list[Any](), list[Said]()
     found = dict[int, Any]()
@@ -282,13 +284,15 @@ def will_come(told: dict[str, Any], cart: Cart, known_ms: int, rules: Rules) -> 
 
 def trim(state: dict[str, Any], rules: Rules) -> None:
     log, oldest, trimmed = state["log"], state["log"][-1]["ms"] - 48 * HOUR_MS, False
-    while len(log) > 1 and (len(log) > MOST_ENTRIES or sum(len(e["lines"] or ()) for e in log) > 400 or log[0]["ms"] < oldest):
+    while len(log) > 1 and (
+        len(log) > MOST_ENTRIES or sum(len(e["lines"] or ()) for e in log) > 400 or log[0]["ms"] < oldest
+    ):
         apply(state["base"], log.pop(0), rules, [])
         trimmed = True
     if not trimmed:
         return
     state["told"] = [t for t in state["told"] if t["unsure"] or t["at_ms"] > state["base"]["at_ms"]]
-    live = {state["cart"]["opened_by"], state["base"]["opened_by"], *(t["by"] for t in state["told"])}
+    live = {state["base"]["opened_by"], *(t["by"] for t in state["told"]), *(e["id"] for e in state["log"])}
     state["minted"] = {by: n for by, n in state["minted"].items() if by in live}
 
 
@@ -297,18 +301,20 @@ def trim(state: dict[str, Any], rules: Rules) -> None:
 
 def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[dict[str, Any], list[Said]]:
     """The state of both logs as one, and what is to be told. What fell out of either log is a base; the bases meet at
-    the time of the later one, up to which the other's log is folded into its base."""
+    the time of the later one, up to which the other's log and timers are folded into its base."""
     base_ms = max(one["base"]["at_ms"], other["base"]["at_ms"])
     bases, entries, told, minted = [], dict[str, Entry](), dict[Any, Any](), dict[str, int]()
+    earlier: list[Said] = []
     for state in (other, one):
         base = copied(state["base"])
         for e in state["log"]:
             if e["ms"] < base_ms:
-                apply(base, e, rules, [])
+                apply(base, e, rules, earlier)
             else:
                 entries[e["id"]] = e
+        run_timers(base, base_ms, rules, earlier)
         bases.append(base)
-        told |= {(t["by"], t["n"]): t for t in state["told"] if t["unsure"] or t["at_ms"] > base_ms}
+        told |= {(t["by"], t["n"]): t for t in state["told"]}
         for by, n in state["minted"].items():
             minted[by] = max(n, minted.get(by, 0))
     both = {
@@ -317,7 +323,9 @@ def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[di
         "told": sorted(told.values(), key=lambda t: (t["opened_ms"], t["by"], t["n"])),
         "minted": dict(sorted(minted.items())),
     }  # fmt: skip
-    to_tell = compare(both, both["fired_ms"], rules, late=True)
+    earlier.sort(key=lambda x: (x["at_ms"], x["cart"]["opened_ms"], x["cart"]["opened_by"]))
+    to_tell = compare(both, both["fired_ms"], rules, True, earlier)
+    both["told"] = [t for t in both["told"] if t["unsure"] or t["at_ms"] > both["base"]["at_ms"]]
     if both["log"]:
         trim(both, rules)
     return both, to_tell
@@ -331,9 +339,11 @@ def merged_bases(one: Cart, other: Cart) -> Cart:
     if one == NEW:
         return other
     carts = sorted((one, other), key=lambda c: (c["opened_ms"], c["last_ms"], c["at_ms"]))
-    orders = {
-        o["id"]: o for o in sorted((*one["orders"], *other["orders"]), key=lambda o: (o["ms"], o["id"], o["back"]))
-    }
+    latest = sorted(
+        (*one["orders"], *other["orders"]),
+        key=lambda o: (o["ms"], o["id"], o["back"], o["reversed"], o["value"], o["cur"] or "", o["by"] or ""),
+    )
+    orders = {o["id"]: o for o in latest}
     closed_ms = max((o["ms"] for o in orders.values()), default=0)
     used = [c for c in carts if c["state"] in ("open", "reopened", "abandoned") and c["last_ms"] > closed_ms]
     out = copied(used[0] if used else NEW)
