@@ -397,3 +397,46 @@ def test_a_trait_that_both_said_at_once_is_that_of_the_profile_seen_first() -> N
     older = About(first_seen_ms=1, last_seen_ms=2, traits={"name": "An"}, traits_ms={"name": 5})
     newer = About(first_seen_ms=3, last_seen_ms=4, traits={"name": "Lan"}, traits_ms={"name": 5})
     assert merge_about(newer, older).traits == {"name": "An"}
+
+
+# -- what must not depend on chunks, and on who was loaded from where
+
+
+def test_a_days_visitors_do_not_depend_on_whether_the_merge_was_in_the_same_chunk() -> None:
+    log = [event("p1", 0, (0, 0, 0), "Message Seen", "m"), merge("p1", "p0")]
+    days: list[Any] = []
+    for chunks in ([log], [log[:1], log[1:]]):
+        folder, profiles = Folder(SIGNALS, SETTINGS), {("demo", "p1"): Profile("demo", "p1")}
+        found = []
+        for values in chunks:
+            fx = folder.fold(decode(values), profiles, (), {}, 0)
+            found += fx.visits.blob()["visit_days"]
+        days.append(sorted(found))
+    assert days[0] == days[1] != []
+
+
+def test_who_was_a_visitor_before_any_window_is_none_by_a_merge() -> None:
+    now_minute = T0 // MINUTE_MS
+    channels = {"email": now_minute - 93 * 1440, "site": now_minute - 5}
+    part = Handover(
+        handover="m", src=(2048, 1, 0), site="demo", profile_id="p0", loser="p1",
+        fields={"about": msgspec.Raw(msgspec.json.encode(About(first_seen_ms=0, last_seen_ms=T0, channels=channels)))},
+    )  # fmt: skip
+    decoded = decode([encode_clock(T0), encode_handover(part)])
+    profiles = {("demo", "p0"): Profile("demo", "p0")}
+    fx = Folder(SIGNALS, SETTINGS).fold(decoded, profiles, (), {}, 0)
+    about = profiles["demo", "p0"].about
+    assert about is not None
+    assert about.channels == channels
+    assert {channel for _, channel in fx.visits.last} == {"site", "all"}
+    assert {channel for _, channel, _ in fx.visits.days} == {"site", "all"}
+
+
+def test_what_is_handed_over_is_in_one_order_so_that_its_parts_are_the_same_after_a_crash() -> None:
+    world = World(random.Random(1))
+    world.write("p1", event("p1", 0, (0, 0, 0), "Order Completed", "m", order_id="o", revenue=1))
+    world.run()
+    profile = world.profile("p1")
+    names = [name for name, _ in world.folder.codec.fields(profile)]
+    profile.states = dict(reversed(profile.states.items()))
+    assert [name for name, _ in world.folder.codec.fields(profile)] == names == ["about", "cart", "purchase"]

@@ -1,0 +1,69 @@
+"""Two carts of one person: cases that the naive fold found (tests/oracle/test_naive.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stream.core import cart_log
+from stream.core.cart import NEW, Cart, Do, Entry, Line, Order, merge_carts, rules_of
+from stream.core.cart_log import CartLog
+from tracker.contract.settings import Settings
+
+RULES = rules_of(Settings())
+HOUR_S = 3600
+
+
+def entry(at_s: float, id: str, do: Do, **fields: Any) -> Entry:
+    return Entry(round(at_s * 1000) + 10**12, id, do, **fields)
+
+
+def add(at_s: float, id: str) -> Entry:
+    return entry(at_s, id, "add", lines=(Line("A", 1.0, 5.0),))
+
+
+def taken(*entries: Entry, fired_s: float) -> CartLog:
+    state = CartLog()
+    for e in entries:
+        state = cart_log.take(state, e, e.ms, RULES).state
+    return cart_log.fire(state, round(fired_s * 1000) + 10**12, RULES).state
+
+
+def test_of_a_product_in_both_carts_stays_what_the_newer_one_does_not_say() -> None:
+    older = Cart(state="open", opened_ms=1, last_ms=1, items=(Line("A", 1.0, 5.0, name="Coffee"),))
+    newer = Cart(state="open", opened_ms=2, last_ms=2, items=(Line("A", 2.0),))
+    assert merge_carts(older, newer).items == merge_carts(newer, older).items == (Line("A", 3.0, 5.0, name="Coffee"),)
+
+
+def test_an_order_that_both_had_at_once_is_the_same_one_whichever_cart_comes_first() -> None:
+    one, other = (Cart(state="converted", at_ms=9, orders=(Order("o", 9, value),)) for value in (1.0, 2.0))
+    assert merge_carts(one, other) == merge_carts(other, one) != NEW
+
+
+def test_an_abandonment_before_the_time_at_which_the_logs_meet_is_not_told_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cart_log, "MAX_ENTRIES", 1)
+    one = taken(add(0, "x"), add(1, "y"), fired_s=2 * HOUR_S)
+    other = taken(entry(5000, "p", "click"), entry(5001, "q", "click"), fired_s=2 * HOUR_S)
+    assert one.base.opened_by == "x"
+    assert [(t.by, t.n) for t in one.told] == [("x", 1)]
+    assert one.told[0].at_ms < other.base.at_ms
+    for change in (cart_log.merge(one, other, RULES), cart_log.merge(other, one, RULES)):
+        assert (change.abandoned, change.retracted) == ((), ())
+        assert change.state.cart.state == "abandoned"
+
+
+def test_an_id_that_was_retracted_is_not_given_again_as_long_as_its_episode_can_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cart_log, "MAX_ENTRIES", 3)
+    state = taken(entry(-10, "w", "click"), add(0, "x"), fired_s=4000)
+    change = cart_log.take(state, entry(10, "o", "order", order="1"), 10**12 + 4_000_000, RULES)
+    assert [(t.by, t.n) for t in change.retracted] == [("x", 1)]
+    state = cart_log.take(change.state, entry(4100, "c", "click"), 10**12 + 4_100_000, RULES).state
+    assert state.base.at_ms == entry(-10, "w", "click").ms  # the log has been trimmed
+    # The same order was reported before the cart was filled: so it did not close it.
+    change = cart_log.take(state, entry(-5, "o, earlier", "order", order="1"), 10**12 + 4_200_000, RULES)
+    assert [(t.by, t.n) for _, t in change.abandoned] == [("x", 2)]
