@@ -49,11 +49,42 @@ _Who = tuple[str, str | None, str | None]
 """(site, anonymous id, user id) of an event."""
 
 
+class Merged:
+    """Merges that this worker's partitions made: what a cache still knows under the loser is the winner.
+
+    The latest MAX_MERGED: of one that is forgotten too soon, events are sent on by the loser's owner.
+    """
+
+    def __init__(self) -> None:
+        self._winners: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def note(self, loser: bytes, winner: bytes) -> None:
+        self._winners.pop(loser, None)
+        self._winners[loser] = winner
+        self._winners.pop(winner, None)  # It is alive: after a rollback of Redis it may have been a loser before.
+        if len(self._winners) > MAX_MERGED:
+            self._winners.popitem(last=False)
+
+    def __bool__(self) -> bool:
+        return bool(self._winners)
+
+    def follow(self, id: bytes) -> bytes:
+        while (winner := self._winners.get(id)) is not None:
+            id = winner
+        return id
+
+
 class Resolve:
     """The resolve hop of one partition of events, while this worker owns it."""
 
     def __init__(
-        self, partition: int, store: Store, out: KafkaOut, settings: Settings, limits: Limits | None = None
+        self,
+        partition: int,
+        store: Store,
+        out: KafkaOut,
+        settings: Settings,
+        limits: Limits | None = None,
+        merged: Merged | None = None,
     ) -> None:
         self.partition = partition
         self.head_key = keys.events_tag(partition) + ":head"
@@ -70,8 +101,7 @@ class Resolve:
         self._ids = Ids(store, settings)
         self._cache: OrderedDict[_Who, tuple[bytes, float]] = OrderedDict()
         """Who -> (profile id, believed until)."""
-        self._merged: dict[bytes, bytes] = {}
-        """Loser -> winner, of merges that this hop made: what the cache knows under the loser is the winner."""
+        self._merged = Merged() if merged is None else merged
         self._looked_at: set[str] = set()
         """Sites whose waiting merges were published since the claim: those of a chunk that a crash cut off."""
 
@@ -160,7 +190,7 @@ class Resolve:
                 known is not None and known[1] > now
                 and head.type not in LINKING and head.event not in VERIFIED
             ):  # fmt: skip
-                ids[i] = known[0] if not merged else _follow(merged, known[0])
+                ids[i] = known[0] if not merged else merged.follow(known[0])
                 if asks and (asked := asks.get(head.site)) is not None:
                     asked.known.append((i, len(asked.items)))
                 continue
@@ -180,16 +210,9 @@ class Resolve:
                 in_sites.add(site)
                 for i, until in asked.known:
                     ids[i] = _after(made, ids[i], -1, until)
-                self._note(made)
+                for _, loser, winner in made:
+                    self._merged.note(loser, winner)
         return b"".join(ids), in_sites
-
-    def _note(self, made: Sequence[tuple[int, bytes, bytes]]) -> None:
-        if len(self._merged) > MAX_MERGED:
-            self._cache.clear()
-            self._merged.clear()
-        for _, loser, winner in made:
-            self._merged[loser] = winner
-            self._merged.pop(winner, None)  # It is alive: after a rollback of Redis it may have been a loser before.
 
     async def _pass_on(
         self,
@@ -325,12 +348,6 @@ class Ids:
 
 def _bytes(profile_id: str) -> bytes:
     return UUID(profile_id).bytes
-
-
-def _follow(merged: dict[bytes, bytes], id: bytes) -> bytes:
-    while (winner := merged.get(id)) is not None:
-        id = winner
-    return id
 
 
 def _after(made: Sequence[tuple[int, bytes, bytes]], id: bytes, n: int, until: int) -> bytes:

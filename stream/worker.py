@@ -34,7 +34,7 @@ from stream.lanes import Lanes
 from stream.poison import Limits
 from stream.profile import ProfileCache
 from stream.redis_store import RedisError, Store, Unavailable
-from stream.resolve import Resolve
+from stream.resolve import Merged, Resolve
 from stream.rollups import keep_rolled
 from stream.signals import SIGNALS
 from stream.signals_hop import ApplyBound, SignalsHop
@@ -126,6 +126,7 @@ class Worker:
         bound = ApplyBound(settings)
         self.cache = ProfileCache(settings.profile_cache_bytes)
         limits = {topic: Limits(topic, settings) for topic in (EVENTS, PROFILE_EVENTS)}
+        merged = Merged()
 
         def signals(p: int) -> SignalsHop:
             shared = limits[PROFILE_EVENTS], self.cache, bound
@@ -135,7 +136,7 @@ class Worker:
             self.store,
             self.offsets,
             {
-                EVENTS: ("resolve", lambda p: Resolve(p, self.store, self.out, settings, limits[EVENTS])),
+                EVENTS: ("resolve", lambda p: Resolve(p, self.store, self.out, settings, limits[EVENTS], merged)),
                 PROFILE_EVENTS: (
                     "signals",
                     lambda p: SignalsHop(

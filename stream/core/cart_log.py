@@ -139,7 +139,7 @@ def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
     earlier: list[Emission] = []
     parts: list[tuple[Cart, tuple[Entry, ...]]] = []
     for state in (one, other):
-        n = bisect(state.log, (at_ms,), key=key_of)
+        n = sum(e.ms < at_ms for e in state.log)
         base, emitted = _fold(state.base, state.log[:n], at_ms, rules)
         earlier += emitted
         _, emitted = _fold(state.base, state.log, state.fired_ms, rules)

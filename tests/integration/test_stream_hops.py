@@ -15,7 +15,7 @@ import pytest
 from stream import metrics, signals_hop
 from stream.fold import Folder
 from stream.redis_store import Store
-from stream.resolve import HOUR_MS, Resolve, _heads
+from stream.resolve import HOUR_MS, Merged, Resolve, _heads
 from stream.signals import SIGNALS
 from stream.signals_hop import SignalsHop
 from stream.transport import Chunk
@@ -140,6 +140,26 @@ async def test_who_an_event_is_from_does_not_depend_on_where_chunks_are_cut(stor
             first: dict[str, int] = {}  # Profile ids of different sites differ: compare who is who.
             results.append([first.setdefault(id, len(first)) for id in got])
         assert results[0] == results[1] == results[2], ids
+
+
+async def test_a_merge_that_one_partition_makes_is_known_to_all_of_the_worker_at_once(store: Store) -> None:
+    merged = Merged()
+    device, user = (Resolve(p, store, no_kafka(), SETTINGS, None, merged) for p in range(2))
+    values = [
+        event(0, anonymousId="a"),
+        event(1, userId="u"),
+        event(2, anonymousId="a", userId="u"),
+        event(3, userId="u"),
+    ]
+
+    async def decided(hop: Resolve, n: int) -> bytes:
+        return (await hop._decide([values[n]], _heads([values[n]]), [n]))[0]
+
+    first, other = await decided(device, 0), await decided(user, 1)
+    assert first != other
+    assert await decided(device, 2) == first
+    assert await decided(user, 3) == first  # from its cache, where it is still the other
+    assert merged.follow(other) == first
 
 
 @pytest.mark.xfail(strict=True, reason="known limit: docs/architecture.md, what this version does not do yet")
