@@ -274,7 +274,7 @@ class Lanes:
     @property
     def outage(self) -> bool:
         """Whether Redis or Kafka did not answer just now: then nothing can go on, and it is nobody's fault here."""
-        return monotonic() - self._outage_s < OUTAGE_S
+        return monotonic() - max(self._outage_s, self._store.failed_s) < OUTAGE_S
 
     def note_outage(self) -> None:
         self._outage_s = monotonic()

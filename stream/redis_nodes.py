@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from time import monotonic, perf_counter
 from typing import Any, Final
 
@@ -96,6 +97,7 @@ class Node:
             answers = [e] * len(commands)
         metrics.REDIS_SECONDS.observe(perf_counter() - started)
         if any(isinstance(a, _LOOK_AT) for a in answers):
+            self._nodes.failed_s = monotonic()
             self._nodes.look_again()
         for (_, future), answer in zip(commands, answers, strict=True):
             if future.done():
@@ -121,6 +123,8 @@ class Nodes:
         """Of a cluster: the owner of each slot."""
         self._looking: asyncio.Task[None] | None = None
         self._looked = 0.0
+        self.failed_s = -inf
+        """When a server last did not answer, or not as the owner of a slot; monotonic."""
 
     async def start(self) -> None:
         """Raises RedisError / OSError when nothing answers, or a cluster does not cover all slots."""

@@ -52,6 +52,11 @@ class Store:
         self._sha: dict[str, str] = {}
         self._nodes = Nodes(url, timeout_s, self._load)
 
+    @property
+    def failed_s(self) -> float:
+        """When Redis last did not answer, whoever asked; monotonic."""
+        return self._nodes.failed_s
+
     async def start(self) -> None:
         """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
         await self._nodes.start()

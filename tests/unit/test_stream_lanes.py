@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -90,6 +91,8 @@ class Redis:
 
     async def run(self, *command: Any) -> bytes:
         return str(self.partition.next).encode()
+
+    failed_s = -inf
 
     async def renew_log(self) -> None:
         pass

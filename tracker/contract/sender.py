@@ -252,7 +252,8 @@ class Sender:
     async def _send_again(self) -> None:
         """After a pause, and with fresh metadata: every reason may be a leader that has moved."""
         await asyncio.sleep(PAUSE_S)
-        await self._client.force_metadata_update()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._client.force_metadata_update(), self._timeout_s)
         self._leaders.clear()
         batches, self._again = self._again, []
         self.send(batches)
