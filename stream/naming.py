@@ -17,8 +17,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Struct
 
+from stream.core.parts import read_part
 from stream.signals import shop
 from tracker.contract import keys
 from tracker.contract.events import CONTENT_ACTIONS, MESSAGE_ACTIONS, ProfileEvent
@@ -80,7 +81,7 @@ def content(event: ProfileEvent) -> Fields:
     kind, action = what
     if action == "ordered":
         return _order_of(event, kind, action)
-    p = _read(_item, event.properties)
+    p = read_part(_item, event.properties)
     if p is not None:
         for given in IDS[kind](p):
             if given is not None and (id := shop.text(given, MAX_NAME_CHARS)) is not None:
@@ -89,7 +90,7 @@ def content(event: ProfileEvent) -> Fields:
 
 
 def _page_of(event: ProfileEvent) -> Fields:
-    p = _read(_page, event.properties)
+    p = read_part(_page, event.properties)
     if p is not None:
         for given in (p.path, p.url):
             if given.__class__ is str and given and (path := path_of(given)):
@@ -128,15 +129,6 @@ def _campaign_of(raw: bytes) -> Fields:
         if (name := shop.text(given, MAX_NAME_CHARS)) is not None:
             return ((keys.campaign_field(name), 1),)
     return NONE
-
-
-def _read(decoder: msgspec.json.Decoder[Any], raw: Raw | UnsetType) -> Any:
-    if raw is UNSET:
-        return None
-    try:
-        return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _cut(text: str) -> str:

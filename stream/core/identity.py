@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from stream.core.parts import read_part
 from tracker.contract.events import VERIFIED, EventHead, EventIds, decode_event_ids
 from tracker.contract.ids import PRIORITY, Identifier, normal, usable
 
@@ -71,7 +72,7 @@ def _others(head: EventHead, more: EventIds, has_user: bool, has_id: bool, count
     if head.type == "alias" and (previous := usable(more.previous_id)) is not None:
         found.append(("anonymous_id", previous))
         has_id = True
-    context = _read(_context, more.context)
+    context = read_part(_context, more.context)
     for type, value in _external(context, trusted, country):
         found.append((type, value))
         has_id = True
@@ -87,7 +88,7 @@ def _others(head: EventHead, more: EventIds, has_user: bool, has_id: bool, count
     if head.type == "track":
         places.append(more.properties)
     for place in places:
-        said = _read(_addresses, place)
+        said = read_part(_addresses, place)
         for type in types:
             given = getattr(said, type, None)
             if given is not None and (known := normal(type, given, country)) is not None:
@@ -100,7 +101,7 @@ def _external(context: _Context | None, trusted: bool, country: str) -> list[Ide
     if context is None:
         return []
     found: list[Identifier] = []
-    device = _read(_device, context.device)
+    device = read_part(_device, context.device)
     if device is not None and (token := normal("push_token", device.token, country)) is not None:
         found.append(("push_token", token))
     if not trusted or not isinstance(context.external_ids, list):
@@ -119,13 +120,3 @@ def _external(context: _Context | None, trusted: bool, country: str) -> list[Ide
         if value is not None:
             found.append((type, value))
     return found
-
-
-def _read(decoder: msgspec.json.Decoder[Any], raw: Raw | UnsetType) -> Any:
-    """What there is, or None when it is missing or of another shape."""
-    if raw is UNSET:
-        return None
-    try:
-        return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None

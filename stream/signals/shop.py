@@ -10,9 +10,10 @@ from math import isfinite
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import Raw, Struct, UnsetType
 
 from stream.core.cart import MAX_LINES, MAX_QUANTITY, Line, value_of
+from stream.core.parts import read_part
 
 MAX_PRICE: Final = 1e12
 MAX_NAME_CHARS: Final = 120
@@ -49,18 +50,13 @@ class Properties(Struct):
     popup_id: Any = None
 
 
-_decode = msgspec.json.Decoder(Properties).decode
+_properties = msgspec.json.Decoder(Properties)
 _NONE: Final = Properties()
 
 
 def properties(raw: Raw | UnsetType) -> Properties:
     """An event's properties; empty when they are missing, null or no object."""
-    if raw is UNSET:
-        return _NONE
-    try:
-        return _decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _NONE
+    return read_part(_properties, raw) or _NONE
 
 
 def number(value: object, limit: float) -> float | None:
