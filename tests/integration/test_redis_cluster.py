@@ -12,8 +12,10 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
+from stream.fold import Folder, decode
 from stream.redis_store import Head, Store, unpackb
 from stream.rollups import roll
+from stream.signals import SIGNALS
 from tests.harness import Cluster, Servers, Stack, cli, embedded_cluster, eventually, in_thread
 from tests.integration.test_worker import CARTS, Traffic, counters, equals, profile
 from tracker.contract import keys
@@ -186,15 +188,14 @@ class Moving:
 
 
 def blob(head: Head, base: int, next: int, minute: int) -> dict[str, Any]:
-    """What the signals hop applies: one profile, which says `next`, and one count."""
-    return {
-        "epoch": head.epoch, "seq": head.seq, "base": base, "next": next, "clock": 7, "src": [[0, "1:0"]],
-        "writes": [["demo:p1", ["about", str(next)]]], "ttl": 100,
-        "counts": [["demo", "site", [minute], ["total"], [1]]], "tiers": [["m", 1000]], "caps": {"site": [10]},
-        "open": {}, "gone": [], "channels": [], "visits": [["demo:site", [minute, "p1"]]], "visit_days": [],
-        "visitors": [10, 0, 1000],
-        "gauges": ["carts_open|demo", 1], "due": [["demo|p1", 5]], "out": [],
-    }  # fmt: skip
+    """What the signals hop applies: one profile, which says `next`, one count and one timer."""
+    folder = Folder(SIGNALS, load({}))
+    fx = folder.fold(decode([]), {}, [], {}, 7)
+    fx.src[0] = (1, 0)
+    fx.extra["demo", minute] = {"popup:viewed|x": 1}
+    fx.gauges["carts_open|demo"] = 1
+    found = folder.blob(fx, epoch=head.epoch, seq=head.seq, base=base, next=next)
+    return found | {"writes": [["demo:p1", ["about", str(next)]]], "due": [["demo|p1", 5]]}
 
 
 async def test_while_a_slot_moves_a_chunk_has_no_effect_at_all_and_all_of_it_after(
