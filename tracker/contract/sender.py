@@ -60,7 +60,7 @@ Finished = Callable[[Batch, BaseException | None], None]
 
 
 class _Answer:
-    """How aiokafka's connection reads the answer: the body as it is; `_errors` takes it apart."""
+    """How aiokafka's connection reads the answer: the body as it is; `_codes` takes it apart."""
 
     RESPONSE_TYPE: Any
     parse_response_header = staticmethod(ResponseHeader_v0.decode)
