@@ -265,7 +265,7 @@ def worker_problem(on: Servers, want: Counter[job.Key]) -> str | None:
     have: Counter[int] = Counter()
     profiles = 0
     with redis.Redis.from_url(on.redis, decode_responses=True) as client:
-        for key in client.scan_iter(match=f"*:c:{DEMO_SITE}:m:*", count=1000):
+        for key in client.scan_iter(match=f"*:c:{DEMO_SITE}:site:m:*", count=1000):
             have[int(key.rpartition(":")[2])] += int(client.hget(key, keys.TOTAL_FIELD) or 0)
         for _ in client.scan_iter(match=f"*:v:{DEMO_SITE}:*", count=1000):
             profiles += 1

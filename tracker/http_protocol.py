@@ -128,6 +128,8 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
+        # A request and its connection hold each other, and the collector seldom looks at what has lived long.
+        self.cycle = self._direct_cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         self._read_bytes += len(data)

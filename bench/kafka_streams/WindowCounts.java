@@ -43,6 +43,8 @@ public final class WindowCounts {
     public long timestampMs;
   }
 
+  /** Longer than the records of a run reach back. */
+  private static final Duration KEPT = Duration.ofHours(1);
   private static final Map<String, Duration> TIERS = new LinkedHashMap<>();
 
   static {
@@ -71,7 +73,9 @@ public final class WindowCounts {
     KGroupedStream<String, Event> byVisitor = stream.groupByKey(Grouped.with(Serdes.String(), events));
     TIERS.forEach((tier, size) -> byVisitor
         .windowedBy(TimeWindows.ofSizeWithNoGrace(size))
-        .count(Materialized.<String, Long, WindowStore<Bytes, byte[]>>as(tier).withKeySerde(Serdes.String())));
+        .count(Materialized.<String, Long, WindowStore<Bytes, byte[]>>as(tier)
+            .withKeySerde(Serdes.String())
+            .withRetention(size.plus(KEPT)))); // What is not kept can't be compared.
     // Added last: a record goes through the nodes above first.
     stream.foreach((visitor, event) -> {
       seen++;

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +18,7 @@ from uvicorn.server import ServerState
 from tracker.contract.settings import load
 from tracker.http_protocol import Protocol
 from tracker.limits import Guard
-from tracker.post import Body
+from tracker.post import OK, Body
 from tracker.rejections import Refusal
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
@@ -217,6 +219,45 @@ async def test_addresses_have_a_limit() -> None:
     assert await refused(app, head % (b"a" * 512)) == (414, "url_too_long")
     async with serve(app) as port:
         assert (await talk(port, head % (b"a" * 511))).startswith(b"HTTP/1.1 200 ")
+
+
+class FrontDoor:
+    """Answers what is not left to uvicorn's path."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def new_body(self) -> Body:
+        return Body(1024, 1024)
+
+    def take(self, post: Any, body: Any) -> None:
+        self.taken += 1
+        post.answer(OK)
+
+
+@pytest.mark.parametrize("path", [b"/v1/track", b"/"])
+async def test_a_closed_connection_is_freed_without_the_collector(path: bytes) -> None:
+    """It looks at what has lived long once in millions of events."""
+    app = App()
+    app.http_in = door = FrontDoor()  # type: ignore[attr-defined]
+    async with serve(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(HEAD.replace(b"/", path, 1) + b"abcd")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        (protocol,) = map(weakref.ref, app.state.connections)
+        gc.collect()
+        gc.disable()
+        try:
+            writer.close()
+            await writer.wait_closed()
+            while app.state.connections:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            assert protocol() is None
+        finally:
+            gc.enable()
+    assert door.taken == (2 if path == b"/v1/track" else 0)
 
 
 async def test_connections_have_a_limit_and_make_room_when_they_end() -> None:
