@@ -280,7 +280,7 @@ class Lanes:
         self._outage_s = monotonic()
 
     def _note(self, e: Exception) -> None:
-        if isinstance(e, (ProduceError, KafkaError, *Unavailable, *Moving)):
+        if isinstance(e, (ProduceError, KafkaError, *Moving)):
             self.note_outage()
 
     def _complain(self, text: str) -> None:

@@ -30,12 +30,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from stream.pace import Pace
+
 SCHEME = "chunks"
-BUSY_RATE = 300.0
-"""Records a second from which on fetches are paced."""
-LINGER_S = 0.08
-FULL_LINGER_S = 0.25
-"""Between two looks at a topic under load; with a backlog, at the topic that is read first, so that its chunks grow."""
 PULSE_LIMIT_S = 15.0
 """The consumer thread keeps the group membership alive only while the main loop pulsed within this time."""
 
@@ -87,9 +84,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         """Partitions whose lanes have enough to do: not read until they drain, so that no lane holds up another."""
         self.backlog = 0
         """Records that wait in lanes; the lanes keep count."""
-        self._fetched = 0
-        self._busy = False
-        self._counted_at = self._ahead_at = self._rest_at = 0.0
+        self._pace = Pace()
         self.pulse = time.monotonic()
         self.turned = time.monotonic()
         """When this thread's own loop last turned."""
@@ -159,12 +154,12 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         chunks: dict[TP, list[Any]] = {}
         try:
             now = time.monotonic()
-            if ahead and now >= self._ahead_at:
+            if ahead and now >= self._pace.ahead_at_s:
                 chunks |= self._stamped(await fetch(consumer, ahead, 0, max_records))
-            if rest and now >= self._rest_at:
+            if rest and now >= self._pace.rest_at_s:
                 chunks |= self._stamped(await fetch(consumer, rest, 0, max_records))
             if not chunks:
-                pause_s = min(self._ahead_at, self._rest_at) - now
+                pause_s = min(self._pace.ahead_at_s, self._pace.rest_at_s) - now
                 if pause_s > 0:
                     await asyncio.sleep(min(pause_s, 0.02))
                 else:
@@ -173,7 +168,8 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
         except OffsetOutOfRangeError as e:
             cast(Transport, self.consumer.transport).on_out_of_range(e)
-        self._pace(chunks, max_records or 1)
+        records = sum(len(chunk.records) for (chunk,) in chunks.values())
+        self._pace.fetched(records, len(chunks), max_records or 1, time.monotonic(), time.process_time())
         return chunks
 
     def _stamped(self, fetched: Mapping[TP, list[Any]]) -> dict[TP, list[Any]]:
@@ -188,19 +184,6 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.positions[tp] = chunk.next
             chunks[tp] = [chunk]
         return chunks
-
-    def _pace(self, chunks: Mapping[TP, list[Chunk]], max_records: int) -> None:
-        """Say when to look again: a chunk costs some 0.4 ms whatever is in it, so under load waiting for more pays."""
-        now = time.monotonic()
-        records = sum(len(chunk.records) for (chunk,) in chunks.values())
-        self._fetched += records
-        if now - self._counted_at >= 0.5:
-            self._busy = self._fetched / (now - self._counted_at) > BUSY_RATE
-            self._fetched, self._counted_at = 0, now
-        if self._busy and records:
-            full = records >= max_records // 2
-            self._ahead_at = now + (FULL_LINGER_S if full else LINGER_S)
-            self._rest_at = now + (0.0 if full else LINGER_S)
 
     def highwater(self, tp: TP) -> int:
         """Faust's, which would raise from its drain loop when the partition was just revoked."""

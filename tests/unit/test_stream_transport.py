@@ -10,6 +10,7 @@ from aiokafka.errors import NoOffsetForPartitionError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from stream.pace import Pace
 from stream.transport import ChunkConsumerThread
 
 AHEAD, REST = TP("first", 0), TP("other", 0)
@@ -30,7 +31,7 @@ async def test_records_of_one_topic_are_kept_when_another_has_no_position_yet(mo
     thread.consumer = SimpleNamespace(transport=SimpleNamespace(first=AHEAD.topic, max_backlog_records=100))
     thread.claimed, thread.full, thread.backlog = {AHEAD, REST}, set(), 0
     thread.generations, thread.positions = {AHEAD: 1, REST: 1}, {AHEAD: 0, REST: 0}
-    thread._fetched, thread._busy, thread._counted_at, thread._ahead_at, thread._rest_at = 0, False, 0.0, 0.0, 0.0
+    thread._pace = Pace()
     offsets: list[int] = []
     expected = 0
     for _ in range(6):
