@@ -8,7 +8,7 @@ timestamp fire before it for its own profile, and clock records fire all others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,12 +39,17 @@ from tracker.contract.windows import Zone
 
 log = logging.getLogger(__name__)
 TRY_AGAIN_MS: Final = 3_600_000
+MAX_STEPS: Final = 1000
+"""Timers of a profile that fire one by one between two records; then what is left of a signal fires as one."""
 _CHANNELS: Final = frozenset(CHANNELS)
 _TIERS: Final = [[tier, ttl_s] for tier, (_, ttl_s) in keys.TIERS.items()]
 _CAPS: Final = {family: [caps[tier] for tier in keys.TIERS] for family, (_, caps) in keys.FAMILIES.items()}
 _OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
 MOVED: Final = ""
 """Kind of what goes from one partition of profile-events to another."""
+
+Steps = tuple[tuple[Signal[Any], bool], ...]
+"""Signals in their order, and whether each folds the event; the others only read what those before them have made."""
 
 Item = ProfileEvent | Merge | Handover | int
 """What a record says; an int is a clock record's time, ms."""
@@ -172,12 +177,13 @@ class Folder:
         self.codec = ProfileCodec(signals)
         self._by_name = {s.name: s for s in signals}
         self._timed = [s for s in signals if s.state_type is not type(None)]
-        self._for_all = tuple(s for s in signals if s.events is None)
-        readers: dict[str, list[Signal[Any]]] = {}
-        for s in signals:
-            for name in s.events or ():
-                readers.setdefault(name, list(self._for_all)).append(s)
-        self._readers = {name: tuple(each) for name, each in readers.items()}
+        check_reads(signals)
+        self._settlers = tuple(s for s in signals if s.reads)
+        self._read = frozenset().union(*(s.reads for s in signals))
+        """What is read of others, by any signal."""
+        self._for_all = _steps_of(signals, None)
+        self._none_for_all = all(s.events is not None for s in signals)
+        self._steps = {name: _steps_of(signals, name) for s in signals for name in s.events or ()}
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
         self._zone = Zone(DEFAULT_TIME_ZONE)
         self._stale_ms = int(settings.stale_s * 1000)
@@ -244,9 +250,12 @@ class Folder:
             return
         for sent in handover.hand_over(loser, merge, self.codec, sender):
             self._send(sent, fx)
+        ctx = self._context(loser, fx.clock_ms)
         for signal in self._timed:
             if (state := loser.states.get(signal.name)) is not None:
                 self._move_gauges(merge.site, signal.gauges(state), -1, fx)
+                for trigger in signal.leave(state, merge.winner, fx.clock_ms, ctx):
+                    self._emit(loser, trigger, fx.clock_ms, fx)
         fx.visits.leave(merge.site, merge.loser)
         handover.clear(loser, merge)
         loser.changed = {MERGED}
@@ -255,8 +264,10 @@ class Folder:
     def _take_over(self, index: int, part: Handover, profile: Profile, fx: Effects) -> None:
         """A part of a merged profile's state arrives."""
         fx.taken_over += 1
+        changed: set[str] = set()
         for name, text in handover.arrived(profile, part):
             theirs = handover.take_over(profile, name, text, self.codec)
+            changed.add(name)
             if isinstance(theirs, About):
                 self.take_visits(profile, theirs.channels, fx)
                 continue
@@ -278,6 +289,7 @@ class Folder:
             self._keep(profile, signal, replace(result, gauges=()), fx.clock_ms, fx)
             self._move_gauges(part.site, before, -1, fx)
             self._move_gauges(part.site, signal.gauges(result.state), 1, fx)
+        self._settle(profile, changed, fx.clock_ms, fx.clock_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
 
     def _send_on(
@@ -307,11 +319,15 @@ class Folder:
 
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         minute = event.timestamp_ms // 60_000 * 60
+        changed: set[str] = set()
         if not event.counted:
             channel = event.channel if event.channel in _CHANNELS else metrics.OTHER
             about = profile.about
             last_ms = None if about is None else about.last_seen_ms
+            who = None if about is None else (about.traits, about.user_id)
             profile.see(event)
+            if who is None or who[0] is not profile.about.traits or who[1] is not profile.about.user_id:  # type: ignore[union-attr]
+                changed.add(ABOUT)
             if about is None or about.channels.get(channel) != event.timestamp_ms // 60_000:
                 self._visit(profile, channel, event, last_ms, fx)
             key, what = (event.site, minute), (channel, event_label(event))
@@ -326,17 +342,16 @@ class Folder:
                 fields = naming.campaign(event)
                 if fields:
                     _add(fx.campaigns, key, fields)
-        readers = self._readers.get(event.event, self._for_all) if event.event is not None else self._for_all
-        if not readers:
+        steps = self._steps.get(event.event, self._for_all) if event.event is not None else self._for_all
+        if steps is self._for_all and self._none_for_all and not changed:
             return
-        ctx = self._context(profile, event.timestamp_ms)
+        now_ms = max(fx.clock_ms, event.received_at_ms)
         try:  # All of them first: an event that one signal fails on is counted, but changes no signal's state.
-            results = [(s, s.fold(profile.states.get(s.name), event, ctx)) for s in readers]
+            results = self._results(steps, profile, event, max(event.timestamp_ms, fx.clock_ms), changed)
         except Exception as e:
             log.exception("A signal failed on an event of site %s", event.site)
             fx.poison.append(Poison(index, "fold_failed", f"{type(e).__name__}: {e}"))
             return
-        now_ms = max(fx.clock_ms, event.received_at_ms)
         for signal, result in results:
             if result.counts:
                 extra = fx.extra.setdefault((event.site, minute), {})
@@ -344,6 +359,47 @@ class Folder:
                     extra[field] = extra.get(field, 0) + n
             self._keep(profile, signal, result, now_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
+
+    def _results(
+        self, steps: Steps, profile: Profile, event: ProfileEvent, at_ms: int, changed: set[str]
+    ) -> list[tuple[Signal[Any], Result]]:
+        """What the event gives, in the order of the signals: each sees what it made of those before it. `profile` is
+        not changed. `changed`: what the event has changed of it already."""
+        states = dict(profile.states)
+        ctx = self._context(profile, event.timestamp_ms, states)
+        results = []
+        for signal, folds in steps:
+            name = signal.name
+            if folds:
+                result = signal.fold(states.get(name), event, ctx)
+                results.append((signal, result))
+                if result.state is not None and result.state is not states.get(name):
+                    states[name] = result.state
+                    changed.add(name)
+            if signal.reads and not signal.reads.isdisjoint(changed):
+                result = signal.settle(states.get(name), at_ms, ctx)
+                results.append((signal, result))
+                if result.state is not None and result.state is not states.get(name):
+                    states[name] = result.state
+                    changed.add(name)
+        return results
+
+    def _settle(self, profile: Profile, changed: set[str], at_ms: int, now_ms: int, fx: Effects) -> None:
+        """`changed` of the profile is new, by a timer or a merge: what follows from it for the signals that read it.
+        `now_ms`: the log's time, for what is stale."""
+        for signal in self._settlers:
+            if signal.reads.isdisjoint(changed):
+                continue
+            before = profile.states.get(signal.name)
+            try:
+                result = signal.settle(before, at_ms, self._context(profile, at_ms))
+            except Exception:
+                # Its state stays as it is, until the next change.
+                log.exception("Signal %s failed on what it reads of a profile of site %s", signal.name, profile.site)
+                continue
+            self._keep(profile, signal, result, now_ms, fx)
+            if profile.states.get(signal.name) is not before:
+                changed.add(signal.name)
 
     def _visit(self, profile: Profile, channel: str, event: ProfileEvent, last_ms: int | None, fx: Effects) -> None:
         """Count the profile among the visitors. `last_ms`: of its last event before this one, in any channel."""
@@ -432,7 +488,35 @@ class Folder:
             fx.touched[key] = profile
 
     def _fire(self, profile: Profile, until_ms: int, now_ms: int, fx: Effects) -> None:
-        """Fire the profile's timers due <= until_ms. `now_ms`: the log's time, for what is stale."""
+        """Fire the profile's timers due <= until_ms. `now_ms`: the log's time, for what is stale.
+
+        In the order of their due times, and what reads a signal settles at its time: so what follows from several
+        timers has the time at which it became true, also when the clock has jumped over all of them."""
+        steps = 0
+        while (first := self._first_due(profile, until_ms)) is not None:
+            due, signal = first
+            steps += 1
+            to_ms = due if signal.reads and steps < MAX_STEPS else until_ms
+            before = profile.states[signal.name]
+            try:
+                result = signal.fire(before, to_ms, self._context(profile, due))
+            except Exception:
+                # Its state stays as it is, to be fired when the signal is mended; the others go on.
+                log.exception("Signal %s failed at its timer for a profile of site %s", signal.name, profile.site)
+                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
+                continue
+            self._keep(profile, signal, result, now_ms, fx)
+            state = profile.states[signal.name]
+            if (after := signal.due_ms(state)) is not None and after <= to_ms:
+                log.error("Signal %s left a timer due that it had fired", signal.name)  # It would fire for ever.
+                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
+            if state is not before and signal.name in self._read:
+                self._settle(profile, {signal.name}, due, now_ms, fx)
+        profile.due_ms = self.codec.due_ms(profile)
+
+    def _first_due(self, profile: Profile, until_ms: int) -> tuple[int, Signal[Any]] | None:
+        """The earliest timer due <= until_ms, at a tie of the signal registered first."""
+        found = None
         for signal in self._timed:
             state = profile.states.get(signal.name)
             if state is None:
@@ -440,20 +524,11 @@ class Folder:
             due = signal.due_ms(state)
             if due is None or due > until_ms or profile.broken.get(signal.name, 0) > until_ms:
                 continue
-            try:
-                result = signal.fire(state, until_ms, self._context(profile, due))
-            except Exception:
-                # Its state stays as it is, to be fired when the signal is mended; the others go on.
-                log.exception("Signal %s failed at its timer for a profile of site %s", signal.name, profile.site)
-                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
-                continue
-            self._keep(profile, signal, result, now_ms, fx)
-            if result.state is not None and (after := signal.due_ms(result.state)) is not None and after <= until_ms:
-                log.error("Signal %s left a timer due that it had fired", signal.name)  # It would fire for ever.
-                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
-        profile.due_ms = self.codec.due_ms(profile)
+            if found is None or due < found[0]:
+                found = (due, signal)
+        return found
 
-    def _context(self, profile: Profile, ts_ms: int) -> Context:
+    def _context(self, profile: Profile, ts_ms: int, states: Mapping[str, Any] | None = None) -> Context:
         about = profile.about
         anonymous = about.anonymous_ids if about else []
         return Context(
@@ -464,6 +539,7 @@ class Folder:
             traits=(about.traits or None) if about else None,
             utc_offset_ms=self.zone(profile.site).offset_s(ts_ms // 1000) * 1000,
             settings=self.settings,
+            states=profile.states if states is None else states,
         )
 
     def blob(self, fx: Effects, *, epoch: int, seq: int, base: int, next: int) -> dict[str, Any]:
@@ -501,6 +577,21 @@ class Folder:
             "due": dues,
             "out": [binary(packb(t)) for t in fx.triggers],
         }
+
+
+def check_reads(signals: Sequence[Signal[Any]]) -> None:
+    """Raises ValueError, one line, when a signal reads what is not registered before it."""
+    before = {ABOUT}
+    for signal in signals:
+        if unknown := signal.reads - before:
+            raise ValueError(f"signal `{signal.name}` reads `{min(unknown)}`, which is not registered before it")
+        before.add(signal.name)
+
+
+def _steps_of(signals: Sequence[Signal[Any]], event: str | None) -> Steps:
+    """What an event of this name (None: of a name that no signal asks for) may concern."""
+    named = [(s, s.events is None or event in s.events) for s in signals]
+    return tuple((s, folds) for s, folds in named if folds or s.reads)
 
 
 def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fields: naming.Fields) -> None:

@@ -7,11 +7,15 @@ docs/signals-howto.md shows it.
 Order is guaranteed by the shell: before an event is folded, the profile's timers due <= the event's timestamp have
 fired; clock records fire the rest. Events may come late (timestamp below that of an earlier one): a signal for which
 order matters keeps what it needs to fold again.
+
+A signal may look at others' states: those that it names in `reads`, which are registered before it. It sees them in
+`ctx.states`, and its `settle` is called when one of them has changed.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
@@ -32,6 +36,8 @@ class Context(Struct, frozen=True):
     utc_offset_ms: int
     """The site's time zone at the event's or timer's time: local day = (ts + utc_offset_ms) // 86_400_000."""
     settings: Settings
+    states: Mapping[str, Any] = {}
+    """The profile's states by signal, for one that names them in `reads`: as they are after the event, or the timer."""
 
 
 class Trigger(Struct, frozen=True, kw_only=True):
@@ -71,6 +77,8 @@ class Signal(ABC, Generic[S]):
     """Names of the track events it reads; None = every event of every type."""
     settings: frozenset[str]
     """Names of the settings it reads; it may read no others."""
+    reads: frozenset[str] = frozenset()
+    """Signals whose states it looks at, all registered before it; `about`: the profile's traits and user id."""
     version = 1
     """Of the state as it is stored: raised with every change after which `state_type` can't decode what was stored."""
 
@@ -94,6 +102,17 @@ class Signal(ABC, Generic[S]):
         the profile that stays, `ctx` its; now_ms: the clock in the log. Triggers must not tell what was told before.
         Gauges are the shell's, by `gauges`. Whoever has a state has this."""
         raise NotImplementedError(f"{self.name} does not say how two states become one")
+
+    def settle(self, state: S | None, now_ms: int, ctx: Context) -> Result:
+        """Something that it `reads` has changed, by an event, a timer or a merge: what follows from it. Called once,
+        after the signal's own `fold`, and again when nothing has changed as well: then it gives nothing new.
+        now_ms: the event's or timer's time, of an event that comes late the clock's in the log. It does not always
+        rise: a client's clock may be ahead."""
+        return Result(state=state)
+
+    def leave(self, state: S, winner: str, now_ms: int, ctx: Context) -> tuple[Trigger, ...]:
+        """The profile is no more, it was merged into `winner`: what subscribers need to be told of it itself."""
+        return ()
 
     def gauges(self, state: S) -> tuple[tuple[str, int], ...]:
         """What the state contributes to the gauges: the sum of all differences that led to it."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream import metrics
+from stream.fold import check_reads
 from stream.profile import ABOUT
 from stream.signals import SIGNALS
 from stream.signals.base import Result, Signal
@@ -69,24 +70,54 @@ def streams(draw: st.DrawFn) -> list[ProfileEvent]:
 
 
 def play(signal: Signal[Any], stream: list[ProfileEvent], *, stored: bool) -> tuple[Any, list[Result]]:
-    """As the shell does. stored: the state goes through JSON after every event, as between chunks."""
-    state, results = None, []
+    """As the shell does, with the signals whose states it reads. stored: the states go through JSON after every event,
+    as between chunks. -> its last state, what it gave."""
+    states: dict[str, Any] = {}
+    results: list[Result] = []
     for e in stream:
-        for result in _steps(signal, state, e):
-            results.append(result)
-            state = result.state
-            if stored and state is not None:
-                state = msgspec.json.decode(msgspec.json.encode(state), type=signal.state_type)
-    return state, results
+        results += _steps(signal, states, e)
+        if stored:
+            for s in chain(signal):
+                if s.name in states:
+                    states[s.name] = msgspec.json.decode(msgspec.json.encode(states[s.name]), type=s.state_type)
+    return states.get(signal.name), results
 
 
-def _steps(signal: Signal[Any], state: Any, e: ProfileEvent) -> list[Result]:
-    out = []
-    if state is not None and (due := signal.due_ms(state)) is not None and due <= e.timestamp_ms:
-        out.append(signal.fire(state, e.timestamp_ms, CTX))
-        state = out[-1].state
-    if signal.events is None or e.event in signal.events:
-        out.append(signal.fold(state, e, CTX))
+def chain(signal: Signal[Any]) -> list[Signal[Any]]:
+    """The signal after those whose states it reads, theirs too."""
+    out, wanted = [signal], set(signal.reads)
+    for s in reversed(SIGNALS[: SIGNALS.index(signal)] if signal in SIGNALS else ()):
+        if s.name in wanted:
+            out.insert(0, s)
+            wanted |= s.reads
+    return out
+
+
+def _steps(signal: Signal[Any], states: dict[str, Any], e: ProfileEvent) -> list[Result]:
+    """One event: what it gives of `signal`. Changes `states`."""
+    out: list[Result] = []
+    ctx = msgspec.structs.replace(CTX, states=states)
+
+    def keep(s: Signal[Any], result: Result) -> None:
+        if result.state is not None and result.state is not states.get(s.name):
+            states[s.name] = result.state
+            changed.add(s.name)
+        if s is signal:
+            out.append(result)
+
+    changed = {ABOUT} if not states else set()
+    for s in chain(signal):
+        state = states.get(s.name)
+        if state is not None and (due := s.due_ms(state)) is not None and due <= e.timestamp_ms:
+            keep(s, s.fire(state, e.timestamp_ms, ctx))
+        if s.reads & changed:
+            keep(s, s.settle(states.get(s.name), e.timestamp_ms, ctx))
+    changed = {ABOUT} if not states else set()
+    for s in chain(signal):
+        if s.events is None or e.event in s.events:
+            keep(s, s.fold(states.get(s.name), e, ctx))
+        if s.reads & changed:
+            keep(s, s.settle(states.get(s.name), e.timestamp_ms, ctx))
     return out
 
 
@@ -94,6 +125,10 @@ def test_names_are_unique_and_none_is_the_profiles_own_field() -> None:
     names = [s.name for s in SIGNALS]
     assert len(set(names)) == len(names)
     assert ABOUT not in names
+
+
+def test_what_a_signal_reads_is_registered_before_it() -> None:
+    check_reads(SIGNALS)
 
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
@@ -120,23 +155,28 @@ def test_nothing_that_a_client_sends_makes_it_raise_and_replays_are_equal(
 def test_it_changes_no_state_in_place_and_its_timer_moves_beyond_now(
     signal: Signal[Any], stream: list[ProfileEvent]
 ) -> None:
-    state = None
+    states: dict[str, Any] = {}
     for e in stream:
-        for result in _steps(signal, state, e):
-            state = result.state
+        _steps(signal, states, e)
+        state = states.get(signal.name)
         if state is None:
             continue
+        ctx = msgspec.structs.replace(CTX, states=dict(states))
         before = encode(state)
         due = signal.due_ms(state)
         far = T0_MS + 10**12
         for now in (due, far) if due is not None else (far,):
-            fired = signal.fire(state, now, CTX)
+            fired = signal.fire(state, now, ctx)
             assert encode(state) == before
             again = signal.due_ms(fired.state)
             assert again is None or again > now
-            assert signal.fire(fired.state, now, CTX).triggers == ()
+            assert signal.fire(fired.state, now, ctx).triggers == ()
         if signal.events is None or stream[0].event in signal.events:
-            signal.fold(state, stream[0], CTX)
+            signal.fold(state, stream[0], ctx)
+        if signal.reads:
+            settled = signal.settle(state, e.timestamp_ms, ctx)
+            assert (encode(settled.state), settled.triggers, settled.gauges) == (before, (), ())
+        signal.leave(state, "p2", far, ctx)
         assert encode(state) == before
 
 
