@@ -250,7 +250,7 @@ class Folder:
             return
         for sent in handover.hand_over(loser, merge, self.codec, sender):
             self._send(sent, fx)
-        ctx = self._context(loser, fx.clock_ms)
+        ctx = self.context(loser, fx.clock_ms)
         for signal in self._timed:
             if (state := loser.states.get(signal.name)) is not None:
                 self._move_gauges(merge.site, signal.gauges(state), -1, fx)
@@ -279,7 +279,7 @@ class Folder:
             if ours is None:
                 result = Result(state=theirs)
             else:
-                ctx = self._context(profile, fx.clock_ms)
+                ctx = self.context(profile, fx.clock_ms)
                 try:
                     result = signal.merge(ours, theirs, fx.clock_ms, ctx)
                 except Exception as e:
@@ -366,7 +366,7 @@ class Folder:
         """What the event gives, in the order of the signals: each sees what it made of those before it. `profile` is
         not changed. `changed`: what the event has changed of it already."""
         states = dict(profile.states)
-        ctx = self._context(profile, event.timestamp_ms, states)
+        ctx = self.context(profile, event.timestamp_ms, states)
         results = []
         for signal, folds in steps:
             name = signal.name
@@ -392,7 +392,7 @@ class Folder:
                 continue
             before = profile.states.get(signal.name)
             try:
-                result = signal.settle(before, at_ms, self._context(profile, at_ms))
+                result = signal.settle(before, at_ms, self.context(profile, at_ms))
             except Exception:
                 # Its state stays as it is, until the next change.
                 log.exception("Signal %s failed on what it reads of a profile of site %s", signal.name, profile.site)
@@ -499,7 +499,7 @@ class Folder:
             to_ms = due if signal.reads and steps < MAX_STEPS else until_ms
             before = profile.states[signal.name]
             try:
-                result = signal.fire(before, to_ms, self._context(profile, due))
+                result = signal.fire(before, to_ms, self.context(profile, due))
             except Exception:
                 # Its state stays as it is, to be fired when the signal is mended; the others go on.
                 log.exception("Signal %s failed at its timer for a profile of site %s", signal.name, profile.site)
@@ -528,7 +528,7 @@ class Folder:
                 found = (due, signal)
         return found
 
-    def _context(self, profile: Profile, ts_ms: int, states: Mapping[str, Any] | None = None) -> Context:
+    def context(self, profile: Profile, ts_ms: int, states: Mapping[str, Any] | None = None) -> Context:
         about = profile.about
         anonymous = about.anonymous_ids if about else []
         return Context(

@@ -161,6 +161,8 @@ class Emission(Struct, frozen=True):
     order: Order | None = None
     quiet: bool = False
     """An abandonment too soon after the former."""
+    told: tuple[str, int] | None = None
+    """Of what its trigger's id is made, see cart_log.Told; None: it has none, or none yet."""
 
 
 NEW: Final = Cart()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -89,6 +90,10 @@ class Change(Struct, frozen=True):
     """Episodes by what became of them; an episode counts as abandoned once."""
     orders: tuple[Order, ...] = ()
     """Orders not known before."""
+    emitted: tuple[Emission, ...] = ()
+    """What happened that was not so before."""
+    undone: tuple[Emission, ...] = ()
+    """What was so before and is not."""
 
 
 def fire(state: CartLog, now_ms: int, rules: Rules) -> Change:
@@ -123,7 +128,7 @@ def take(state: CartLog, e: Entry, known_ms: int, rules: Rules) -> Change:
     told = tuple(replace(t, unsure=True) for t in state.told)
     state = replace(_with(state, cart, log, e, rules), told=told, counted=dict(counted))
     known = tuple(x.order.id for x in before if x.what == "order.completed" and x.order)
-    return _trim(_tell(state, emitted, known_ms, rules, known), rules)
+    return _trim(_tell(state, emitted, known_ms, rules, known, before), rules)
 
 
 def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
@@ -189,9 +194,17 @@ def _counts(x: Emission) -> bool:
     return x.what != "order.completed" and (x.what != "cart.abandoned" or x.cart.seq == 1)
 
 
-def _tell(state: CartLog, emitted: list[Emission], known_ms: int, rules: Rules, known: tuple[str, ...]) -> Change:
-    """Compare what happened with what was told and counted; `known`: orders counted before."""
-    if not emitted and not state.told:
+def _tell(
+    state: CartLog,
+    emitted: list[Emission],
+    known_ms: int,
+    rules: Rules,
+    known: tuple[str, ...],
+    before: Sequence[Emission] = (),
+) -> Change:
+    """Compare what happened with what was told and counted; `known`: orders counted before; `before`: what had happened
+    until now, where `emitted` is all of it again."""
+    if not emitted and not state.told and not before:
         return Change(state)
     counts: Counter[What] = Counter(x.what for x in emitted if _counts(x))
     counted = state.counted
@@ -204,7 +217,9 @@ def _tell(state: CartLog, emitted: list[Emission], known_ms: int, rules: Rules, 
                 rest[what] = n - used
         counted = rest
 
+    news, undone = _difference(before, emitted) if before else (emitted, ())
     told, minted, abandoned = list(state.told), state.minted, []
+    ids: dict[tuple[int, str], tuple[str, int]] = {}
     for x in emitted:
         if x.what != "cart.abandoned":
             continue
@@ -212,12 +227,14 @@ def _tell(state: CartLog, emitted: list[Emission], known_ms: int, rules: Rules, 
         if i is not None:
             old = told[i]
             told[i] = Told(old.by, old.n, x.cart.opened_ms, x.at_ms, old.quiet)
+            ids[x.at_ms, x.cart.opened_by] = (old.by, old.n)
             continue
         by = x.cart.opened_by
         n = max(x.cart.seq, minted.get(by, 0) + 1)
         minted = {**minted, by: n}
         new = Told(by, n, x.cart.opened_ms, x.at_ms, x.quiet)
         told.append(new)
+        ids[x.at_ms, x.cart.opened_by] = (by, n)
         abandoned.append((x, new))
     gone = [t for t in told if t.unsure and not _may_come(t, state.cart, known_ms, rules)]
     if gone:
@@ -230,7 +247,23 @@ def _tell(state: CartLog, emitted: list[Emission], known_ms: int, rules: Rules, 
         tuple(t for t in gone if not t.quiet),
         tuple((what, n) for what, n in counts.items() if n),
         tuple(x.order for x in emitted if x.what == "order.completed" and x.order and x.order.id not in known),
+        tuple(replace(x, told=ids[x.at_ms, x.cart.opened_by]) if x.what == "cart.abandoned" else x for x in news)
+        if ids
+        else tuple(news),
+        tuple(undone),
     )
+
+
+def _difference(before: Sequence[Emission], now: Sequence[Emission]) -> tuple[list[Emission], list[Emission]]:
+    """(what is new, what is no more)."""
+    gone = list(before)
+    news = []
+    for x in now:
+        if x in gone:
+            gone.remove(x)
+        else:
+            news.append(x)
+    return news, gone
 
 
 def _same(told: list[Told], x: Emission) -> int | None:

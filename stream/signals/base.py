@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from tracker.contract.events import ProfileEvent
@@ -63,6 +64,10 @@ class Result(Struct, frozen=True, kw_only=True):
     """(field, difference): for example ('carts_open', +1). Summed by site and partition in Redis."""
     metrics: tuple[tuple[str, tuple[str, ...], float], ...] = ()
     """(name, label values, n): counters of stream/metrics.py, for Prometheus."""
+    emitted: tuple[Any, ...] = ()
+    """What happened, in the signal's own values, told or not: `describe` says it in words. For `tracker fold`."""
+    undone: tuple[Any, ...] = ()
+    """What was emitted before and, by a late event, did not happen after all."""
 
 
 S = TypeVar("S")
@@ -117,3 +122,13 @@ class Signal(ABC, Generic[S]):
     def gauges(self, state: S) -> tuple[tuple[str, int], ...]:
         """What the state contributes to the gauges: the sum of all differences that led to it."""
         return ()
+
+    def explain(self, state: S, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """The state for a person to read: plain JSON values, times as RFC 3339. By default as it is stored."""
+        fields: dict[str, Any] = msgspec.to_builtins(state)
+        return fields
+
+    def describe(self, emitted: Any, ctx: Context) -> dict[str, Any]:
+        """One of Result.emitted or .undone for a person to read: `type`, `time` (RFC 3339) and what belongs to it;
+        `id` where it was told in a trigger. Signals that emit nothing need none: their triggers are described."""
+        raise NotImplementedError(f"{self.name} does not say how to describe what it emits")

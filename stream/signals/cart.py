@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+from msgspec import Struct
 
 from stream.core import cart_log
-from stream.core.cart import STAGES, WAITING, Do, Emission, Entry, Line, Rules, What, rules_of, value_of
+from stream.core.cart import (
+    ACTIVE,
+    STAGES,
+    TABLE,
+    WAITING,
+    Cart,
+    Do,
+    Emission,
+    Entry,
+    Line,
+    Rules,
+    What,
+    rules_of,
+    value_of,
+)
 from stream.core.cart_log import CartLog, Change, Told
 from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
@@ -13,7 +29,7 @@ from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
 from tracker.contract.settings import Settings
-from tracker.contract.triggers import CART_ABANDONED, CartAbandoned, CartAbandonmentRetracted, CartLine
+from tracker.contract.triggers import CART_ABANDONED, CartAbandoned, CartAbandonmentRetracted, CartLine, rfc3339
 
 DOES: Final[dict[str, Do]] = {
     ev.PRODUCT_ADDED: "add",
@@ -39,6 +55,13 @@ METRICS: Final[dict[What, str]] = {
 }
 RETRACTED: Final = "cart_abandonment_retracted"
 """Kind in the id of a retraction."""
+
+
+class Retracted(Struct, frozen=True):
+    """Emitted: an abandonment is taken back."""
+
+    told: Told
+    at_ms: int
 
 
 class CartSignal(Signal[CartLog]):
@@ -76,6 +99,69 @@ class CartSignal(Signal[CartLog]):
 
     def gauges(self, state: CartLog) -> tuple[tuple[str, int], ...]:
         return (("carts_open", 1),) if state.cart.state in WAITING else ()
+
+    def explain(self, state: CartLog, now_ms: int, ctx: Context) -> dict[str, Any]:
+        return _explained(state.cart)
+
+    def describe(self, emitted: Emission | Retracted, ctx: Context) -> dict[str, Any]:
+        if isinstance(emitted, Retracted):
+            return {
+                "type": "cart.abandonment_retracted",
+                "time": rfc3339(emitted.at_ms),
+                "id": emission_id(ctx.site, emitted.told.by, RETRACTED, emitted.told.n),
+                "retracts": trigger_id(ctx.site, emitted.told),
+            }
+        said: dict[str, Any] = {"type": emitted.what, "time": rfc3339(emitted.at_ms)}
+        cart, order = emitted.cart, emitted.order
+        if cart.episode and emitted.what in OF_A_CART:
+            said |= {"stage": STAGES[cart.stage], "value": value_of(cart.items), "items": _listed(cart.items)}
+            said |= {"currency": cart.cur, "episode": cart.episode}
+        if emitted.what == "cart.abandoned":
+            said |= {"seq": cart.seq, "suppressed": emitted.quiet}
+            if emitted.told is not None:
+                said["id"] = emission_id(ctx.site, emitted.told[0], CART_ABANDONED.name, emitted.told[1])
+        if order is not None:
+            said |= {"order_id": order.id, "revenue": order.value, "order_currency": order.cur}
+            if order.by is not None:
+                said["by"] = order.by
+        return said
+
+
+OF_A_CART: Final[frozenset[What]] = frozenset(what for _, what in TABLE.values() if what) - {"order.without_cart"}
+"""Emissions that are about a cart with something in it."""
+
+
+def _listed(items: tuple[Line, ...]) -> list[dict[str, Any]]:
+    return [
+        {"product_id": i.id, "quantity": i.qty, "price": i.price, **({"name": i.name} if i.name else {})} for i in items
+    ]
+
+
+def _explained(cart: Cart) -> dict[str, Any]:
+    """A cart in words."""
+    said: dict[str, Any] = {"state": cart.state.upper(), "episode": cart.episode}
+    if cart.state in ACTIVE:
+        said |= {
+            "stage": STAGES[cart.stage],
+            "value": value_of(cart.items),
+            "currency": cart.cur,
+            "items": _listed(cart.items),
+            "seq": cart.seq,
+            "opened": rfc3339(cart.opened_ms),
+            "last_activity": rfc3339(cart.last_ms),
+        }
+        if cart.seq:
+            said["abandoned"] = rfc3339(cart.abandoned_ms)
+        if cart.touch is not None:
+            said["clicked"] = {"campaign": cart.touch[0], "time": rfc3339(cart.touch[1])}
+    said["orders"] = [
+        {
+            "order_id": order.id, "time": rfc3339(order.ms), "revenue": order.value, "currency": order.cur,
+            "recovered_by": order.by, "given_back": order.back, "reversed": order.reversed,
+        }
+        for order in cart.orders
+    ]  # fmt: skip
+    return said
 
 
 def entry(event: ProfileEvent) -> Entry:
@@ -117,6 +203,8 @@ def _result(before: CartLog, change: Change, now_ms: int, ctx: Context) -> Resul
         ),
         gauges=(("carts_open", opened),) if opened else (),
         metrics=tuple(metrics),
+        emitted=(*change.emitted, *(Retracted(told, now_ms) for told in change.retracted)),
+        undone=change.undone,
     )
 
 

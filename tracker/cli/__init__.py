@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("tracker.cli.serve", "Run the endpoint."),
     "worker": ("tracker.cli.worker", "Run a stream worker; start more of them to scale."),
     "topics": ("tracker.cli.topics", "Create or check the Kafka topics."),
+    "fold": ("tracker.cli.fold", "What a signal makes of the events in a file: its state and emissions, as JSON."),
     "tail": ("tracker.cli.tail", "Watch triggers, events or dead letters arrive."),
     "dead-letters": ("tracker.cli.dead_letters", "List, show and replay what could not be used."),
     "demo": ("tracker.cli.demo", "Send the events of simulated shoppers through the HTTP API."),

@@ -1,0 +1,139 @@
+"""What would a signal say of these events? The stream's own fold (stream/fold.py), with nothing around it.
+
+Events come as records of profile-events, each with the time it was received; before each of them, and at the end, the
+clock moves on as it does in the log: it stops at every timer that falls due on the way. So what is printed is what a
+worker would have kept and sent, if these were all events that it ever saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from stream.fold import Effects, Folder, decode
+from stream.profile import Profile
+from stream.signals.base import Result, Signal, Trigger
+from tracker.contract.events import encode_clock
+from tracker.contract.settings import Settings
+from tracker.contract.triggers import rfc3339
+
+_CLOCK_STEPS: Final = 1_000_000
+"""More timers than any signal sets: one that never moves on must not hang whoever asks."""
+
+
+class Record(Struct, frozen=True):
+    """An event of one profile as it comes in: a record's bytes, and when it was received."""
+
+    value: bytes
+    received_ms: int
+
+
+def play(
+    signals: Sequence[Signal[Any]],
+    name: str,
+    settings: Settings,
+    site: str,
+    profile_id: str,
+    records: Iterable[Record],
+    now_ms: int,
+) -> dict[str, Any]:
+    """What the signal `name` keeps of the records and has sent until now_ms, as JSON values. `records`: in the order in
+    which they come in."""
+    folder = _Listening(signals, settings, name)
+    profile = folder.codec.decode(site, profile_id, [])
+    profiles = {(site, profile_id): profile}
+    clock_ms = 0
+    for record in records:
+        if record.received_ms > clock_ms:
+            _clock(folder, profiles, profile, clock_ms, record.received_ms)
+            clock_ms = record.received_ms
+        fx = folder.fold(decode([record.value]), profiles, [], {}, clock_ms)
+        if fx.poison:
+            raise ValueError(f"{fx.poison[0].reason}: {fx.poison[0].detail}")
+    _clock(folder, profiles, profile, clock_ms, now_ms)
+
+    signal, state = folder.signal, profile.states.get(name)
+    due = signal.due_ms(state) if state is not None else None
+    return {
+        "profile": profile_id,
+        "state": signal.explain(state, now_ms, folder.context(profile, now_ms)) if state is not None else None,
+        "emissions": folder.standing(),
+        "triggers": folder.published,
+        "suppressed": folder.suppressed,
+        "due": rfc3339(due) if due is not None else None,
+    }
+
+
+def _clock(
+    folder: Folder, profiles: dict[tuple[str, str], Profile], profile: Profile, from_ms: int, to_ms: int
+) -> None:
+    """The clock records from from_ms to to_ms that make a difference: where timers are due, and the last one."""
+    at_ms = from_ms
+    for _ in range(_CLOCK_STEPS):
+        at_ms = min(max(at_ms, profile.due_ms if profile.due_ms is not None else to_ms), to_ms)
+        folder.fold(decode([encode_clock(at_ms)]), profiles, list(profiles), {}, at_ms - 1)
+        if at_ms == to_ms:
+            return
+    raise ValueError(f"more than {_CLOCK_STEPS} timers")
+
+
+class _Listening(Folder):
+    """Folds as ever, and keeps what one signal says."""
+
+    def __init__(self, signals: Sequence[Signal[Any]], settings: Settings, name: str) -> None:
+        super().__init__(signals, settings)
+        self.signal = next(s for s in signals if s.name == name)
+        self.published: list[Any] = []
+        """CloudEvents."""
+        self.suppressed: list[dict[str, Any]] = []
+        self._said: list[dict[str, Any]] = []
+        self._gone: dict[str, dict[str, Any]] = {}
+        """What was told under an id, and is undone; to be shown again if its retraction comes."""
+        self._speaking: Signal[Any] | None = None
+        self._describes = type(self.signal).describe is not Signal.describe
+
+    def standing(self) -> list[dict[str, Any]]:
+        """The emissions, by time. One that was told and then taken back is marked so; its retraction is one, too."""
+        return sorted(self._said, key=lambda said: said["time"])
+
+    def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
+        self._speaking = signal
+        super()._keep(profile, signal, result, now_ms, fx)
+        self._speaking = None
+        if signal is not self.signal or not self._describes:
+            return
+        ctx = self.context(profile, now_ms)
+        for emitted in result.undone:
+            self._take_back(signal.describe(emitted, ctx))
+        for emitted in result.emitted:
+            said = signal.describe(emitted, ctx)
+            self._said.append(said)
+            if (taken := self._gone.pop(said.get("retracts", ""), None)) is not None:
+                self._said.append({**taken, "retracted": True})
+
+    def _take_back(self, undone: dict[str, Any]) -> None:
+        plain = {**undone, "id": None}
+        for i, said in enumerate(self._said):
+            if {**said, "id": None} == plain:
+                del self._said[i]
+                if "id" in said:
+                    self._gone[said["id"]] = said
+                return
+
+    def _emit(self, profile: Profile, trigger: Trigger, now_ms: int, fx: Effects) -> None:
+        published, suppressed = len(fx.triggers), len(fx.suppressed)
+        super()._emit(profile, trigger, now_ms, fx)
+        if self._speaking is not self.signal:
+            return
+        reason = None
+        for outgoing in fx.triggers[published:]:
+            self.published.append(msgspec.json.decode(outgoing.value))
+        for kind, reason in fx.suppressed[suppressed:]:
+            about = {"kind": kind, "reason": reason, "id": trigger.id, "time": rfc3339(trigger.at_ms)}
+            self.suppressed.append({**about, "data": msgspec.to_builtins(trigger.data)})
+        if not self._describes:
+            said: dict[str, Any] = {"type": trigger.kind.name, "time": rfc3339(trigger.at_ms), "id": trigger.id}
+            self._said.append({**said, "suppressed": reason, "data": msgspec.to_builtins(trigger.data)})
