@@ -1,51 +1,96 @@
-// Builds tracker/static/{t.js,stub.js}; --check fails when what is there is not what the source gives, or a budget is broken.
+// Builds tracker/static/{stub,t.lite,t,t.full,t.sw}.js, and dist/, the package for bundlers. --check builds nothing: it
+// fails when what is in tracker/static is not what the sources give. Both print the sizes and fail above a budget.
 import { build } from "esbuild";
-import { readFileSync, writeFileSync, mkdirSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
+const root = new URL("./", import.meta.url);
 const out = new URL("../tracker/static/", import.meta.url);
-const { version } = JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8"));
+const { version } = JSON.parse(readFileSync(new URL("package.json", root), "utf8"));
 const check = process.argv.includes("--check");
+
+// See docs/snippet.md, "Browsers": what runs in Chrome 64, Safari 12, Firefox 62. The stub runs wherever pages do.
+export const TARGET = "es2018";
+const STUB_TARGET = "es2015";
+
 // Bytes after gzip -9.
 const files = [
-  { source: "stub.ts", name: "stub.js", budget: 350 },
-  { source: "index.ts", name: "t.js", budget: 6 * 1024 },
-];
+  { entry: "stub", name: "stub.js", budget: 350, target: STUB_TARGET },
+  { entry: "entry/lite", name: "t.lite.js", budget: 2560 },
+  { entry: "entry/core", name: "t.js", budget: 6144 },
+  { entry: "entry/full", name: "t.full.js", budget: 9216 },
+  { entry: "entry/sw", name: "t.sw.js", budget: 1024 },
+].filter(({ entry }) => existsSync(new URL(`src/${entry}.ts`, root)));
+
+const common = {
+  bundle: true,
+  minify: true,
+  write: false,
+  charset: "utf8",
+  legalComments: "none",
+  mangleProps: /_$/,
+  outdir: new URL("dist/", root).pathname,
+};
 
 let failed = false;
-for (const { source, name, budget } of files) {
+const fail = (message) => {
+  console.error(message);
+  failed = true;
+};
+
+console.log("file            bytes   gzip -9   budget");
+for (const { entry, name, budget, target = TARGET } of files) {
   const { outputFiles } = await build({
-    entryPoints: [new URL(`src/${source}`, import.meta.url).pathname],
-    bundle: name === "t.js",
-    minify: true,
-    write: false,
-    target: "es2018",
-    charset: "utf8",
-    legalComments: "none",
-    outdir: ".",
-    define: { VERSION: JSON.stringify(version) },
-    banner: name === "t.js" ? { js: "/* Built from sdk_js/src by npm run build. Apache-2.0 */" } : {},
+    ...common,
+    bundle: name !== "stub.js",
+    format: name === "stub.js" ? "esm" : "iife",
+    entryPoints: [new URL(`src/${entry}.ts`, root).pathname],
+    target,
+    define: { VERSION: JSON.stringify(version), },
+    banner: name === "stub.js" ? {} : { js: "/* Built from sdk_js/src by npm run build. Apache-2.0 */" },
   });
-  const text = outputFiles[0].text;
+  const text = name === "stub.js" ? outputFiles[0].text.trim() : outputFiles[0].text;
   const size = gzipSync(text, { level: 9 }).length;
+  const bytes = Buffer.byteLength(text);
+  console.log(`${name.padEnd(12)} ${String(bytes).padStart(8)} ${String(size).padStart(9)} ${String(budget).padStart(8)}`);
+  if (size > budget) fail(`${name} is over its budget`);
+  if (process.argv.includes("--sri")) console.log(`  sha384-${createHash("sha384").update(text).digest("base64")}`);
   const path = new URL(name, out);
-  console.log(`${name.padEnd(8)} ${String(text.length).padStart(6)} B, gzip -9 ${String(size).padStart(5)} B of ${budget} B`);
-  if (size > budget) {
-    console.error(`${name} is over its budget`);
-    failed = true;
-  }
-  if (check) {
-    let there = "";
-    try {
-      there = readFileSync(path, "utf8");
-    } catch {}
-    if (there !== text) {
-      console.error(`tracker/static/${name} is not what sdk_js gives: npm run build`);
-      failed = true;
-    }
-  } else {
-    mkdirSync(out, { recursive: true });
-    writeFileSync(path, text);
+  if (!check) writeFileSync(path, text);
+  else if (!existsSync(path) || readFileSync(path, "utf8") !== text) {
+    fail(`tracker/static/${name} is not what sdk_js gives: npm run build`);
   }
 }
+
+if (!check) await writePackage();
+
+/** dist/: ESM for bundlers, types, and the scripts for who serves them himself. */
+async function writePackage() {
+  const dist = fileURLToPath(new URL("dist/", root));
+  rmSync(dist, { recursive: true, force: true });
+  await build({
+    ...common,
+    write: true,
+    minify: false,
+    minifySyntax: true,
+    format: "esm",
+    target: TARGET,
+    entryPoints: [fileURLToPath(new URL("src/index.ts", root))],
+    define: { VERSION: JSON.stringify(version) },
+  });
+  const tsc = spawnSync(process.execPath, [
+    fileURLToPath(new URL("node_modules/typescript/bin/tsc", root)), "-p", fileURLToPath(new URL("tsconfig.types.json", root)),
+  ], { stdio: "inherit" });
+  if (tsc.status !== 0) fail("tsc failed");
+  // Node's resolution wants the extension.
+  for (const name of readdirSync(dist, { recursive: true }).filter((each) => each.endsWith(".d.ts"))) {
+    const path = dist + name;
+    writeFileSync(path, readFileSync(path, "utf8").replace(/((?:from|import\() ?"\.{1,2}\/[^"]+)"/g, '$1.js"'));
+  }
+  for (const { name } of files) copyFileSync(new URL(name, out), new URL(`dist/${name}`, root));
+}
+
 process.exitCode = failed ? 1 : 0;

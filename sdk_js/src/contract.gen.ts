@@ -138,6 +138,9 @@ export const EVENTS = {
   ORDER_REFUNDED: "Order Refunded",
 } as const;
 
+/** Names of Segment's ecommerce spec. */
+export const ECOMMERCE = ["Products Searched", "Product List Viewed", "Product List Filtered", "Promotion Viewed", "Promotion Clicked", "Product Clicked", "Product Viewed", "Product Added", "Product Removed", "Cart Viewed", "Checkout Started", "Checkout Step Viewed", "Checkout Step Completed", "Payment Info Entered", "Order Updated", "Order Completed", "Order Refunded", "Order Cancelled", "Coupon Entered", "Coupon Applied", "Coupon Denied", "Coupon Removed", "Product Added to Wishlist", "Product Removed from Wishlist", "Wishlist Product Added to Cart", "Product Shared", "Cart Shared", "Product Reviewed"] as const;
+
 /** Popup events and the action each is counted under. */
 export const POPUP_ACTIONS = {
   "Popup Eligible": "eligible",
@@ -150,5 +153,8 @@ export const POPUP_ACTIONS = {
 
 /** The closed set of channels. */
 export const CHANNELS = ["site", "popup", "webpush", "email", "sms", "zalo", "viber", "social", "ads", "store", "call", "form"] as const;
+
+/** Parameters that advertisers and apps add to links. */
+export const CLICK_IDS: readonly string[] = ["gclid", "gbraid", "wbraid", "dclid", "msclkid", "ttclid", "twclid", "li_fat_id", "yclid", "rdt_cid", "sccid", "fbclid", "igshid", "mc_eid", "zarsrc", "irclickid"];
 
 export const MAX_ID_CHARS = 200;

@@ -230,6 +230,16 @@ ORDER_COMPLETED: Final = "Order Completed"
 ORDER_CANCELLED: Final = "Order Cancelled"
 ORDER_REFUNDED: Final = "Order Refunded"
 
+ECOMMERCE: Final[tuple[str, ...]] = (
+    "Products Searched", "Product List Viewed", "Product List Filtered", "Promotion Viewed", "Promotion Clicked",
+    "Product Clicked", PRODUCT_VIEWED, PRODUCT_ADDED, PRODUCT_REMOVED, CART_VIEWED, CHECKOUT_STARTED,
+    CHECKOUT_STEP_VIEWED, CHECKOUT_STEP_COMPLETED, PAYMENT_INFO_ENTERED, "Order Updated", ORDER_COMPLETED,
+    ORDER_REFUNDED, ORDER_CANCELLED, "Coupon Entered", "Coupon Applied", "Coupon Denied", "Coupon Removed",
+    "Product Added to Wishlist", "Product Removed from Wishlist", "Wishlist Product Added to Cart", "Product Shared",
+    "Cart Shared", "Product Reviewed",
+)  # fmt: skip
+"""Segment's ecommerce spec; the snippet has a call for each."""
+
 POPUP_ACTIONS: Final[dict[str, str]] = {
     "Popup Eligible": "eligible",
     "Popup Triggered": "triggered",
@@ -257,8 +267,16 @@ MESSAGE_ACTIONS: Final[dict[str, tuple[str | None, str]]] = {
     "Push Notification Received": ("webpush", "delivered"),
     "Push Notification Tapped": ("webpush", "clicked"),
     "Push Notification Bounced": ("webpush", "failed"),
+    "Web Push Prompted": ("webpush", "prompted"),
+    "Web Push Granted": ("webpush", "granted"),
+    "Web Push Denied": ("webpush", "denied"),
+    "Web Push Displayed": ("webpush", "displayed"),
+    "Web Push Dismissed": ("webpush", "dismissed"),
 }
-"""Message events -> (channel, or None for the event's own channel; the action label they are counted under)."""
+"""Message events -> (channel, or None for the event's own channel; the action label they are counted under).
+
+Web Push ... †: opt-in rate = granted / prompted; the last two are told by the service worker.
+"""
 
 CONTENT_ACTIONS: Final[dict[str, tuple[str, str]]] = {
     PRODUCT_VIEWED: ("product", "viewed"),

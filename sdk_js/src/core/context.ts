@@ -1,0 +1,35 @@
+/* What an event says about its page and browser. The user agent is left out: the endpoint has it from the request. */
+import { safe, type Fields } from "./env";
+import { campaign } from "./visit";
+
+let lastUrl = "";
+let referrer: string | undefined;
+let timezone: string | undefined;
+
+/** Before a page call: inside a single-page application the referrer is the page before, not the one before the first. */
+export function turnPage(): void {
+  if (lastUrl && lastUrl !== location.href) referrer = lastUrl;
+  lastUrl = location.href;
+}
+
+export function page(): Fields {
+  return {
+    url: location.href,
+    path: location.pathname,
+    search: location.search,
+    title: document.title,
+    referrer: (referrer ??= document.referrer),
+  };
+}
+
+export function context(): Fields {
+  const { language, webdriver } = navigator;
+  return {
+    page: page(),
+    locale: language,
+    timezone: (timezone ??= safe(() => Intl.DateTimeFormat().resolvedOptions().timeZone)),
+    campaign: campaign(),
+    webdriver: webdriver || undefined,
+    library: { name: "tracker.js", version: VERSION },
+  };
+}

@@ -1,0 +1,258 @@
+/* Delivery: a bounded queue of encoded messages that leaves in batches, is tried again until the endpoint has answered,
+ * and survives the page. A message keeps its messageId over all tries, and the worker drops repeats, so sending once
+ * more is always safe.
+ *
+ *   visible page   fetch, keepalive, one request at a time; 5xx, 408, 429 and network errors are tried again with backoff
+ *   page hidden    what was never tried leaves by beacon; what failed before waits in localStorage for the next page
+ *
+ * Each page writes under a key of its own, so tabs never write over each other; taking over what a page has left behind
+ * is done by one tab at a time.
+ */
+import { hidden, listen, safe, uuid, warn } from "./env";
+import { local, PREFIX } from "./store";
+
+interface Item {
+  json_: string;
+  bytes_: number;
+  /** It was tried in vain: it is kept in localStorage until it has been delivered. */
+  failed_: boolean;
+}
+
+/** Browsers allow 64 KiB for all keepalive requests and beacons together. */
+const MAX_CHUNK_BYTES = 60_000;
+const MAX_QUEUE = 20_000;
+const MAX_STORED_CHARS = 1_000_000;
+const BATCH_EVENTS = 100;
+const MAX_BATCH_EVENTS = 500;
+const DELAY_MS = 250;
+const MAX_BACKOFF_MS = 30_000;
+const MAX_RETRY_AFTER_MS = 600_000;
+/** The queue of a page that did not touch it for so long (longer than any wait above) belongs to a dead one. */
+const ORPHAN_MS = 720_000;
+const CLAIM_MS = 200;
+const QUEUE = PREFIX + "q.";
+const CLAIM = PREFIX + "claim";
+
+let url: string;
+let writeKey: string;
+let queue: Item[] = [];
+let inFlight: Item[] = [];
+let tries = 0;
+/** No request before this time, ms; `told`: by the endpoint's word (Retry-After), not by our own backoff. */
+let notBefore = 0;
+let told = false;
+let timer: ReturnType<typeof setTimeout> | undefined;
+let ownKey: string;
+let stored = false;
+let leaving = false;
+
+/** Called before the page goes, when its last events can still leave. `gone`: it is left, not only hidden. */
+export const beforeLeaving: ((gone: boolean) => void)[] = [];
+/** Told (encoded messages, status of the answer; 0: none, it goes on trying). */
+export const afterSending: ((messages: string[], status: number) => void)[] = [];
+
+export function start(to: string, key: string): void {
+  url = to;
+  writeKey = key;
+  ownKey = QUEUE + uuid();
+  listen(window, "pagehide", leave);
+  listen(document, "visibilitychange", () => (hidden() ? leave() : comeBack()));
+  listen(window, "pageshow", comeBack);
+  listen(window, "online", () => {
+    if (!told) notBefore = 0;
+    comeBack();
+  });
+  adopt();
+}
+
+const item = (json: string, failed: boolean): Item => ({
+  json_: json,
+  bytes_: safe(() => new TextEncoder().encode(json).length) || json.length * 3,
+  failed_: failed,
+});
+
+export function push(json: string): void {
+  const added = item(json, false);
+  if (added.bytes_ > MAX_CHUNK_BYTES) return warn(`an event of ${added.bytes_} bytes is too large and was dropped`);
+  queue.push(added);
+  trim();
+  if (leaving) return;
+  // A page in the background may be ended without another word; a burst of calls leaves together.
+  if (hidden()) void Promise.resolve().then(leave);
+  else if (queue.length >= BATCH_EVENTS) flush();
+  else schedule(DELAY_MS);
+}
+
+export function flush(): void {
+  if (inFlight[0] || !queue[0]) return;
+  const wait = notBefore - Date.now();
+  if (wait > 0) return schedule(wait);
+  clearTimeout(timer);
+  timer = undefined;
+  inFlight = take(queue);
+  // In a promise, so that a fetch that throws (blocked, replaced) counts as one that failed.
+  new Promise<Response>((resolve) => resolve(request(inFlight)))
+    .then(({ ok, status, headers }) => {
+      if (status >= 500 || status === 429 || status === 408) return fail(+headers.get("Retry-After")! * 1000 || 0, status);
+      // Any other refusal means "never again".
+      if (!ok) warn(`${inFlight.length} events were refused with status ${status}`);
+      tell(inFlight, status);
+      inFlight = [];
+      tries = notBefore = 0;
+      if (stored) persist();
+      if (queue[0]) schedule(queue[BATCH_EVENTS - 1] || queue[0].failed_ ? 0 : DELAY_MS);
+    })
+    .catch(() => fail(0, 0));
+}
+
+/** Whatever waits is given up: the person does not want it sent. */
+export function discard(): void {
+  queue = [];
+  stored = false;
+}
+
+const request = (items: Item[]): Promise<Response> =>
+  fetch(url, { method: "POST", body: body(items), keepalive: true, credentials: "omit" });
+
+const tell = (items: Item[], status: number): void =>
+  afterSending.forEach((told) => told(items.map((each) => each.json_), status));
+
+function fail(retryAfterMs: number, status: number): void {
+  tell(inFlight, status);
+  for (const each of inFlight) each.failed_ = true;
+  queue = inFlight.concat(queue);
+  inFlight = [];
+  trim();
+  const backoffMs = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** tries++) * (0.5 + Math.random() / 2);
+  told = retryAfterMs > 0;
+  const waitMs = Math.max(backoffMs, Math.min(retryAfterMs, MAX_RETRY_AFTER_MS));
+  notBefore = Date.now() + waitMs;
+  if (hidden()) leave();
+  else {
+    persist();
+    schedule(waitMs);
+  }
+}
+
+/** The page may be gone after this. */
+function leave(event?: Event | void): void {
+  if (leaving) return;
+  leaving = true;
+  for (const last of beforeLeaving) last(!!event && event.type === "pagehide");
+  if (navigator.onLine !== false && notBefore <= Date.now()) {
+    const fresh = queue.filter((each) => !each.failed_);
+    // A fetch without keepalive dies with the page.
+    if (!safe(() => "keepalive" in Request.prototype)) fresh.unshift(...inFlight);
+    while (fresh[0]) {
+      const chunk = take(fresh);
+      if (!beacon(chunk)) break;
+      tell(chunk, 200);
+      queue = queue.filter((each) => !chunk.includes(each));
+    }
+  }
+  // What is stored is not sent by this page as well: whichever is there next takes it over, this one or another.
+  if ((queue[0] || stored) && persist(true)) queue = [];
+  leaving = false;
+}
+
+const beacon = (items: Item[]): boolean =>
+  safe(() => navigator.sendBeacon(url, body(items))) ??
+  safe(() => {
+    request(items).catch(() => 0);
+    return true;
+  }) ??
+  false;
+
+function comeBack(): void {
+  adopt();
+  flush();
+}
+
+/** Removes and returns the first items of `from` that fit in one request. */
+function take(from: Item[]): Item[] {
+  let bytes = body([]).length;
+  let n = 0;
+  while (n < from.length && n < MAX_BATCH_EVENTS && (bytes += from[n]!.bytes_ + 1) <= MAX_CHUNK_BYTES) n++;
+  return from.splice(0, n || 1);
+}
+
+/** The write key and the time by this clock, which corrects the events' times, stand in the body: no preflight. */
+const body = (items: Item[]): string =>
+  JSON.stringify({ writeKey, sentAt: new Date() }).slice(0, -1) + `,"batch":[${items.map((each) => each.json_)}]}`;
+
+function schedule(ms: number): void {
+  if (ms > DELAY_MS || !ms) {
+    clearTimeout(timer);
+    timer = undefined;
+  }
+  timer ??= setTimeout(() => {
+    timer = undefined;
+    flush();
+  }, ms);
+}
+
+function trim(): void {
+  const over = queue.length - MAX_QUEUE;
+  if (over > 0) {
+    queue.splice(0, over);
+    warn(`the queue is full: ${over} oldest events were dropped`);
+  }
+}
+
+/** Writes what is not delivered under this page's own key, the newest where it is too much; whether that is all of it.
+ * `released`: any page may take it over at once. */
+function persist(released?: boolean): boolean | undefined {
+  const items = inFlight.filter((each) => each.failed_).concat(queue);
+  let chars = 0;
+  const kept = items.reverse().filter((each) => (chars += each.json_.length) < MAX_STORED_CHARS).reverse();
+  return safe(() => {
+    const storage = local()!;
+    if (kept[0]) {
+      const record = { t: released ? 0 : Date.now(), k: writeKey, n: told ? notBefore : 0, q: kept.map((each) => each.json_) };
+      storage.setItem(ownKey, JSON.stringify(record));
+      // It is not sent by beacon as well: it would come again when its messageId is long forgotten.
+      for (const each of kept) each.failed_ = true;
+    } else storage.removeItem(ownKey);
+    stored = !!kept[0];
+    return true;
+  });
+}
+
+/** Takes over what pages before this one could not deliver, and what this one has stored when it was left. */
+function adopt(): void {
+  const left = (): string[] =>
+    safe(() => {
+      const storage = local()!;
+      return Object.keys(storage).filter((key) => {
+        if (!key.startsWith(QUEUE)) return false;
+        const record = safe(() => JSON.parse(storage[key]));
+        return !record || (record.k === writeKey && Date.now() - record.t > ORPHAN_MS);
+      });
+    }) || [];
+  if (!left()[0]) return;
+  const takeOver = (): void => {
+    for (const key of left()) {
+      safe(() => {
+        const { n, q } = JSON.parse(local()![key]);
+        for (const json of q) queue.push(item(String(json), true));
+        // A clock that was set back must not stop it for long.
+        notBefore = Math.max(notBefore, Math.min(n || 0, Date.now() + MAX_RETRY_AFTER_MS));
+        told ||= n > 0;
+      });
+      safe(() => local()!.removeItem(key));
+    }
+    trim();
+    persist();
+    flush();
+  };
+  // Other tabs learn late of what this one removed, so the lock is kept for a moment.
+  const moment = (then?: () => void): Promise<void> =>
+    new Promise((resolve) => setTimeout(() => (then && safe(then), resolve()), CLAIM_MS));
+  const locks = safe(() => navigator.locks);
+  if (locks) {
+    locks.request(CLAIM, { ifAvailable: true }, (lock) => lock && (takeOver(), moment())).catch(takeOver);
+  } else {
+    safe(() => local()!.setItem(CLAIM, ownKey));
+    void moment(() => local()!.getItem(CLAIM) === ownKey && takeOver());
+  }
+}

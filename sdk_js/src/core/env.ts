@@ -1,0 +1,48 @@
+/* The page's ground, which may be broken or missing in any part: nothing here throws. */
+
+export type Fields = Record<string, unknown>;
+
+export function warn(text: string, reason?: unknown): void {
+  safe(() => console.warn("tracker: " + text, reason || ""));
+}
+
+/** What `action` returns; undefined where it throws. */
+export function safe<T>(action: () => T): T | undefined {
+  try {
+    return action();
+  } catch {
+    return undefined;
+  }
+}
+
+/** `types`: names, separated by spaces. A handler that throws says so in the console, not to the page. */
+export function listen<E extends Event = Event>(target: EventTarget, types: string, handler: (event: E) => void): void {
+  for (const type of types.split(" ")) {
+    target.addEventListener(
+      type,
+      (event) => {
+        try {
+          handler(event as E);
+        } catch (e) {
+          warn(type, e);
+        }
+      },
+      { capture: true, passive: true },
+    );
+  }
+}
+
+/** Signs of a visitor who is there. */
+export const SIGNS = "scroll pointerdown pointermove keydown touchstart";
+
+export const hidden = (): boolean => document.visibilityState === "hidden";
+
+/** A random uuid (version 4). crypto.randomUUID exists in secure contexts only. */
+export function uuid(): string {
+  return (
+    safe(() => crypto.randomUUID()) ||
+    "10000000-1000-4000-8000-100000000000".replace(/[018]/g, (c) => (+c ^ (randomByte() & (15 >> (+c / 4)))).toString(16))
+  );
+}
+
+const randomByte = (): number => safe(() => crypto.getRandomValues(new Uint8Array(1))[0]) ?? Math.random() * 256;

@@ -1,0 +1,272 @@
+/* The calls: Segment's signatures in, encoded messages out. One instance a page, however often a build is loaded. */
+import * as consent from "./consent";
+import { context, page, turnPage } from "./context";
+import * as delivery from "./delivery";
+import { listen, uuid, warn, type Fields } from "./env";
+import * as spa from "./spa";
+import { read, write } from "./store";
+import { touches, visit } from "./visit";
+import type { CallOptions, Options } from "../types";
+
+export type Method = (...args: any[]) => unknown;
+
+const ANONYMOUS_ID = "anonymous_id";
+const USER_ID = "user_id";
+const MAX_HELD = 1000;
+
+/** The calls by name; a name with a dot (`popup.register`) is called as such. Extras add theirs. */
+export const methods: Record<string, Method> = /* @__PURE__ */ Object.create(null);
+const listeners: Record<string, Method[]> = /* @__PURE__ */ Object.create(null);
+export let options: Options = {};
+/** Calls made while the page is being prerendered: nobody sees it yet. */
+let early: (() => void)[] | undefined;
+/** Messages that wait for consent. */
+let held: string[] = [];
+/** The page that was viewed last: what is told of it when the address has changed already. */
+export let viewed: Fields | undefined;
+let muted = false;
+/** Time of the call that is taken from the stub's queue. */
+let calledAt: number | undefined;
+let lastPage: unknown[] | undefined;
+let touched: Fields | undefined;
+let traitsOfPage: Fields = {};
+
+export function on(event: string, listener: Method): void {
+  (listeners[event] ||= []).push(listener);
+}
+
+export function emit(event: string, ...args: unknown[]): void {
+  for (const listener of [...(listeners[event] || [])]) {
+    try {
+      listener(...args);
+    } catch (e) {
+      warn("on " + event, e);
+    }
+  }
+}
+
+export function anonymousId(): string {
+  let id = read(ANONYMOUS_ID);
+  if (!id) write(ANONYMOUS_ID, (id = uuid()));
+  return id;
+}
+
+export function track(event: string, properties?: Fields, given?: CallOptions): void {
+  call("track", [event, properties, given]);
+}
+
+function send(type: string, fields: Fields, { timestamp, context: more, ...given }: CallOptions = {}): void {
+  const state = consent.state();
+  if (!state || muted) return;
+  let time = new Date(timestamp ?? calledAt ?? Date.now());
+  if (isNaN(+time)) time = new Date();
+  const message: Fields = {
+    type,
+    messageId: given.messageId || uuid(),
+    timestamp: time,
+    anonymousId: given.anonymousId || anonymousId(),
+    userId: read(USER_ID),
+    ...fields,
+    integrations: given.integrations,
+    context: {
+      ...context(),
+      consent: consent.said(),
+      ...visit(Date.now()),
+      attribution: type === "track" ? undefined : (touched ||= touches(document.referrer)),
+      ...more,
+    },
+  };
+  const json = JSON.stringify(message);
+  emit("message", message);
+  if (state === consent.OPEN) delivery.push(json);
+  else if (held.push(json) > MAX_HELD) held.shift();
+}
+
+/** Leading strings and numbers as strings, then the objects. null stands for one left out. */
+function split(args: unknown[], most: number): [string[], Fields, CallOptions | undefined] {
+  const ids: string[] = [];
+  while (ids.length < most && (typeof args[0] === "string" || typeof args[0] === "number")) ids.push(String(args.shift()));
+  while (ids.length < most && args[0] === null) {
+    args.shift();
+    most--;
+  }
+  return [ids, (args[0] || {}) as Fields, (args[1] || undefined) as CallOptions | undefined];
+}
+
+Object.assign(methods, {
+  page(...args) {
+    if (lastPage) emit("pageend");
+    lastPage = [...args];
+    const [names, properties, given] = split(args, 2);
+    turnPage();
+    spa.seen();
+    const name = names.pop();
+    viewed = page();
+    send("page", { name, category: names[0], properties: { ...viewed, ...properties } }, given);
+  },
+  track(event, properties, given) {
+    if (!event) return warn("track without the event's name");
+    send("track", { event: String(event), properties: properties || {} }, given || undefined);
+  },
+  identify(...args) {
+    const [[id], traits, given] = split(args, 1);
+    const before = read(USER_ID);
+    if (id) {
+      // Another person at the same browser.
+      if (before && before !== id) write(ANONYMOUS_ID, uuid());
+      write(USER_ID, id);
+    }
+    traitsOfPage = traits;
+    send("identify", { traits }, given);
+  },
+  reset() {
+    write(USER_ID, "");
+    write(ANONYMOUS_ID, uuid());
+    write("visit", "");
+    traitsOfPage = {};
+  },
+  flush: delivery.flush,
+  /** The callback is called as that of any call. */
+  ready: () => undefined,
+  consent(choice: consent.Choice) {
+    consent.say(choice);
+    if (consent.state()) {
+      // What waited says now that it may leave.
+      for (const json of held.splice(0)) {
+        const message = JSON.parse(json);
+        message.context.consent = consent.said();
+        delivery.push(JSON.stringify(message));
+      }
+    } else {
+      held = [];
+      delivery.discard();
+    }
+  },
+  optOut: () => call("consent", [false]),
+  screen(...args) {
+    const [names, properties, given] = split(args, 2);
+    const name = names.pop();
+    send("screen", { name, category: names[0], properties }, given);
+  },
+  group(...args) {
+    const [[groupId], traits, given] = split(args, 1);
+    if (groupId) send("group", { groupId, traits }, given);
+  },
+  alias(...args) {
+    const [[userId, previousId], , given] = split(args, 2);
+    if (userId) send("alias", { userId, previousId: previousId || read(USER_ID) || anonymousId() }, given);
+  },
+  setAnonymousId: (id) => write(ANONYMOUS_ID, String(id)),
+  on,
+  once(event: string, listener: Method) {
+    const first: Method = (...args) => {
+      methods["off"]!(event, first);
+      listener(...args);
+    };
+    on(event, first);
+  },
+  off(event: string, listener: Method) {
+    listeners[event] = (listeners[event] || []).filter((each) => each !== listener);
+  },
+} as Record<string, Method>);
+
+/** Calls whose functions are arguments, not callbacks. */
+const TAKES_FUNCTIONS = /^(on|once|off|popup.*)$/;
+
+export function call(method: string, args: unknown[]): void {
+  if (early) {
+    early.push(() => call(method, args));
+    return;
+  }
+  try {
+    const run = methods[method];
+    if (!run) return warn("there is no " + method);
+    if (TAKES_FUNCTIONS.test(method)) {
+      run(...args);
+      return;
+    }
+    const callback = args.find((arg): arg is Method => typeof arg === "function");
+    const plain = args.filter((arg) => typeof arg !== "function");
+    run(...plain);
+    emit(method, ...plain);
+    if (callback) setTimeout(callback);
+  } catch (e) {
+    warn(method + " failed", e);
+  }
+}
+
+/** A call of our stub, [time, method, ...arguments], or of Segment's, [method, ...arguments]. */
+function take(queued: unknown): void {
+  if (!Array.isArray(queued)) return;
+  const args = [...queued];
+  // Nobody saw a page that was being prerendered: its calls count from when it is shown.
+  const at = typeof args[0] === "number" ? args.shift() : undefined;
+  calledAt = early ? undefined : at;
+  // Segment's stub adds the page's context as a last argument marked __t.
+  call(String(args.shift()), args.filter((arg) => arg?.__t !== "bpc"));
+  calledAt = undefined;
+}
+
+/** Makes `target` answer to the calls. The stub's object stays: a page may hold a reference to it. */
+function serve(target: Fields): void {
+  const waiting = Array.isArray(target) ? target.splice(0) : [];
+  for (const name in methods) {
+    const [first, second] = name.split(".");
+    const act = (...args: unknown[]): Promise<void> => {
+      call(name, args);
+      return Promise.resolve();
+    };
+    if (second) ((target[first!] ||= {}) as Fields)[second] = act;
+    else target[first!] = Object.assign(act, target[first!]);
+  }
+  target["user"] = () => ({ id: () => read(USER_ID), anonymousId, traits: () => traitsOfPage });
+  target["push"] = take;
+  target["loaded"] = target["initialized"] = true;
+  waiting.forEach((each, index) => {
+    // What the stub has sent itself only says who is here.
+    muted = index < (target["sent"] as number);
+    take(each);
+  });
+  muted = false;
+}
+
+const ONE = "__trk";
+
+/** Starts the instance of this page, and makes it `window[name]`. Where one has started, it answers to `name`, too. */
+export function start(writeKey: string, given: Options, name: string, extras: (() => void)[] = []): Fields {
+  const globals = window as unknown as Record<string, unknown>;
+  const existing = globals[name];
+  const target = (existing && typeof existing === "object" ? existing : {}) as Fields;
+  globals[name] = target;
+  if (target["loaded"]) return target;
+  const first = globals[ONE] as typeof serve | undefined;
+  if (first) {
+    first(target);
+    return target;
+  }
+  Object.defineProperty(globals, ONE, { value: serve });
+  options = given;
+
+  const run = (): void => {
+    const { endpoint = location.origin, path = "/v1/batch", consent: mode, storage, dnt, spa: single } = options;
+    consent.start(mode === "required", storage === "none", dnt !== "ignore");
+    delivery.start(endpoint.replace(/\/$/, "") + path, writeKey);
+    for (const extra of extras) extra();
+    const calls = early;
+    early = undefined;
+    serve(target);
+    calls?.forEach((each) => each());
+    if (single != null) {
+      delivery.beforeLeaving.push(spa.look);
+      spa.watch(single === "hash", () => call("page", []));
+    }
+    // A page that comes back as it was left is viewed again.
+    listen<PageTransitionEvent>(window, "pageshow", ({ persisted }) => persisted && lastPage && call("page", lastPage));
+  };
+  if ((document as { prerendering?: boolean }).prerendering) {
+    early = [];
+    serve(target);
+    listen(document, "prerenderingchange", run);
+  } else run();
+  return target;
+}

@@ -1,0 +1,54 @@
+/* The visit: its id (a visit ends after 30 minutes without an event), and what brought the visitor, first and last. */
+import { read, write } from "./store";
+import { safe, uuid, type Fields } from "./env";
+import { CLICK_IDS } from "../contract.gen";
+
+const IDLE_MS = 1_800_000;
+/** How often at most the time of the last event is written down. */
+const STEP_MS = 15_000;
+const MAX_CHARS = 100;
+
+/** The visit's id, and whether this is its first event. */
+export function visit(nowMs: number): Fields {
+  const [id, last = 0] = (read("visit") || "").split("~");
+  const idleMs = Math.abs(nowMs - +last);
+  const fresh = !id || idleMs > IDLE_MS;
+  const now = fresh ? uuid() : id!;
+  if (fresh || idleMs > STEP_MS) write("visit", now + "~" + nowMs);
+  return fresh ? { sessionId: now, sessionStart: true } : { sessionId: now };
+}
+
+/** utm_source, utm_medium, utm_campaign, utm_term, utm_content, utm_id -> source, medium, name, term, content, id. */
+export function campaign(): Fields | undefined {
+  return parameters((key) => {
+    const name = /^utm_(source|medium|campaign|term|content|id)$/.exec(key)?.[1];
+    return name === "campaign" ? "name" : name;
+  });
+}
+
+/** Of the parameters of this page's address those that `nameOf` gives a name. */
+function parameters(nameOf: (key: string) => string | undefined): Fields | undefined {
+  const found: Fields = {};
+  safe(() =>
+    new URLSearchParams(location.search).forEach((value, key) => {
+      const name = nameOf(key);
+      if (name && value) found[name] = value.slice(0, MAX_CHARS);
+    }),
+  );
+  for (const _ in found) return found;
+  return undefined;
+}
+
+/** {first, last}: what brought the visitor at first, and at last unless directly. Once a page. */
+export function touches(referrer: string): Fields {
+  const from = safe(() => new URL(referrer).hostname) || "";
+  const tail = location.hostname.split(".").slice(-2).join(".");
+  const touch: Fields = { campaign: campaign(), clickIds: parameters((key) => (CLICK_IDS.includes(key) ? key : undefined)) };
+  if (from && !from.endsWith(tail)) touch["referrer"] = from;
+  const told = JSON.stringify(touch) !== "{}";
+  const now = JSON.stringify({ ...touch, path: location.pathname.slice(0, MAX_CHARS), at: new Date().toISOString() });
+  const first = read("first");
+  if (!first) write("first", now);
+  if (!first || told) write("last", now);
+  return { first: JSON.parse(first || now), last: JSON.parse((!first || told ? now : read("last")) || now) };
+}

@@ -1,0 +1,22 @@
+/* GA4's ecommerce events of window.dataLayer, from Google Tag Manager or gtag(): the endpoint knows GA4's names and items. */
+import { safe, type Fields } from "../core/env";
+import { track } from "../core/tracker";
+
+const NAMES = /^(view_item(_list)?|select_item|add_to_(cart|wishlist)|remove_from_cart|view_cart|begin_checkout|add_(shipping|payment)_info|purchase|refund|(view|select)_promotion)$/;
+
+export function start(): void {
+  const layer = ((window as unknown as Record<string, any>)["dataLayer"] ||= []) as unknown[];
+  const look = (entry: any): void => {
+    safe(() => {
+      // gtag("event", name, {...}) pushes its arguments; GTM's form is {event: name, ecommerce: {...}}.
+      const [name, facts] = entry[0] === "event" ? [entry[1], entry[2]] : [entry.event, entry.ecommerce];
+      if (NAMES.test(name)) track(name, facts as Fields);
+    });
+  };
+  layer.forEach(look);
+  const push = layer.push;
+  layer.push = (...entries: unknown[]) => {
+    entries.forEach(look);
+    return push.apply(layer, entries);
+  };
+}

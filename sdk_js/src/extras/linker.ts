@@ -1,0 +1,32 @@
+/* One visitor over several domains of a site: links to them carry the anonymous id for two minutes. It is taken from pages
+ * of these domains alone, so that nobody can be given an id by a link on some other page. */
+import { listen, safe } from "../core/env";
+import { write } from "../core/store";
+import { anonymousId, options } from "../core/tracker";
+
+const PARAMETER = "trk_link";
+const VALID_MS = 120_000;
+
+export function start(): void {
+  const domains = (options.linker || "").split(" ").filter(Boolean);
+  const ours = (host: string): boolean => host !== location.hostname && domains.some((d) => host === d || host.endsWith("." + d));
+  safe(() => {
+    const url = new URL(location.href);
+    const carried = url.searchParams.get(PARAMETER);
+    if (!carried) return;
+    url.searchParams.delete(PARAMETER);
+    history.replaceState(history.state, "", url.href);
+    const [id, at] = carried.split("~");
+    if (id && Math.abs(Date.now() - +at!) < VALID_MS && ours(new URL(document.referrer).hostname)) write("anonymous_id", id);
+  });
+  if (!domains[0]) return;
+  listen(document, "click auxclick submit", ({ target }) => {
+    const link = (target as Element).closest("a,form") as (HTMLAnchorElement & HTMLFormElement) | null;
+    const key = link && (link.href ? "href" : "action");
+    if (!key || !link[key]) return;
+    const url = new URL(link[key]);
+    if (!ours(url.hostname)) return;
+    url.searchParams.set(PARAMETER, anonymousId() + "~" + Date.now());
+    link[key] = url.href;
+  });
+}

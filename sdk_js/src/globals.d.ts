@@ -1,0 +1,2 @@
+/** The package's version. Set by build.mjs. */
+declare const VERSION: string;
