@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import signal
 import statistics
@@ -255,24 +256,25 @@ def run_workers(on: Servers, number: int, partitions: int, records: Sequence[Rec
             begin = clocks(on, pids, 0)
         wait_for(lambda: sum(worker.events() for worker in running) >= len(records), LIMIT_S)
         end = clocks(on, pids, len(records))
-    if (problem := worker_problem(on, want)) is not None:
+    if (problem := worker_problem(on, partitions, want)) is not None:
         raise Wrong(f"{number} worker(s): {problem}")
     return cost(begin, end, in_redis=True)
 
 
-def worker_problem(on: Servers, want: Counter[job.Key]) -> str | None:
+def worker_problem(on: Servers, partitions: int, want: Counter[job.Key]) -> str | None:
     """What the worker's minutes and profiles differ in from the input's: None = nothing."""
-    have: Counter[int] = Counter()
-    profiles = 0
-    with redis.Redis.from_url(on.redis, decode_responses=True) as client:
-        for key in client.scan_iter(match=f"*:c:{DEMO_SITE}:site:m:*", count=1000):
-            have[int(key.rpartition(":")[2])] += int(client.hget(key, keys.TOTAL_FIELD) or 0)
-        for _ in client.scan_iter(match=f"*:v:{DEMO_SITE}:*", count=1000):
-            profiles += 1
     minutes: Counter[int] = Counter()
     for (tier, start_s, _), n in want.items():
         if tier == "m":
             minutes[start_s] += n
+    have: Counter[int] = Counter()
+    profiles = 0
+    with redis.Redis.from_url(on.redis, decode_responses=True) as client:
+        for start_s, partition in itertools.product(minutes, range(partitions)):
+            key = keys.counter_key(partition, DEMO_SITE, "site", "m", start_s)
+            have[start_s] += int(client.hget(key, keys.TOTAL_FIELD) or 0)
+        for _ in client.scan_iter(match=f"*:v:{DEMO_SITE}:*", count=1000):
+            profiles += 1
     visitors = len({visitor for _, _, visitor in want})
     if have != minutes:
         return f"the events of its minutes are {dict(have)} instead of {dict(minutes)}"
