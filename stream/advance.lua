@@ -15,6 +15,7 @@ for _, hour in ipairs(a[6]) do
   redis.call('EXPIRE', seen, a[7])
 end
 if a[8] then redis.call('SET', tag .. ':decided', a[8]) else redis.call('DEL', tag .. ':decided') end
+local t = redis.call('TIME')
 redis.call('HSET', key, 'next', string.format('%.0f', a[4]), 'received_at_ms', string.format('%.0f', a[5]),
-  'seq', string.format('%.0f', seq + 1))
+  'seq', string.format('%.0f', seq + 1), 'at_ms', string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000)))
 return 'applied'

@@ -125,5 +125,7 @@ for _, d in ipairs(a.due) do
 end
 for _, s in ipairs(a.src) do redis.call('HSET', tag .. ':src', int(s[1]), s[2]) end
 for _, trigger in ipairs(a.out) do redis.call('RPUSH', tag .. ':out', trigger) end
-redis.call('HSET', key, 'next', int(a.next), 'seq', int(seq + 1), 'clock_ms', int(a.clock))
-return 'applied ' .. int(now_us() - began_us)
+local ended_us = now_us()
+redis.call('HSET', key, 'next', int(a.next), 'seq', int(seq + 1), 'clock_ms', int(a.clock),
+  'at_ms', int(math.floor(ended_us / 1000)))
+return 'applied ' .. int(ended_us - began_us)

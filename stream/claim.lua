@@ -1,16 +1,27 @@
 -- Take a partition over. KEYS[1] = {tag}:head
 -- ARGV[1] = msgpack [first]  first: offset to begin at when the head has none yet, or false = only ask
--- Returns msgpack: {epoch, seq, next} ; next = -1 when there is none and `first` is false (nothing is changed then).
+-- Returns msgpack: {epoch, seq, next, run, settled} ; next = -1 when there is none and `first` is false (nothing is
+-- changed then). run: of the server, '' when it does not tell. settled: nothing that the server may have lost when its
+-- run began is still to be taken from the log (stream/recovery.py; of hop 1 only).
 -- The epoch is max(now in us, epoch + 1): a counter alone could be given twice after Redis lost its last second.
 local first = cmsgpack.unpack(ARGV[1])[1]
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'next')
+local key = KEYS[1]
+local head = redis.call('HMGET', key, 'epoch', 'seq', 'next', 'run', 'settled', 'at_ms', 'back_ms')
 local next = head[3]
 if not next then
-  if not first then return cmsgpack.pack({0, 0, -1}) end
+  if not first then return cmsgpack.pack({0, 0, -1, '', false}) end
   next = string.format('%.0f', first)
+end
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and info:match('run_id:(%w+)') or ''
+if head[4] ~= run then
+  -- What was written after at_ms may be gone. Where the run before this one was not settled: after its back_ms.
+  local owes = key:sub(2, 2) == 'e' and head[4] and head[5] ~= head[4] and head[7]
+  redis.call('HSET', key, 'run', run, 'back_ms', owes or head[6] or '0')
+  if owes then redis.call('HSET', key, 'owes', '1') end
 end
 local t = redis.call('TIME')
 local epoch = math.max(t[1] * 1000000 + t[2], (tonumber(head[1]) or 0) + 1)
 local seq = tonumber(head[2]) or 0
-redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'seq', string.format('%.0f', seq), 'next', next)
-return cmsgpack.pack({epoch, seq, tonumber(next)})
+redis.call('HSET', key, 'epoch', string.format('%.0f', epoch), 'seq', string.format('%.0f', seq), 'next', next)
+return cmsgpack.pack({epoch, seq, tonumber(next), run, head[5] == run})

@@ -1,19 +1,31 @@
 -- Identifiers of one site -> profile ids; profiles that turn out to be one person are merged. KEYS[1] = {s:SITE}:id
 -- ARGV[1] = msgpack [ttl_ms, max_ids, [[type, limit, window_ms], ...], [[at_ms, seen_ms, message id, new profile id,
---   [[type index from 0, key part], ...]], ...]]
+--   [[type index from 0, key part], ...]], ...], restore]
 --   types: strongest first; limit 0 = none, window 0 = for ever. Identifiers of an item: strongest first.
 --   at_ms: when the event was received; seen_ms: when it happened; new: profile id if nobody is known.
+--   restore: false, or [[[winner, loser, rule, message id, at_ms], ...], run, whether that is all]: see below.
 -- Keys: KEYS[1]:TYPE:PART -> profile id; {s:SITE}:ids:PID hash of TYPE:PART -> when it was linked, and first_seen_ms;
---   {s:SITE}:to:LOSER -> winner; {s:SITE}:merges list of merges that are not yet in Kafka.
+--   {s:SITE}:to:LOSER -> winner; {s:SITE}:merges list of merges that are not yet in Kafka; {s:SITE}:run -> run id of the
+--   server that holds all that there is of the site.
 -- Rules: the profile of the strongest identifier that is known is the event's. Weaker ones that nobody has are linked to
 -- it; the profile that a weaker one has is merged with it. Where the limits of a type or the cap forbid that, the weaker
 -- identifier gives way: it stays whose it was, and the event is the stronger one's. So the second user of a browser gets
 -- a profile of their own. Of two profiles the one first seen earlier stays, at a tie the smaller id.
--- Returns msgpack [[[profile id, links made, identifiers dropped], ...], [[index of the item, loser, winner], ...]]
+-- Restore: what a server lost with its last second is taken from the log (stream/recovery.py). `new` of an item is the
+-- profile that the log says: it gets what nobody has of the item's identifiers. What somebody has stays as it is: the
+-- event that linked it otherwise is not in the log, and comes again. Merges are made as the log says, whatever the limits.
+-- Returns msgpack [[[profile id, links made, identifiers dropped], ...], [[index of the item, loser, winner], ...]];
+-- [run id] and nothing done when the server was restarted and the site has not been restored since.
 local a = cmsgpack.unpack(ARGV[1])
+local restore = a[5]
 redis.call('EXISTS', KEYS[1] .. ':none') -- refused here, before any write, while the slot moves to another node
 local ttl, max_ids, types = a[1], a[2], a[3]
 local site = KEYS[1]:sub(1, -4)
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and info:match('run_id:(%w+)') or ''
+local whole = redis.call('GET', site .. ':run') == run
+if not restore and not whole then return cmsgpack.pack({run}) end
+if restore and (whole or restore[2] ~= run) then return cmsgpack.pack({{}, {}}) end
 local FIRST = 'first_seen_ms'
 local int = function(n) return string.format('%.0f', n) end
 local type_of = {}
@@ -73,6 +85,17 @@ local function join(profile, have, fields, at)
   return true
 end
 
+-- `moved`: identifiers of the loser. `to`: the profile that it is said to have become, from which `winner` follows.
+local function make(winner, loser, to, moved, first, rule, message_id, at)
+  for field, since in pairs(moved) do
+    if redis.call('GET', KEYS[1] .. ':' .. field) == loser then link(winner, field, since) end
+  end
+  if first < math.huge then redis.call('HSET', site .. ':ids:' .. winner, FIRST, int(first)) end
+  redis.call('DEL', site .. ':ids:' .. loser)
+  redis.call('SET', site .. ':to:' .. loser, to, 'PX', ttl)
+  redis.call('RPUSH', site .. ':merges', cmsgpack.pack({to, loser, rule, message_id, at}))
+end
+
 -- Make two profiles one: winner and loser, or nil where the limits forbid it.
 local function merge(one, other, rule, item)
   local ids1, first1 = ids_of(one)
@@ -80,15 +103,17 @@ local function merge(one, other, rule, item)
   if refused(ids1, ids2, item[1]) then return nil end
   local winner, loser, moved = one, other, ids2
   if first2 < first1 or (first2 == first1 and other < one) then winner, loser, moved = other, one, ids1 end
-  for field, since in pairs(moved) do
-    if redis.call('GET', KEYS[1] .. ':' .. field) == loser then link(winner, field, since) end
-  end
-  local first = math.min(first1, first2)
-  if first < math.huge then redis.call('HSET', site .. ':ids:' .. winner, FIRST, int(first)) end
-  redis.call('DEL', site .. ':ids:' .. loser)
-  redis.call('SET', site .. ':to:' .. loser, winner, 'PX', ttl)
-  redis.call('RPUSH', site .. ':merges', cmsgpack.pack({winner, loser, rule, item[3], item[1]}))
+  make(winner, loser, winner, moved, math.min(first1, first2), rule, item[3], item[1])
   return winner, loser
+end
+
+-- The profile that one has become.
+local function follow(profile)
+  while true do
+    local to = redis.call('GET', site .. ':to:' .. profile)
+    if not to then return profile end
+    profile = to
+  end
 end
 
 -- The id of a new profile: `new`, or one made of it where that has been somebody's already (its identifier was let go).
@@ -98,6 +123,31 @@ local function mint(new)
     new = h:sub(1, 8) .. '-' .. h:sub(9, 12) .. '-5' .. h:sub(14, 16) .. '-a' .. h:sub(18, 20) .. '-' .. h:sub(21, 32)
   end
   return new
+end
+
+if restore then
+  for _, m in ipairs(restore[1]) do
+    local to, loser = m[1], m[2]
+    local winner = follow(to)
+    if winner ~= loser and redis.call('EXISTS', site .. ':to:' .. loser) == 0 then
+      local _, first1 = ids_of(winner)
+      local moved, first2 = ids_of(loser)
+      make(winner, loser, to, moved, math.min(first1, first2), m[3], m[4], m[5])
+      redis.call('PEXPIRE', site .. ':ids:' .. winner, ttl)
+    end
+  end
+  for _, item in ipairs(a[4]) do
+    local profile = follow(item[4])
+    if redis.call('HSETNX', site .. ':ids:' .. profile, FIRST, int(item[2])) == 1 then
+      redis.call('PEXPIRE', site .. ':ids:' .. profile, ttl)
+    end
+    for _, id in ipairs(item[5]) do
+      local field = types[id[1] + 1][1] .. ':' .. id[2]
+      if redis.call('EXISTS', KEYS[1] .. ':' .. field) == 0 then join(profile, ids_of(profile), {field}, item[1]) end
+    end
+  end
+  if restore[3] then redis.call('SET', site .. ':run', run) end
+  return cmsgpack.pack({{}, {}})
 end
 
 local out, merges = {}, {}

@@ -66,6 +66,9 @@ DUPLICATES = Counter("stream_events_duplicate_total", "Events dropped because th
 REPEATS = Counter("stream_events_redelivered_total", "Records dropped because they had been applied before a crash.")
 DEAD_LETTERS = Counter("stream_dead_letters_total", "Records that could not be used.", ["reason"])
 LINKS = Counter("stream_identity_links_total", "Identifiers that were linked to a profile there was.")
+RECOVERED = Counter(
+    "stream_identity_recovered_total", "Decisions that a restarted Redis did not have, and that were found in the log."
+)
 NOT_LINKED = Counter(
     "stream_identity_not_linked_total", "Identifiers that gave way: the limits let them not be the same person's."
 )

@@ -155,6 +155,11 @@ class Nodes:
             node.run(command, future)
         return future
 
+    def place(self, key: str) -> Address | None:
+        """The server that a key is on."""
+        node = self._of(key)
+        return node.address if node is not None else None
+
     async def ping(self) -> None:
         """Every server answers, every slot has an owner. Raises RedisError / OSError."""
         if not self._nodes or (self.cluster and (not self._slots or None in self._slots)):

@@ -6,6 +6,7 @@ and seq of its head, does all or nothing and increments seq:
     claim.lua     take a partition over: a higher epoch, so that whoever had it is refused from now on
     decide.lua    resolve hop: store the decisions of a chunk before it is published
     advance.lua   resolve hop: the chunk is in Kafka; next moves, dedupe hashes are kept, decisions go
+    settle.lua    resolve hop: what a restarted Redis had lost of the partition has been taken from the log
     apply.lua     signals hop: all effects of a chunk and next, in one step
     trim.lua      signals hop: triggers that are in Kafka leave the outbox
     load.lua      signals hop: read profiles and due timers
@@ -17,6 +18,7 @@ and seq of its head, does all or nothing and increments seq:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +28,7 @@ from redis.exceptions import RedisError
 
 from stream.redis_nodes import Nodes, Unavailable
 
-SCRIPTS: Final = ("claim", "decide", "advance", "apply", "trim", "load", "days", "roll", "identify")
+SCRIPTS: Final = ("claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify")
 APPLIED: Final = b"applied"
 
 packb = msgspec.msgpack.Encoder().encode
@@ -72,6 +74,10 @@ class Store:
         """Raises RedisError / OSError when Redis, or a part of the cluster, does not answer."""
         await self._nodes.ping()
 
+    def place(self, key: str) -> Hashable:
+        """Which server a key is on, as far as is known."""
+        return self._nodes.place(key)
+
     def run(self, command: str, key: str, *arguments: Any) -> asyncio.Future[Any]:
         """A command's answer. Raises Unavailable or ResponseError."""
         return self._nodes.run(key, (command, key, *arguments))
@@ -92,15 +98,25 @@ class Head:
         self.key = key
         self.epoch = 0
         self.seq = 0
+        self.run = ""
+        """Id of the server's run."""
+        self.settled = False
         self._store = store
 
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over: the offset to go on at; None = there is none and `first` does not say it."""
-        epoch, seq, next = unpackb(await self._store.call("claim", self.key, [False if first is None else first]))
+        answer = await self._store.call("claim", self.key, [False if first is None else first])
+        epoch, seq, next, self.run, self.settled = unpackb(answer)
         if next < 0:
             return None
         self.epoch, self.seq = epoch, seq
         return int(next)
+
+    async def settle(self) -> None:
+        """What the server had lost of this partition when its run began is there again. Raises Lost."""
+        if (answer := await self._store.call("settle", self.key, [self.epoch, self.run])) != APPLIED:
+            raise Lost(answer.decode())
+        self.settled = True
 
     async def write(self, script: str, argument: Any) -> int:
         """Run a script that writes to the partition; `argument` has epoch and seq. The time it told, us; else 0.

@@ -2,7 +2,8 @@
 
 A chunk's decisions (profile ids) are stored before it is published and its head moves after Kafka's ack. So when it is
 delivered again after a crash it is published with the same decisions, each record to the same partition as before, and
-the signals hop drops what it has applied by (partition, offset, index).
+the signals hop drops what it has applied by (partition, offset, index). Decisions that Redis has lost are taken from
+the log (stream/recovery.py).
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from aiokafka.errors import KafkaError
 
 from stream import merges, metrics
 from stream.core.identity import LINKING, identifiers
 from stream.kafka_out import acked, dead_letter
 from stream.poison import Limits, Verdict
-from stream.redis_store import Head, Store, binary, packb, unpackb
+from stream.recovery import Logged, Recovery, id_parts
+from stream.redis_store import Head, Lost, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
-from tracker.contract.events import VERIFIED, EventHead, decode_event_head, profile_prefix, with_profile
-from tracker.contract.ids import PRIORITY, Identifier, limits
+from tracker.contract.events import LEFT, VERIFIED, EventHead, decode_event_head, profile_prefix, with_profile
+from tracker.contract.ids import Identifier, limits
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
@@ -85,6 +88,7 @@ class Resolve:
         settings: Settings,
         limits: Limits | None = None,
         merged: Merged | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         self.partition = partition
         self.head_key = keys.events_tag(partition) + ":head"
@@ -102,6 +106,9 @@ class Resolve:
         self._cache: OrderedDict[_Who, tuple[bytes, float]] = OrderedDict()
         """Who -> (profile id, believed until)."""
         self._merged = Merged() if merged is None else merged
+        self._recovery = recovery or Recovery(store, settings)
+        self._logged: Logged | None = None
+        """Decisions on records from `next` on that Redis had lost."""
         self._looked_at: set[str] = set()
         """Sites whose waiting merges were published since the claim: those of a chunk that a crash cut off."""
 
@@ -112,6 +119,9 @@ class Resolve:
         if next is None:
             return None
         self.next = next
+        if not self._head.settled:
+            self._logged = await self._recovery.lost(self.partition, self._head.run)
+            await self._settle()
         tag = keys.events_tag(self.partition)
         received_at_ms, decided = await asyncio.gather(
             store.run("HGET", self.head_key, "received_at_ms"), store.run("GET", f"{tag}:decided")
@@ -152,7 +162,7 @@ class Resolve:
                 self._decided = None
             records, heads, hashes = records[n:], heads[n:], hashes[n:]
         if records:
-            ids, merged = await self._decide([r.value for r in records], heads, hashes)
+            ids, merged = await self._decide([r.value for r in records], heads, hashes, [r.offset for r in records])
             end = records[-1].offset + 1
             stored = binary(packb([self.next, end, ids]))
             await self._head.write("decide", [self._head.epoch, self._head.seq, self.next, stored])
@@ -162,6 +172,12 @@ class Resolve:
         self._limits.keep(tally)
         return passed
 
+    async def _settle(self) -> None:
+        """Once the head is past all that was lost, there is nothing more to be taken from the log."""
+        if not self._head.settled and (self._logged is None or self.next > self._logged.last):
+            await self._head.settle()
+            self._logged = None
+
     async def _publish_merges(self, sites: set[str]) -> None:
         """Before the head passes the events that made them, so that no clock record later than these overtakes them."""
         for site in sites:
@@ -169,9 +185,14 @@ class Resolve:
         self._looked_at |= sites
 
     async def _decide(
-        self, values: Sequence[bytes], heads: Sequence[EventHead | str], hashes: Sequence[int]
+        self,
+        values: Sequence[bytes],
+        heads: Sequence[EventHead | str],
+        hashes: Sequence[int],
+        offsets: Sequence[int] = (),
     ) -> tuple[bytes, set[str]]:
         """16 bytes a record: the profile id, or DROPPED; and the sites in which profiles were merged."""
+        known_to_log = self._logged.decided if self._logged is not None else {}
         now = monotonic()
         ids: list[bytes] = [DROPPED] * len(heads)
         asks: dict[str, Asks] = {}
@@ -184,6 +205,9 @@ class Resolve:
             if h in fresh or h in self._seen:
                 continue
             fresh.add(h)
+            if known_to_log and (decided := known_to_log.get(offsets[i])) is not None:
+                ids[i] = decided[0]
+                continue
             who: _Who = (head.site, head.anonymous_id, head.user_id)
             known = cache.get(who)
             if (
@@ -199,7 +223,11 @@ class Resolve:
                 asks.setdefault(head.site, Asks()).add(i, head, found, who)
         in_sites = set()
         for site, asked in asks.items():
-            answers, made = await self._ids.ask(site, asked.items)
+            try:
+                answers, made = await self._ids.ask(site, asked.items)
+            except Restarted as e:
+                await self._make_whole(site, e.run)
+                answers, made = await self._ids.ask(site, asked.items)
             for who, n in asked.whos.items():
                 cache[who] = (answers[n], now + CACHE_S)
                 if len(cache) > CACHE_ENTRIES:
@@ -214,6 +242,12 @@ class Resolve:
                     self._merged.note(loser, winner)
         return b"".join(ids), in_sites
 
+    async def _make_whole(self, site: str, run: str) -> None:
+        try:
+            await self._recovery.make_whole(site, run)
+        except KafkaError as e:
+            raise Lost(f"the log can't be read: {type(e).__name__}: {e}") from None
+
     async def _pass_on(
         self,
         records: Sequence[Any],
@@ -224,7 +258,7 @@ class Resolve:
         end: int,
     ) -> int:
         """Publish records as decided, then move the head to `next`. `ids` go up to `end`: the rest stays decided."""
-        partitions = self._settings.partitions
+        partitions, logged = self._settings.partitions, self._logged
         profiles: dict[bytes, tuple[bytes, bytes, list[tuple[bytes | None, bytes]]]] = {}
         out: dict[int, list[tuple[bytes | None, bytes]]] = {}
         acks: set[asyncio.Future[None]] = set()
@@ -250,6 +284,8 @@ class Resolve:
                 batch = out.setdefault(codec.partition_of(key, partitions), [])
                 known = profiles[id] = (key, profile_prefix(key, self.partition), batch)
             key, prefix, batch = known
+            if logged is not None and logged.is_left(record.offset, codec.partition_of(key, partitions)):
+                prefix = profile_prefix(key, LEFT + self.partition)
             batch.append((key, with_profile(record.value, prefix, record.offset, 0)))
             passed += 1
         for partition, batch in out.items():
@@ -264,6 +300,7 @@ class Resolve:
         self.next = next
         self._received_at_ms = received_at_ms
         self._decided = (end, ids) if ids else None
+        await self._settle()
         for hour, each in hours.items():
             self._seen.add(hour, *each)
         if duplicates:
@@ -302,6 +339,14 @@ class Asks:
         self.events.append((i, n, len(self.items)))
 
 
+class Restarted(Lost):
+    """The server was restarted, and the site has not been made whole since: nothing was done."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"Redis was restarted: run {run}")
+        self.run = run
+
+
 class Ids:
     """Asks identify.lua."""
 
@@ -313,27 +358,30 @@ class Ids:
         self, site: str, items: Sequence[tuple[EventHead, tuple[Identifier, ...]]]
     ) -> tuple[list[bytes], list[tuple[int, bytes, bytes]]]:
         """Profile id of each item, asked in this order: an earlier link counts later; and the merges that were made:
-        (index of the item, loser, winner)."""
-        key = f"{{s:{site}}}:id"
+        (index of the item, loser, winner). Raises Restarted."""
+        key = keys.identifiers_key(site)
         arguments = [
             [
                 head.received_at_ms,
                 head.timestamp_ms or head.received_at_ms,
                 head.message_id,
                 codec.new_profile_id(site, *found[0]),
-                [(PRIORITY[type], keys.id_part(value)) for type, value in found],
+                id_parts(found),
             ]
             for head, found in items
         ]
         calls = [
-            self._store.call("identify", key, [*self._rules, arguments[first : first + ASKS_AT_ONCE]])
+            self._store.call("identify", key, [*self._rules, arguments[first : first + ASKS_AT_ONCE], False])
             for first in range(0, len(arguments), ASKS_AT_ONCE)
         ]
         profiles: list[bytes] = []
         made: list[tuple[int, bytes, bytes]] = []
         links = dropped = 0
         for answer in await asyncio.gather(*calls):  # One pipeline, in order.
-            answers, merged = unpackb(answer)
+            told = unpackb(answer)
+            if len(told) == 1:
+                raise Restarted(told[0])
+            answers, merged = told
             made += [(len(profiles) + n, _bytes(loser), _bytes(winner)) for n, loser, winner in merged]
             for profile, linked, given_way in answers:
                 profiles.append(_bytes(profile))

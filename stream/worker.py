@@ -33,6 +33,7 @@ from stream.fold import Folder
 from stream.lanes import Lanes
 from stream.poison import Limits
 from stream.profile import ProfileCache
+from stream.recovery import Recovery, tail_of
 from stream.redis_store import RedisError, Store, Unavailable
 from stream.resolve import Merged, Resolve
 from stream.rollups import keep_rolled
@@ -126,7 +127,10 @@ class Worker:
         bound = ApplyBound(settings)
         self.cache = ProfileCache(settings.profile_cache_bytes)
         limits = {topic: Limits(topic, settings) for topic in (EVENTS, PROFILE_EVENTS)}
-        merged = Merged()
+        merged, recovery = Merged(), Recovery(self.store, settings, tail_of(settings))
+
+        def resolve(p: int) -> Resolve:
+            return Resolve(p, self.store, self.out, settings, limits[EVENTS], merged, recovery)
 
         def signals(p: int) -> SignalsHop:
             shared = limits[PROFILE_EVENTS], self.cache, bound
@@ -135,15 +139,7 @@ class Worker:
         self.lanes = Lanes(
             self.store,
             self.offsets,
-            {
-                EVENTS: ("resolve", lambda p: Resolve(p, self.store, self.out, settings, limits[EVENTS], merged)),
-                PROFILE_EVENTS: (
-                    "signals",
-                    lambda p: SignalsHop(
-                        p, self.store, self.out, folder, settings, limits[PROFILE_EVENTS], self.cache, bound
-                    ),
-                ),
-            },
+            {EVENTS: ("resolve", resolve), PROFILE_EVENTS: ("signals", signals)},
             self.fatal,
         )
         self.reason: str | None = None

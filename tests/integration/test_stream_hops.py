@@ -162,27 +162,6 @@ async def test_a_merge_that_one_partition_makes_is_known_to_all_of_the_worker_at
     assert merged.follow(other) == first
 
 
-@pytest.mark.xfail(strict=True, reason="known limit: docs/architecture.md, what this version does not do yet")
-async def test_a_user_is_the_same_profile_again_after_redis_has_lost_the_decisions(store: Store) -> None:
-    async def decided(partition: int, n: int, **ids: str) -> bytes:
-        hop = Resolve(partition, store, no_kafka(), SETTINGS)
-        await hop.claim(0)
-        value = event(n, **ids)
-        return (await hop._decide([value], _heads([value]), [n]))[0]
-
-    for n, device in enumerate("ab"):  # somebody looks around on two devices
-        await decided(n, n, anonymousId=device)
-    before = {key: await store.run("DUMP", key) for key in await store.run("KEYS", "*")}
-    published = [await decided(0, 2, anonymousId="a", userId="u"), await decided(1, 3, anonymousId="b", userId="u")]
-    for key in await store.run("KEYS", "*"):
-        await store.run("DEL", key)
-    for key, value in before.items():
-        await store.run("RESTORE", key, 0, value)
-    # The partitions are taken over in another order.
-    again = [await decided(1, 3, anonymousId="b", userId="u"), await decided(0, 2, anonymousId="a", userId="u")]
-    assert set(again) == set(published)
-
-
 @pytest.mark.parametrize(
     ("of_head_h", "of_repeat_h"),
     [(-40, -60), (0, 1)],

@@ -24,7 +24,9 @@ PURCHASE = {
 }  # fmt: skip
 CROSSING = re.compile(r"\.(purchase\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays))$|:due\.")
 """Values that a crossing decides."""
-UNCHECKED = re.compile(r"^\{s:[^}]*\}:(id|ids|to|r):|^\{[ep]\d+\}:head\.(epoch|seq)$|\.cart\.(counted|lines)$")
+UNCHECKED = re.compile(
+    r"^\{s:[^}]*\}:(id|ids|to|r):|^\{s:[^}]*\}:run$|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$|\.cart\.(counted|lines)$"
+)
 """Identifiers (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), what differs by run,
 and what is counted for Prometheus alone."""
 

@@ -139,6 +139,10 @@ FORWARDED = 2048
 """+ partition of profile-events: where a record that was sent on says that it comes from."""
 
 
+LEFT = 4096
+"""+ partition of events: where an event says that it comes from that was published behind later ones."""
+
+
 def fold_profiles(logs: dict[int, Log], rules: Rules) -> dict[int, ProfilesFold]:
     """All partitions, each in its order; a handover waits until the merge that made it has been folded."""
     handed: dict[tuple[str, str], Json] = {}

@@ -24,13 +24,12 @@ from zlib import crc32
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from tests.faults import frozen, redis_port, restart_kafka, rewind_redis
 from tests.harness import Site, Stack, await_redis, eventually, request
 from tests.oracle import compare, people, state, traffic
-from tests.oracle.fold import FORWARDED, EventsFold, Json, Log, ProfilesFold, Rules, fold_profiles, parsed
+from tests.oracle.fold import FORWARDED, LEFT, EventsFold, Json, Log, ProfilesFold, Rules, fold_profiles, parsed
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, MERGES, PROFILE_EVENTS
 from tracker.contract.triggers import TRIGGER_KINDS
 from tracker.embedded.process import Child
@@ -61,8 +60,6 @@ class Run:
         self.acked: set[str] = set()
         self.tries: Counter[str] = Counter()
         self.said: list[str] = []
-        self.perhaps_lost: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        """Partition of events -> offsets (from, to) whose decisions a rewound Redis may have lost."""
         self.began_s = 0.0
 
     def say(self, text: str) -> None:
@@ -169,15 +166,6 @@ class Run:
     def _redis(self) -> list[Child]:
         return [child for name, child in self.stack.servers.children.items() if name.startswith("redis")]
 
-    async def _redis_without_identifiers(self) -> list[Child]:
-        """Of a cluster, the nodes that do not hold the site's identifiers: nothing brings those back (see `torn`)."""
-        async with state.connected(self.stack.settings.redis) as redis:
-            if not isinstance(redis, RedisCluster):
-                return self._redis()
-            node = redis.get_node_from_key(f"{{s:{self.site.name}}}:id")
-            port = node.port if node is not None else None
-        return [child for child in self._redis() if redis_port(child) != port]
-
     async def freeze_redis(self) -> None:
         seconds = MAX_POLL_S + 2
         self.say(f"Redis is frozen for {seconds:g} s, max_poll_interval is {MAX_POLL_S:g} s")
@@ -187,7 +175,7 @@ class Run:
         """A server is killed, and the last 64 KB of what it did are gone."""
         url = self.stack.settings.redis
         partitions = self.stack.settings.partitions
-        child = self.draw.choice(await self._redis_without_identifiers())
+        child = self.draw.choice(self._redis())
         # The workers hold their breath, so that the heads are those at the time of the kill.
         for worker in self.workers:
             os.kill(worker.pid, signal.SIGSTOP)
@@ -204,8 +192,6 @@ class Run:
                 if after.get((tag, p), 0) < next]  # fmt: skip
         self.say(f"Redis was killed and lost {LOST_BYTES} bytes: {len(back)} heads went back, as {', '.join(back[:3])}")
         assert back, "no head went back: Redis lost nothing"
-        for p, end in (await state.ends(self.stack.settings.kafka, EVENTS, partitions)).items():
-            self.perhaps_lost[p].append((after.get(("e", p), 0), end))
 
     async def restart_kafka(self) -> None:
         kill = self.draw.random() < 0.5
@@ -331,12 +317,11 @@ async def outcome(run: Run) -> Outcome:
     originals = {(p, offset): event for p, fold in events.items() for offset, event in fold.passed.items()}
     decided, wrong = passed_on(originals, profiles_log, s.partitions)
     out.differences += wrong
-    lost = torn(run, decided)
     merged, wrong = merges(merge_log[0], profiles_log)
-    out.differences += but_of(lost, wrong)
-    out.differences += but_of(lost, people.wrong_decisions(originals, decided, merged))
-    out.differences += but_of(lost, people.identifiers_in_redis(found, merged))
-    out.differences += but_of(lost, folded_once(originals, decided, profiles))
+    out.differences += wrong
+    out.differences += people.wrong_decisions(originals, decided, merged)
+    out.differences += people.identifiers_in_redis(found, merged)
+    out.differences += folded_once(originals, decided, profiles)
     out.differences += sent_on(profiles_log, profiles)
     expected: Json = {}
     folds: list[EventsFold | ProfilesFold] = [*events.values(), *profiles.values()]
@@ -347,13 +332,14 @@ async def outcome(run: Run) -> Outcome:
     for fold in profiles.values():
         for id, trigger in fold.triggers.items():
             told[id].append(trigger)
-    out.differences += but_of(lost, compare.trigger_differences(told, triggers))
+    out.differences += compare.trigger_differences(told, triggers)
     out.differences += dead_letters(events, profiles, letters)
     out.counts = {
         "sent": len(run.plan.messages), "late": run.plan.late, "skewed": run.plan.skewed,
         "events": sum(len(log) for log in events_log.values()), "repeats": sum(e.repeats for e in events.values()),
         "passed on": sum(len(e.passed) for e in events.values()),
-        "profiles of what was decided anew": len(lost),
+        "left behind": sum((e := parsed(v, "profileId", "src")) is not None and e["src"][0] >= LEFT
+                           for log in profiles_log.values() for _, v in log),
         "delivered again to hop 2": sum(f.repeats for f in profiles.values()),
         "clock records": sum((v or b"").startswith(b'{"clockMs":') for log in profiles_log.values() for _, v in log),
         "poison": sum(len(f.poison) for f in folds),
@@ -407,7 +393,9 @@ def passed_on(
             id, (source, place, index) = event.pop("profileId"), event.pop("src")
             if crc32(id.encode()) % partitions != partition:
                 out.append(f"profile {id} is in partition {partition}")
-            if source >= FORWARDED:
+            if source >= LEFT:
+                source -= LEFT
+            elif source >= FORWARDED:
                 continue  # see sent_on
             if index != 0 or originals.get((source, place)) != event:
                 out.append(f"profile-events[{partition}]@{offset} is not what it came from, {(source, place)}")
@@ -438,7 +426,7 @@ def sent_on(logs: dict[int, Log], folds: dict[int, ProfilesFold]) -> list[str]:
     at = {p: dict(records) for p, records in logs.items()}
     for partition, records in logs.items():
         for offset, value in records:
-            if (record := parsed(value, "profileId", "src")) is None or record["src"][0] < FORWARDED:
+            if (record := parsed(value, "profileId", "src")) is None or not FORWARDED <= record["src"][0] < LEFT:
                 continue
             place = (record["src"][0] - FORWARDED, record["src"][1])
             came[place].add((record["profileId"], record.get("handover")))
@@ -477,20 +465,6 @@ def folded_once(
         for place, k in times.items()
         if k != 1
     ]
-
-
-def torn(run: Run, decided: dict[people.Place, set[str]]) -> set[str]:
-    """Profiles among which an event was decided anew, after Redis had lost the first decision: a known limit
-    (docs/architecture.md), allowed only there. Once decisions are recovered from the tail of profile-events, this is to
-    return nothing."""
-    return {
-        id for (p, offset), ids in decided.items() if len(ids) > 1
-        for id in ids if any(low <= offset < high for low, high in run.perhaps_lost[p])
-    }  # fmt: skip
-
-
-def but_of(profiles: set[str], differences: list[str]) -> list[str]:
-    return [d for d in differences if not any(id in d for id in profiles)]
 
 
 def dead_letters(

@@ -34,6 +34,10 @@ MAX_TIME_MS: Final = 4_102_444_800_000
 REPLAYS: Final = 1024
 """Stands for the dead letters among the partitions of tracker.events.v1, of which there are 1024 at most."""
 
+LEFT: Final = 4096
+"""+ partition of tracker.events.v1: stands among the partitions of a record's `src` for an event that Redis lost the
+decision on, and that is published behind later ones of its partition."""
+
 Time = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 Place = Annotated[int, Meta(ge=0, le=2**53)]  # beyond, Redis's Lua is not exact
 
@@ -179,7 +183,7 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     `src` = (partition, offset, index) of the record in tracker.events.v1 that it came from: rising by partition, so a
     consumer that keeps the last one it applied by partition drops every repeat. Of a dead letter that is replayed it is
     (REPLAYS, offset of its Replay, place in it); of a record that was sent on after a merge (FORWARDED + partition of
-    tracker.profile-events.v1, offset there, place).
+    tracker.profile-events.v1, offset there, place); of one that was left behind (LEFT + partition, offset, 0).
     """
 
     profile_id: str
@@ -326,6 +330,9 @@ def decode_clock(value: bytes) -> int:
 
 def encode_clock(clock_ms: int) -> bytes:
     return CLOCK_PREFIX + b"%d}" % clock_ms
+
+
+EVENT_PREFIX: Final = b'{"profileId":'
 
 
 def profile_prefix(profile_id: bytes, partition: int) -> bytes:

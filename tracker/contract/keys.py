@@ -2,14 +2,18 @@
 touches lies in one slot of a Redis Cluster.
 
     partition N of tracker.events.v1 (written by its owner's resolve hop only)
-      {eN}:head        hash    epoch, seq, next (offset), received_at_ms (of the last event before next)
+      {eN}:head        hash    epoch, seq, next (offset), received_at_ms (of the last event before next); and for what a
+                               Redis that was started again may have lost (stream/recovery.py): run (id of the server's
+                               run that it was claimed in), settled (the run whose loss has been made good), at_ms (of
+                               the last write), back_ms (at_ms when the run began), owes (a run before was not settled)
       {eN}:decided     string  the decisions of the chunk in flight: base, end, profile ids (msgpack)
       {eN}:seen:HOUR   string  64-bit hashes of (site, messageId), 8 bytes each; HOUR = received_at_ms / 3600000
 
     partition N of tracker.profile-events.v1 (written by its owner's signals hop only)
-      {pN}:head        hash    epoch, seq, next (offset), clock_ms (of the last clock record)
+      {pN}:head        hash    epoch, seq, next (offset), clock_ms (of the last clock record); run, at_ms, back_ms
       {pN}:src         hash    partition of events -> "offset:index" of the last event applied from there;
-                               2048 + partition of profile-events -> the same of what was sent on from there
+                               2048 + partition of profile-events -> the same of what was sent on from there;
+                               4096 + partition of events -> the same of what was left behind (LEFT in events.py)
       {pN}:v:SITE:PID  hash    the profile: one field a signal, JSON; field `about` = ids, first and last seen; of one
                                that is no more only `merged` = the profile it was merged into
       {pN}:c:SITE:F:T:B  hash  counters of family F in bucket B of tier T (m, h, d): field -> count; `sum` = of all
@@ -28,6 +32,7 @@ touches lies in one slot of a Redis Cluster.
                                       push_token, anonymous_id
       {s:SITE}:ids:PID        hash    a profile's identifiers: TYPE:VALUE -> when it was linked, ms; first_seen_ms
       {s:SITE}:to:PID         string  the profile that this one was merged into
+      {s:SITE}:run            string  id of the server's run that has all that there is of the site's identifiers
       {s:SITE}:merges         list    merges not yet known to be in Kafka (msgpack: winner, loser, rule, messageId, ms)
 
     {...}:none, {s:SITE}:id:none never exist: scripts ask for them to find out that a cluster moves the slot.
@@ -118,6 +123,11 @@ def visitors_cut_key(partition: int) -> str:
 
 def visitor_day_key(partition: int, site: str, channel: str, day: int) -> str:
     return f"{{p{partition}}}:ud:{site}:{channel}:{day}"
+
+
+def identifiers_key(site: str) -> str:
+    """What the keys of a site's identifiers begin with."""
+    return f"{{s:{site}}}:id"
 
 
 def identifier_key(site: str, id_type: str, value: str) -> str:

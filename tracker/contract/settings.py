@@ -360,6 +360,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     poison_window_records: Annotated[
         int, _s("records", "How far poison_ratio looks back; before so many were read, it does not apply.", ge=1)
     ] = 1000
+    recover_max_records: Annotated[
+        int,
+        _s(
+            "records",
+            "How much of the end of profile-events is read at most, after Redis was started, for decisions that it may "
+            "have lost. What is needed is what hop 1 wrote in some 12 s.",
+            ge=1000,
+        ),
+    ] = 500_000
     hang_s: Annotated[
         float,
         _s("s", "A worker whose main loop or consumer thread did not turn for so long ends, with its stacks.", ge=1),

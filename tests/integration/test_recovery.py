@@ -1,0 +1,210 @@
+"""Hop 1 after Redis has lost its last second: what the log has is published again as it was, by any worker, in any
+order.
+
+A real Redis, killed and its append-only file cut to what it was at a moment; the log is a list."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError
+
+from stream import recovery as recovery_module
+from stream.recovery import Records, Recovery
+from stream.redis_store import Lost, Store
+from stream.resolve import Resolve
+from tests.harness import await_redis, embedded_redis
+from tests.integration.test_stream_hops import SETTINGS, chunk, event
+from tracker.contract import keys
+from tracker.contract.codec import new_profile_id, partition_of
+from tracker.contract.events import LEFT
+from tracker.contract.topics import EVENTS, MERGES, PROFILE_EVENTS
+from tracker.embedded.process import Child
+
+pytestmark = pytest.mark.integration
+SITE = "demo"
+
+
+class Log:
+    """Kafka, as far as hop 1 and its recovery see it: acks at once."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, int, bytes]] = []
+        self.reads = 0
+
+    def append(self, topic: str, key: bytes, value: bytes, _: Any, partition: int) -> asyncio.Future[None]:
+        self.records.append((topic, partition, value))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def extend(self, topic: str, partition: int, records: list[tuple[bytes, bytes]]) -> set[asyncio.Future[None]]:
+        return {self.append(topic, key, value, None, partition) for key, value in records}
+
+    async def tail(self, since_ms: int) -> AsyncIterator[Records]:
+        self.reads += 1
+        for topic in (MERGES, PROFILE_EVENTS):
+            yield [r for r in self.records if r[0] == topic]
+
+    def events(self, since: int = 0) -> list[tuple[str, tuple[int, int]]]:
+        """(profile id, (source, offset)) of what was published from the record `since` on."""
+        found = [json.loads(value) for topic, _, value in self.records[since:] if topic == PROFILE_EVENTS]
+        return [(e["profileId"], (e["src"][0], e["src"][1])) for e in found if "src" in e]
+
+    def merges(self) -> set[tuple[str, str]]:
+        return {(m["loser"], m["winner"]) for topic, _, value in self.records if topic == MERGES
+                for m in [json.loads(value)]}  # fmt: skip
+
+
+class World:
+    """A Redis that can be rewound, and workers on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log = folder, Log()
+        self.url = ""
+        self.child: Child
+
+    async def start(self) -> None:
+        self.url, self.child = await asyncio.to_thread(embedded_redis, self.folder)
+        self.store = Store(self.url)
+        await self.store.start()
+
+    async def worker(self, *partitions: int) -> list[Resolve]:
+        recovery = Recovery(self.store, SETTINGS, self.log.tail)
+        out: Any = self.log
+        hops = [Resolve(p, self.store, out, SETTINGS, None, None, recovery) for p in partitions]
+        for hop in hops:
+            await hop.claim(0)
+        return hops
+
+    def size(self) -> int:
+        return self.aof.stat().st_size
+
+    @property
+    def aof(self) -> Path:
+        return max(self.folder.rglob("*.aof"), key=lambda file: file.stat().st_mtime)
+
+    async def rewind(self, size: int) -> None:
+        """Redis is killed, and has of its file so much when it starts again."""
+        assert size < self.size()
+        await asyncio.to_thread(self.child.kill)
+        os.truncate(self.aof, size)
+        self.child.start()
+        await asyncio.to_thread(await_redis, self.child, self.url)
+        while True:
+            try:
+                return await self.store.start()
+            except ConnectionError:  # of a connection to the server that was killed
+                pass
+
+    async def owner(self, type: str, value: str) -> str | None:
+        found = await self.store.run("GET", keys.identifier_key(SITE, type, value))
+        return found.decode() if found is not None else None
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(recovery_module, "SETTLE_S", 0.01)
+    world = World(tmp_path)
+    await world.start()
+    try:
+        yield world
+    finally:
+        await world.store.stop()
+        world.child.stop()
+
+
+A = new_profile_id(SITE, "anonymous_id", "a")
+B = new_profile_id(SITE, "anonymous_id", "b")
+
+
+async def test_a_user_is_the_same_profile_again_after_redis_has_lost_the_decisions(world: World) -> None:
+    one, other = await world.worker(0, 1)
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a")))  # somebody looks around on two devices
+    await other.process(chunk(EVENTS, 0, event(1, anonymousId="b")))
+    size = world.size()
+    await one.process(chunk(EVENTS, 1, event(2, anonymousId="a", userId="u")))
+    await other.process(chunk(EVENTS, 1, event(3, anonymousId="b", userId="u")))
+    published, merges, n = world.log.events(), world.log.merges(), len(world.log.records)
+    assert merges == {(B, A)}
+    await world.rewind(size)
+    # The partitions are taken over in another order, each by a worker that has only one, and more comes behind.
+    (other,) = await world.worker(1)
+    await other.process(chunk(EVENTS, 1, event(3, anonymousId="b", userId="u"), event(4, userId="u")))
+    (one,) = await world.worker(0)
+    await one.process(chunk(EVENTS, 1, event(2, anonymousId="a", userId="u"), event(5, anonymousId="b")))
+    again = world.log.events(n)
+    assert set(again) == {*published[2:], (A, (1, 2)), (A, (0, 2))}
+    assert world.log.merges() == merges
+    assert {await world.owner(type, value) for type, value in
+            (("user_id", "u"), ("anonymous_id", "a"), ("anonymous_id", "b"))} == {A}  # fmt: skip
+
+
+async def test_what_is_lost_is_looked_for_once_in_a_life_of_the_server(world: World) -> None:
+    reads = world.log.reads
+    (one,) = await world.worker(0)
+    assert world.log.reads == reads + 1  # a new Redis may be one that has lost all
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    assert world.log.reads == reads + 1
+    size = world.size()
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId="b")))
+    await world.worker(0)
+    one, _ = await world.worker(0, 1)
+    of_another_site = event(2, anonymousId="a").replace(b'"demo"', b'"new"')
+    await one.process(chunk(EVENTS, 2, of_another_site))
+    assert world.log.reads == reads + 2  # for partition 1, which is new
+    await world.rewind(size)
+    one, _ = await world.worker(0, 1)
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId="b"), of_another_site))
+    assert world.log.reads == reads + 3
+    await world.worker(0, 1)
+    assert world.log.reads == reads + 3
+
+
+async def test_a_worker_that_did_not_notice_the_restart_decides_nothing(world: World) -> None:
+    (one,) = await world.worker(0)
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId="a", userId="u")))
+    before = one.next
+    async with Redis.from_url(world.url) as redis:  # something else comes last, so that the head does not go back
+        await redis.set("x", "y")
+    await world.rewind(world.size() - 1)
+    n = len(world.log.records)
+    for value in (event(2, anonymousId="a", userId="u"), event(3, anonymousId="new")):
+        with pytest.raises(Lost, match="run"):  # of what its cache knows, and of what it asks for
+            await one.process(chunk(EVENTS, before, value))
+    assert len(world.log.records) == n
+
+
+async def test_an_event_that_was_not_published_comes_behind_later_ones_and_is_folded(world: World) -> None:
+    """Its profile was merged meanwhile: so it goes where a later event of its partition is."""
+    one, other = await world.worker(0, 1)
+    b = next(name for name in (f"b{n}" for n in range(99)) if spot(name) != spot("a"))
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    size = world.size()
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId=b), event(2, anonymousId="a"), event(3, anonymousId=b)))
+    await other.process(chunk(EVENTS, 0, event(4, anonymousId=b, userId="u"), event(5, anonymousId="a", userId="u")))
+    assert world.log.merges() == {(new_profile_id(SITE, "anonymous_id", b), A)}
+    # The batch for the other profile's partition never left.
+    world.log.records = [r for r in world.log.records if b'"src":[0,1,' not in r[2] and b'"src":[0,3,' not in r[2]]
+    n = len(world.log.records)
+    await world.rewind(size)
+    (one,) = await world.worker(0)
+    for _ in range(2):  # it dies before its head moves
+        await one.process(chunk(EVENTS, 1, event(1, anonymousId=b), event(2, anonymousId="a"), event(3, anonymousId=b)))
+        again = world.log.events(n)
+        # Of partition 0, offset 2 was there: 1 would be taken for a repeat behind it, 3 would not.
+        assert set(again) == {(A, (LEFT, 1)), (A, (0, 2)), (A, (0, 3))}
+        await world.store.run("HMSET", "{e0}:head", "next", 1, "settled", "")
+        (one,) = await world.worker(0)
+
+
+def spot(name: str) -> int:
+    return partition_of(new_profile_id(SITE, "anonymous_id", name).encode(), SETTINGS.partitions)
