@@ -1,32 +1,38 @@
 -- Identifiers of one site -> profile ids; profiles that turn out to be one person are merged. KEYS[1] = {s:SITE}:id
--- ARGV[1] = msgpack [ttl_ms, max_ids, [[type, limit, window_ms], ...], [[at_ms, seen_ms, message id, new profile id,
---   [[type index from 0, key part], ...]], ...], restore]
+-- ARGV[1] = msgpack [ttl_ms, max_ids, [[type, limit, window_ms], ...], [route_ttl_ms, max_routed], [[at_ms, seen_ms,
+--   message id, new profile id, [[type index from 0, key part], ...], [NAME:PART, ...]], ...], restore]
 --   types: strongest first; limit 0 = none, window 0 = for ever. Identifiers of an item: strongest first.
 --   at_ms: when the event was received; seen_ms: when it happened; new: profile id if nobody is known.
---   restore: false, or [[[winner, loser, rule, message id, at_ms], ...], run, whether that is all]: see below.
--- Keys: KEYS[1]:TYPE:PART -> profile id; {s:SITE}:ids:PID hash of TYPE:PART -> when it was linked, and first_seen_ms;
+--   NAME:PART: what names the purchase that the event is a part of, what is most telling first.
+--   restore: false, or [[[winner, loser, rule, message id, at_ms], ...], run, whether that is all]: see below; run false:
+--   only these merges.
+-- Keys: KEYS[1]:TYPE:PART -> profile id; {s:SITE}:ids:PID hash of TYPE:PART -> when it was linked, and first_seen_ms,
+--   routed_user; {s:SITE}:k:NAME:PART hash of `to` -> profile id, and the other profiles whose events it has led there;
 --   {s:SITE}:to:LOSER -> winner; {s:SITE}:merges list of merges that are not yet in Kafka; {s:SITE}:run -> run id of the
 --   server that holds all that there is of the site.
 -- Rules: the profile of the strongest identifier that is known is the event's. Weaker ones that nobody has are linked to
 -- it; the profile that a weaker one has is merged with it. Where the limits of a type or the cap forbid that, the weaker
 -- identifier gives way: it stays whose it was, and the event is the stronger one's. So the second user of a browser gets
 -- a profile of their own. Of two profiles the one first seen earlier stays, at a tie the smaller id.
--- Restore: what a server lost with its last second is taken from the log (stream/recovery.py). `new` of an item is the
+-- Purchases: who was the first to carry a NAME:PART gets the event, but no identifier is linked by it, and not where the
+-- two have users who differ, nor from more than max_routed others.
+-- Restore: what a server lost with its last second is taken from the log (stream/recovery.py). An item ends with the
 -- profile that the log says: it gets what nobody has of the item's identifiers. What somebody has stays as it is: the
 -- event that linked it otherwise is not in the log, and comes again. Merges are made as the log says, whatever the limits.
--- Returns msgpack [[[profile id, links made, identifiers dropped], ...], [[index of the item, loser, winner], ...]];
+-- Where somebody else was the first to carry the purchase, the log says nothing of the event's own profile.
+-- Returns msgpack [[[profile id, links made, identifiers dropped], ...], [[index of the item, loser, winner, rule], ...]];
 -- [run id] and nothing done when the server was restarted and the site has not been restored since.
 local a = cmsgpack.unpack(ARGV[1])
-local restore = a[5]
+local restore = a[6]
 redis.call('EXISTS', KEYS[1] .. ':none') -- refused here, before any write, while the slot moves to another node
-local ttl, max_ids, types = a[1], a[2], a[3]
+local ttl, max_ids, types, route_ttl, max_routed = a[1], a[2], a[3], a[4][1], a[4][2]
 local site = KEYS[1]:sub(1, -4)
 local info = redis.pcall('INFO', 'server')
 local run = type(info) == 'string' and info:match('run_id:(%w+)') or ''
 local whole = redis.call('GET', site .. ':run') == run
 if not restore and not whole then return cmsgpack.pack({run}) end
-if restore and (whole or restore[2] ~= run) then return cmsgpack.pack({{}, {}}) end
-local FIRST = 'first_seen_ms'
+if restore and restore[2] and (whole or restore[2] ~= run) then return cmsgpack.pack({{}, {}}) end
+local FIRST, ROUTED_USER = 'first_seen_ms', 'routed_user'
 local int = function(n) return string.format('%.0f', n) end
 local type_of = {}
 for _, t in ipairs(types) do type_of[t[1]] = t end
@@ -35,7 +41,8 @@ local function ids_of(profile)
   local flat, ids = redis.call('HGETALL', site .. ':ids:' .. profile), {}
   local first = math.huge
   for i = 1, #flat, 2 do
-    if flat[i] == FIRST then first = tonumber(flat[i + 1]) else ids[flat[i]] = tonumber(flat[i + 1]) end
+    if flat[i] == FIRST then first = tonumber(flat[i + 1])
+    elseif flat[i] ~= ROUTED_USER then ids[flat[i]] = tonumber(flat[i + 1]) end
   end
   return ids, first
 end
@@ -91,6 +98,8 @@ local function make(winner, loser, to, moved, first, rule, message_id, at)
     if redis.call('GET', KEYS[1] .. ':' .. field) == loser then link(winner, field, since) end
   end
   if first < math.huge then redis.call('HSET', site .. ':ids:' .. winner, FIRST, int(first)) end
+  local user = redis.call('HGET', site .. ':ids:' .. loser, ROUTED_USER)
+  if user then redis.call('HSETNX', site .. ':ids:' .. winner, ROUTED_USER, user) end
   redis.call('DEL', site .. ':ids:' .. loser)
   redis.call('SET', site .. ':to:' .. loser, to, 'PX', ttl)
   redis.call('RPUSH', site .. ':merges', cmsgpack.pack({to, loser, rule, message_id, at}))
@@ -125,33 +134,51 @@ local function mint(new)
   return new
 end
 
-if restore then
-  for _, m in ipairs(restore[1]) do
-    local to, loser = m[1], m[2]
-    local winner = follow(to)
-    if winner ~= loser and redis.call('EXISTS', site .. ':to:' .. loser) == 0 then
-      local _, first1 = ids_of(winner)
-      local moved, first2 = ids_of(loser)
-      make(winner, loser, to, moved, math.min(first1, first2), m[3], m[4], m[5])
-      redis.call('PEXPIRE', site .. ':ids:' .. winner, ttl)
+-- The user of a profile, or the one whose purchases it got.
+local function user_of(profile)
+  local flat, user = redis.call('HGETALL', site .. ':ids:' .. profile), nil
+  for i = 1, #flat, 2 do
+    if flat[i]:sub(1, 8) == 'user_id:' then return flat[i]:sub(9) end
+    if flat[i] == ROUTED_USER then user = flat[i + 1] end
+  end
+  return user
+end
+
+-- The profile that gets an event of `own`, which is a part of these purchases.
+local function routed(own, names)
+  local to
+  for _, name in ipairs(names) do
+    local key = site .. ':k:' .. name
+    local first = not to and redis.call('HGET', key, 'to')
+    first = first and follow(first)
+    if first and first ~= own and redis.call('EXISTS', site .. ':ids:' .. first) == 1
+        and (redis.call('HEXISTS', key, own) == 1 or redis.call('HLEN', key) <= max_routed) then
+      local user, firsts = user_of(own), user_of(first)
+      if not user or not firsts or user == firsts then
+        to = first
+        redis.call('HSET', key, own, 1)
+        if user and not firsts then redis.call('HSET', site .. ':ids:' .. first, ROUTED_USER, user) end
+      end
+    elseif first == own then
+      to = own
     end
   end
-  for _, item in ipairs(a[4]) do
-    local profile = follow(item[4])
-    if redis.call('HSETNX', site .. ':ids:' .. profile, FIRST, int(item[2])) == 1 then
-      redis.call('PEXPIRE', site .. ':ids:' .. profile, ttl)
+  for _, name in ipairs(names) do
+    local key = site .. ':k:' .. name
+    local first = redis.call('HGET', key, 'to')
+    if not first or redis.call('EXISTS', site .. ':ids:' .. follow(first)) == 0 then
+      redis.call('DEL', key)
+      redis.call('HSET', key, 'to', to or own)
     end
-    for _, id in ipairs(item[5]) do
-      local field = types[id[1] + 1][1] .. ':' .. id[2]
-      if redis.call('EXISTS', KEYS[1] .. ':' .. field) == 0 then join(profile, ids_of(profile), {field}, item[1]) end
-    end
+    redis.call('PEXPIRE', key, route_ttl)
   end
-  if restore[3] then redis.call('SET', site .. ':run', run) end
-  return cmsgpack.pack({{}, {}})
+  return to or own
 end
 
 local out, merges = {}, {}
-for i, item in ipairs(a[4]) do
+
+-- The profile of an item's identifiers; links made, identifiers dropped.
+local function resolve(i, item, new)
   local at, ids = item[1], item[5]
   local profile, waiting, links, dropped = nil, {}, 0, 0
   local strongest = types[ids[1][1] + 1][1]
@@ -175,14 +202,14 @@ for i, item in ipairs(a[4]) do
       local winner, loser = merge(profile, found, strongest .. '+' .. type, item)
       if winner then
         profile, links = winner, links + 1
-        merges[#merges + 1] = {i - 1, loser, winner}
+        merges[#merges + 1] = {i - 1, loser, winner, strongest .. '+' .. type}
       else
         dropped = dropped + 1
       end
     end
   end
   if not profile then
-    profile = mint(item[4])
+    profile = mint(new)
     local have = {FIRST, int(item[2])}
     for _, field in ipairs(waiting) do
       redis.call('SET', KEYS[1] .. ':' .. field, profile, 'PX', ttl)
@@ -192,6 +219,44 @@ for i, item in ipairs(a[4]) do
     redis.call('HSET', site .. ':ids:' .. profile, unpack(have))
   end
   redis.call('PEXPIRE', site .. ':ids:' .. profile, ttl)
+  return profile, links, dropped
+end
+
+local function restore_item(i, item)
+  local profile, led = follow(item[7]), false
+  for _, name in ipairs(item[6]) do
+    local key = site .. ':k:' .. name
+    if redis.call('HSETNX', key, 'to', profile) == 1 then redis.call('PEXPIRE', key, route_ttl) else led = true end
+  end
+  if led then return resolve(i, item, item[4]) end
+  if redis.call('HSETNX', site .. ':ids:' .. profile, FIRST, int(item[2])) == 1 then
+    redis.call('PEXPIRE', site .. ':ids:' .. profile, ttl)
+  end
+  for _, id in ipairs(item[5]) do
+    local field = types[id[1] + 1][1] .. ':' .. id[2]
+    if redis.call('EXISTS', KEYS[1] .. ':' .. field) == 0 then join(profile, ids_of(profile), {field}, item[1]) end
+  end
+end
+
+if restore then
+  for _, m in ipairs(restore[1]) do
+    local to, loser = m[1], m[2]
+    local winner = follow(to)
+    if winner ~= loser and redis.call('EXISTS', site .. ':to:' .. loser) == 0 then
+      local _, first1 = ids_of(winner)
+      local moved, first2 = ids_of(loser)
+      make(winner, loser, to, moved, math.min(first1, first2), m[3], m[4], m[5])
+      redis.call('PEXPIRE', site .. ':ids:' .. winner, ttl)
+    end
+  end
+  for i, item in ipairs(a[5]) do restore_item(i, item) end
+  if restore[3] then redis.call('SET', site .. ':run', run) end
+  return cmsgpack.pack({{}, {}})
+end
+
+for i, item in ipairs(a[5]) do
+  local profile, links, dropped = resolve(i, item, item[4])
+  if #item[6] > 0 then profile = routed(profile, item[6]) end
   out[i] = {profile, links, dropped}
 end
 return cmsgpack.pack({out, merges})

@@ -28,9 +28,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 
 from stream import metrics
-from stream.core.identity import identifiers
+from stream.core.identity import identifiers, routes
 from stream.redis_store import Store
 from tracker.contract import keys
+from tracker.contract.codec import new_profile_id
 from tracker.contract.events import EVENT_PREFIX, LEFT, REPLAYS, EventHead, Place
 from tracker.contract.ids import PRIORITY, Identifier, limits
 from tracker.contract.merges import MERGE_PREFIX, decode_merge
@@ -45,6 +46,9 @@ SETTLE_S: Final = 1.0
 """What was decided before the crash, and is on its way to Kafka, is there after this."""
 AT_ONCE: Final = 200
 """Events that one call of identify.lua restores: 2 ms or so."""
+MAX_ROUTED: Final = 4
+"""Other profiles whose events an order_id, checkout_id or cart_id leads to the one that carried it first: a browser, a
+server, a provider report an order. What more of them carry is a constant, or a mistake."""
 MAX_TOLD: Final = 100_000
 DAY_MS: Final = 86_400_000
 
@@ -113,7 +117,7 @@ class Recovery:
         self._store = store
         self._settings = settings
         self._tail = tail
-        self._rules: list[Any] = [settings.profile_ttl_d * DAY_MS, settings.id_limit_all, limits(settings)]
+        self._rules = rules_of(settings)
         self._reading: dict[Hashable, tuple[str, asyncio.Task[dict[int, Logged]]]] = {}
         """Server -> (its run, what is found)."""
 
@@ -225,12 +229,12 @@ class Recovery:
         if (of := lost.get(source)) is not None and offset >= of.next:
             of.add(event, left, partition)
         ids = identifiers(value, event, self._settings.phone_country)
-        what = (event.site, event.profile_id, ids)
+        purchase = routes(value, event) if self._settings.route_ttl_d else ()
+        what = (event.site, event.profile_id, ids, purchase)
         if not ids or what in told:
             return None
         told.add(what)
-        seen_ms = event.timestamp_ms or event.received_at_ms
-        row = [event.received_at_ms, seen_ms, event.message_id, event.profile_id, id_parts(ids)]
+        row = [*item_of(event.site, event, ids, purchase), event.profile_id]
         waiting.setdefault(event.site, ([], []))[1].append(row)
         return event.site
 
@@ -243,9 +247,22 @@ def _text(value: bytes | None) -> str:
     return (value or b"").decode()
 
 
-def id_parts(found: Sequence[Identifier]) -> list[tuple[int, str]]:
-    """As identify.lua wants them."""
-    return [(PRIORITY[type], keys.id_part(value)) for type, value in found]
+def rules_of(settings: Settings) -> list[Any]:
+    """What identify.lua is told before the items."""
+    route_ttl_ms = int(settings.route_ttl_d * DAY_MS)
+    return [settings.profile_ttl_d * DAY_MS, settings.id_limit_all, limits(settings), [route_ttl_ms, MAX_ROUTED]]
+
+
+def item_of(site: str, head: EventHead, ids: Sequence[Identifier], purchase: Sequence[Identifier]) -> list[Any]:
+    """What identify.lua is told of an event."""
+    return [
+        head.received_at_ms,
+        head.timestamp_ms or head.received_at_ms,
+        head.message_id,
+        new_profile_id(site, *ids[0]),
+        [(PRIORITY[type], keys.id_part(value)) for type, value in ids],
+        [f"{name}:{keys.id_part(value)}" for name, value in purchase],
+    ]
 
 
 def tail_of(settings: Settings) -> Tail:

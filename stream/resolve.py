@@ -19,16 +19,16 @@ import msgspec
 from aiokafka.errors import KafkaError
 
 from stream import merges, metrics
-from stream.core.identity import LINKING, identifiers
+from stream.core.identity import LINKING, identifiers, routes
 from stream.kafka_out import acked, dead_letter
 from stream.poison import Limits, Verdict
-from stream.recovery import Logged, Recovery, id_parts
+from stream.recovery import Logged, Recovery, item_of, rules_of
 from stream.redis_store import Head, Lost, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
-from tracker.contract.events import LEFT, VERIFIED, EventHead, decode_event_head, profile_prefix, with_profile
-from tracker.contract.ids import Identifier, limits
+from tracker.contract.events import LEFT, ROUTED, VERIFIED, EventHead, decode_event_head, profile_prefix, with_profile
+from tracker.contract.ids import Identifier
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
@@ -41,15 +41,14 @@ CACHE_S: Final = 30.0
 HOUR_MS: Final = 3_600_000
 MAX_HOURS: Final = 24 * 14
 """Beyond it no hashes are kept: twice the longest retention of events."""
-DAY_MS: Final = 86_400_000
 ASKS_AT_ONCE: Final = 200
 """Events that one call of identify.lua answers: 2 ms or so."""
 MAX_MERGED: Final = 4096
 
 PLAIN: Final = frozenset(("user_id", "anonymous_id"))
 
-_Who = tuple[str, str | None, str | None]
-"""(site, anonymous id, user id) of an event."""
+_Who = tuple[str, str | None, str | None, tuple[Identifier, ...]]
+"""(site, anonymous id, user id, what names its purchase) of an event."""
 
 
 class Merged:
@@ -99,8 +98,8 @@ class Resolve:
         self._head = Head(store, self.head_key)
         self.next = 0
         self._received_at_ms = 0
-        self._decided: tuple[int, bytes] | None = None
-        """(offset after the last decided record, 16 bytes a record from `next` on)."""
+        self._decided: tuple[int, bytes, list[merges.Made]] | None = None
+        """(offset after the last decided record, 16 bytes a record from `next` on, merges that were made by them)."""
         self._seen = Seen(settings.dedupe_window_h)
         self._ids = Ids(store, settings)
         self._cache: OrderedDict[_Who, tuple[bytes, float]] = OrderedDict()
@@ -128,9 +127,9 @@ class Resolve:
         )
         self._received_at_ms = int(received_at_ms or 0)
         if decided is not None:
-            base, end, ids = unpackb(decided)
+            base, end, ids, made = unpackb(decided)
             if base == next:
-                self._decided = (end, ids)
+                self._decided = (end, ids, [tuple(merge) for merge in made])
         # The window goes by receivedAt: of a backlog that is long ago, of an endpoint with a fast clock the next hour.
         hour = int(time() * 1000) // HOUR_MS
         first_hour = min(hour, self._received_at_ms // HOUR_MS or hour) - self._settings.dedupe_window_h
@@ -153,22 +152,23 @@ class Resolve:
         passed = 0
         if self._decided is not None:
             # Chunks may be cut differently this time: the decided records first, then the rest.
-            end, ids = self._decided
+            end, ids, made = self._decided
             n = min(sum(r.offset < end for r in records), len(ids) // 16)
             if n:
-                await self._publish_merges(sites)
-                passed = await self._pass_on(records[:n], heads[:n], hashes[:n], ids, records[n - 1].offset + 1, end)
+                await self._publish_merges(sites, made)
+                next = records[n - 1].offset + 1
+                passed = await self._pass_on(records[:n], heads[:n], hashes[:n], ids, next, end, made)
             else:
                 self._decided = None
             records, heads, hashes = records[n:], heads[n:], hashes[n:]
         if records:
-            ids, merged = await self._decide([r.value for r in records], heads, hashes, [r.offset for r in records])
+            ids, made = await self._decide([r.value for r in records], heads, hashes, [r.offset for r in records])
             end = records[-1].offset + 1
-            stored = binary(packb([self.next, end, ids]))
+            stored = binary(packb([self.next, end, ids, made]))
             await self._head.write("decide", [self._head.epoch, self._head.seq, self.next, stored])
-            self._decided = (end, ids)
-            await self._publish_merges(sites | merged)
-            passed += await self._pass_on(records, heads, hashes, ids, end, end)
+            self._decided = (end, ids, made)
+            await self._publish_merges(sites, made)
+            passed += await self._pass_on(records, heads, hashes, ids, end, end, made)
         self._limits.keep(tally)
         return passed
 
@@ -178,10 +178,11 @@ class Resolve:
             await self._head.settle()
             self._logged = None
 
-    async def _publish_merges(self, sites: set[str]) -> None:
+    async def _publish_merges(self, sites: set[str], made: Sequence[merges.Made]) -> None:
         """Before the head passes the events that made them, so that no clock record later than these overtakes them."""
-        for site in sites:
-            await merges.publish(site, self._store, self._out, self._settings.partitions)
+        for site in sites | {merge[0] for merge in made}:
+            of_site = [merge for merge in made if merge[0] == site]
+            await merges.publish(site, self._store, self._out, self._settings, of_site)
         self._looked_at |= sites
 
     async def _decide(
@@ -190,14 +191,15 @@ class Resolve:
         heads: Sequence[EventHead | str],
         hashes: Sequence[int],
         offsets: Sequence[int] = (),
-    ) -> tuple[bytes, set[str]]:
-        """16 bytes a record: the profile id, or DROPPED; and the sites in which profiles were merged."""
+    ) -> tuple[bytes, list[merges.Made]]:
+        """16 bytes a record: the profile id, or DROPPED; and the merges that were made."""
         known_to_log = self._logged.decided if self._logged is not None else {}
         now = monotonic()
         ids: list[bytes] = [DROPPED] * len(heads)
         asks: dict[str, Asks] = {}
         fresh: set[int] = set()
         cache, merged, country = self._cache, self._merged, self._settings.phone_country
+        routed = ROUTED if self._settings.route_ttl_d else frozenset[str]()
         for i, head in enumerate(heads):
             if isinstance(head, str):
                 continue
@@ -208,7 +210,8 @@ class Resolve:
             if known_to_log and (decided := known_to_log.get(offsets[i])) is not None:
                 ids[i] = decided[0]
                 continue
-            who: _Who = (head.site, head.anonymous_id, head.user_id)
+            purchase = routes(values[i], head) if head.event in routed else ()
+            who: _Who = (head.site, head.anonymous_id, head.user_id, purchase)
             known = cache.get(who)
             if (
                 known is not None and known[1] > now
@@ -221,13 +224,13 @@ class Resolve:
             found = identifiers(values[i], head, country)
             if found:
                 asks.setdefault(head.site, Asks()).add(i, head, found, who)
-        in_sites = set()
+        rows: list[merges.Made] = []
         for site, asked in asks.items():
             try:
-                answers, made = await self._ids.ask(site, asked.items)
+                answers, made, why = await self._ids.ask(site, asked.items)
             except Restarted as e:
                 await self._make_whole(site, e.run)
-                answers, made = await self._ids.ask(site, asked.items)
+                answers, made, why = await self._ids.ask(site, asked.items)
             for who, n in asked.whos.items():
                 cache[who] = (answers[n], now + CACHE_S)
                 if len(cache) > CACHE_ENTRIES:
@@ -235,12 +238,12 @@ class Resolve:
             for i, n, until in asked.events:
                 ids[i] = _after(made, answers[n], n, until)
             if made:
-                in_sites.add(site)
+                rows += why
                 for i, until in asked.known:
                     ids[i] = _after(made, ids[i], -1, until)
                 for _, loser, winner in made:
                     self._merged.note(loser, winner)
-        return b"".join(ids), in_sites
+        return b"".join(ids), rows
 
     async def _make_whole(self, site: str, run: str) -> None:
         try:
@@ -256,6 +259,7 @@ class Resolve:
         ids: bytes,
         next: int,
         end: int,
+        made: list[merges.Made],
     ) -> int:
         """Publish records as decided, then move the head to `next`. `ids` go up to `end`: the rest stays decided."""
         partitions, logged = self._settings.partitions, self._logged
@@ -294,12 +298,12 @@ class Resolve:
         kept = [[hour, binary(b"".join(h.to_bytes(8, "big") for h in each))] for hour, each in hours.items()]
         seen_ttl_s = (self._settings.dedupe_window_h + 1) * 3600
         ids = ids[len(records) * 16 :] if next < end else b""
-        rest = binary(packb([next, end, ids])) if ids else False
+        rest = binary(packb([next, end, ids, made])) if ids else False
         argument = [self._head.epoch, self._head.seq, self.next, next, received_at_ms, kept, seen_ttl_s, rest]
         await self._head.write("advance", argument)
         self.next = next
         self._received_at_ms = received_at_ms
-        self._decided = (end, ids) if ids else None
+        self._decided = (end, ids, made) if ids else None
         await self._settle()
         for hour, each in hours.items():
             self._seen.add(hour, *each)
@@ -312,11 +316,15 @@ class Resolve:
         return dead_letter(self._out, "resolve", EVENTS, self.partition, record, reason, detail)
 
 
+Item = tuple[EventHead, tuple[Identifier, ...], tuple[Identifier, ...]]
+"""An event, its identifiers, what names its purchase."""
+
+
 class Asks:
     """What a chunk asks of one site, in order. Events in a row with the same ids ask once."""
 
     def __init__(self) -> None:
-        self.items: list[tuple[EventHead, tuple[Identifier, ...]]] = []
+        self.items: list[Item] = []
         self.events: list[tuple[int, int, int]] = []
         """(index of the record, index of the item that answers it, number of items before the record)."""
         self.known: list[tuple[int, int]] = []
@@ -329,9 +337,9 @@ class Asks:
     def add(self, i: int, head: EventHead, found: tuple[Identifier, ...], who: _Who) -> None:
         latest = self._latest
         n = latest.get(found[0], -1)
-        if n < 0 or self.items[n][1] != found or any(latest[id] != n for id in found):
+        if n < 0 or self.items[n][1] != found or self.items[n][2] != who[3] or any(latest[id] != n for id in found):
             n = len(self.items)
-            self.items.append((head, found))
+            self.items.append((head, found, who[3]))
             for id in found:
                 latest[id] = n
         if head.type != "alias" and all(type in PLAIN for type, _ in found):
@@ -352,37 +360,33 @@ class Ids:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._rules: list[Any] = [settings.profile_ttl_d * DAY_MS, settings.id_limit_all, limits(settings)]
+        self._rules = rules_of(settings)
 
     async def ask(
-        self, site: str, items: Sequence[tuple[EventHead, tuple[Identifier, ...]]]
-    ) -> tuple[list[bytes], list[tuple[int, bytes, bytes]]]:
-        """Profile id of each item, asked in this order: an earlier link counts later; and the merges that were made:
-        (index of the item, loser, winner). Raises Restarted."""
+        self, site: str, items: Sequence[Item]
+    ) -> tuple[list[bytes], list[tuple[int, bytes, bytes]], list[merges.Made]]:
+        """Profile id of each item, asked in this order: an earlier link counts later; the merges that were made, (index
+        of the item, loser, winner), and what is told of them. Raises Restarted."""
         key = keys.identifiers_key(site)
-        arguments = [
-            [
-                head.received_at_ms,
-                head.timestamp_ms or head.received_at_ms,
-                head.message_id,
-                codec.new_profile_id(site, *found[0]),
-                id_parts(found),
-            ]
-            for head, found in items
-        ]
+        arguments = [item_of(site, head, found, purchase) for head, found, purchase in items]
         calls = [
             self._store.call("identify", key, [*self._rules, arguments[first : first + ASKS_AT_ONCE], False])
             for first in range(0, len(arguments), ASKS_AT_ONCE)
         ]
         profiles: list[bytes] = []
         made: list[tuple[int, bytes, bytes]] = []
+        rows: list[merges.Made] = []
         links = dropped = 0
         for answer in await asyncio.gather(*calls):  # One pipeline, in order.
             told = unpackb(answer)
             if len(told) == 1:
                 raise Restarted(told[0])
             answers, merged = told
-            made += [(len(profiles) + n, _bytes(loser), _bytes(winner)) for n, loser, winner in merged]
+            for n, loser, winner, rule in merged:
+                n += len(profiles)
+                made.append((n, _bytes(loser), _bytes(winner)))
+                head = items[n][0]
+                rows.append((site, winner, loser, rule, head.message_id, head.received_at_ms))
             for profile, linked, given_way in answers:
                 profiles.append(_bytes(profile))
                 links += linked
@@ -391,7 +395,7 @@ class Ids:
             metrics.LINKS.inc(links)
         if dropped:
             metrics.NOT_LINKED.inc(dropped)
-        return profiles, made
+        return profiles, made, rows
 
 
 def _bytes(profile_id: str) -> bytes:

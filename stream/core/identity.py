@@ -8,6 +8,8 @@ trait. What shows an address to be the person's own:
     double opt-in        "Email Verified", "Phone Verified", said by a server with the secret key
     a click in the mail  reported with the secret key, by the provider of the mails
     nobody else          an event of the secret key with no id but the address is of whoever has the address
+
+And which purchase it is a part of (`routes`): one order is one order, whoever reports it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from stream.core.parts import read_part
-from tracker.contract.events import VERIFIED, EventHead, EventIds, decode_event_ids
+from tracker.contract.events import ROUTED, ROUTES, VERIFIED, EventHead, EventIds, decode_event_ids
 from tracker.contract.ids import PRIORITY, Identifier, normal, usable
 
 LINKING: Final = frozenset(("identify", "alias"))
@@ -43,6 +45,17 @@ class _Context(Struct, rename="camel"):
     device: Raw | UnsetType = UNSET
 
 
+class _Routes(Struct, frozen=True):
+    order_id: Any = None
+    checkout_id: Any = None
+    cart_id: Any = None
+
+
+class _Purchase(Struct):
+    properties: _Routes = _Routes()
+
+
+_purchase: Final = msgspec.json.Decoder(_Purchase)
 _addresses: Final = msgspec.json.Decoder(_Addresses)
 _device: Final = msgspec.json.Decoder(_Device)
 _context: Final = msgspec.json.Decoder(_Context)
@@ -64,6 +77,29 @@ def identifiers(value: bytes, head: EventHead, country: str) -> tuple[Identifier
         return tuple(plain)
     found = dict.fromkeys((*plain, *_others(head, more, user is not None, bool(plain), country)))
     return tuple(sorted(found, key=lambda id: PRIORITY[id[0]]))  # stable: of a type the first said goes first
+
+
+def routes(value: bytes, head: EventHead) -> tuple[Identifier, ...]:
+    """(name, value) of what names the purchase that an event is a part of. Of other events than those of a purchase
+    nothing is read: 0.1 us."""
+    if (
+        head.event not in ROUTED
+        or (b'"order_id"' not in value and b'"cart_id"' not in value and b'"checkout_id"' not in value)
+    ):  # fmt: skip
+        return ()
+    try:
+        said = _purchase.decode(value).properties
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+    found = []
+    for name, given in zip(ROUTES, (said.order_id, said.checkout_id, said.cart_id), strict=True):
+        if given is None:
+            continue
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            given = str(given)
+        if isinstance(given, str) and (id := usable(given.strip())) is not None:
+            found.append((name, id))
+    return tuple(found)
 
 
 def _others(head: EventHead, more: EventIds, has_user: bool, has_id: bool, country: str) -> list[Identifier]:

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from stream.recovery import Recovery
+from stream.recovery import MAX_ROUTED, Recovery
 from stream.redis_store import Head, Store, unpackb
-from stream.resolve import Ids
+from stream.resolve import Ids, Item
 from tests.harness import embedded_redis
 from tests.identity_model import Model, components
 from tracker.contract import keys
@@ -46,14 +46,14 @@ async def store(url: str) -> AsyncIterator[Store]:
         await store.stop()
 
 
-def item(ids: Sequence[Identifier], at_ms: int, seen_ms: int = 0) -> tuple[EventHead, tuple[Identifier, ...]]:
+def item(ids: Sequence[Identifier], at_ms: int, seen_ms: int = 0, purchase: Sequence[Identifier] = ()) -> Item:
     head = EventHead(site="s", type="page", message_id=f"m{at_ms}", received_at_ms=at_ms, timestamp_ms=seen_ms or at_ms)
-    return head, tuple(sorted(ids, key=lambda id: PRIORITY[id[0]]))
+    return head, tuple(sorted(ids, key=lambda id: PRIORITY[id[0]])), tuple(purchase)
 
 
 async def ask(store: Store, settings: Settings, site: str, *asked: tuple[Sequence[Identifier], int]) -> list[str]:
     ids = await ids_of(store, settings, site)
-    answers, _ = await ids.ask(site, [item(ids, at_ms) for ids, at_ms in asked])
+    answers, *_ = await ids.ask(site, [item(ids, at_ms) for ids, at_ms in asked])
     return [str(UUID(bytes=id)) for id in answers]
 
 
@@ -124,7 +124,7 @@ async def test_links_from_several_workers_at_once_give_the_components_of_a_union
         await asyncio.gather(*(store.start() for store in stores))
         await ids_of(stores[0], UNLIMITED, site)
 
-        async def work(store: Store, mine: list[tuple[EventHead, tuple[Identifier, ...]]]) -> None:
+        async def work(store: Store, mine: list[Item]) -> None:
             while mine:
                 n = rng.randint(1, 12)
                 await Ids(store, UNLIMITED).ask(site, mine[:n])
@@ -132,11 +132,11 @@ async def test_links_from_several_workers_at_once_give_the_components_of_a_union
                 await asyncio.sleep(0)
 
         await asyncio.gather(*(work(store, links[n::4]) for n, store in enumerate(stores)))
-        seen = sorted({id for _, ids in links for id in ids})
+        seen = sorted({id for _, ids, _ in links for id in ids})
         found: dict[str | None, set[Identifier]] = {}
         for id, owner in (await owners(stores[0], site, seen)).items():
             found.setdefault(owner, set()).add(id)
-        assert {frozenset(ids) for ids in found.values()} == components([ids for _, ids in links])
+        assert {frozenset(ids) for ids in found.values()} == components([ids for _, ids, _ in links])
         assert None not in found
 
         # Every profile that lost leads to one that lives.
@@ -200,8 +200,8 @@ async def test_of_two_profiles_the_one_seen_first_stays_and_at_a_tie_the_smaller
         ids = await ids_of(store, load({}), site)
         one, other = ("anonymous_id", "a"), ("anonymous_id", "b")
         # The later one to come was seen first: an import.
-        answers, _ = await ids.ask(site, [item([one], T0, T0 - 5), item([other], T0 + 1, T0 - (5 if tie else 9))])
-        got, made = await ids.ask(site, [item([one, other], T0 + 2)])
+        answers, *_ = await ids.ask(site, [item([one], T0, T0 - 5), item([other], T0 + 1, T0 - (5 if tie else 9))])
+        got, made, _ = await ids.ask(site, [item([one, other], T0 + 2)])
         winner = min(answers, key=lambda id: str(UUID(bytes=id))) if tie else answers[1]
         assert got == [winner]
         assert made == [(0, next(id for id in answers if id != winner), winner)]
@@ -226,3 +226,51 @@ async def test_what_is_kept_of_a_site_goes_when_nobody_comes(store: Store) -> No
     assert len(names) == 4
     for name in names:
         assert ttl_ms - 60_000 < await store.run("PTTL", name) <= ttl_ms, name
+
+
+async def bought(store: Store, settings: Settings, *asked: tuple[Sequence[Identifier], str]) -> list[str]:
+    """Profile ids of events with these identifiers that are a part of such orders, all of site `s`."""
+    ids = await ids_of(store, settings, "s")
+    answers, *_ = await ids.ask(
+        "s", [item(each, T0 + n, purchase=[("order_id", order)]) for n, (each, order) in enumerate(asked)]
+    )
+    return [str(UUID(bytes=id)) for id in answers]
+
+
+A, B, C, U, V = (("anonymous_id", "a"), ("anonymous_id", "b"), ("anonymous_id", "c"), ("user_id", "u"),
+                 ("user_id", "v"))  # fmt: skip
+
+
+async def test_who_carried_an_order_first_gets_what_is_reported_of_it_and_no_id_is_linked_by_it(store: Store) -> None:
+    got = await bought(store, load({}), ([A], "o1"), ([U], "o1"), ([B], "o1"), ([B], "o2"), ([A], "o2"))
+    assert got == [new_profile_id("s", *A)] * 3 + [new_profile_id("s", *B)] * 2
+    assert await ask(store, load({}), "s", ([U], T0), ([B], T0)) == [new_profile_id("s", *U), new_profile_id("s", *B)]
+    ttl_ms = await store.run("PTTL", "{s:s}:k:order_id:o1")
+    assert 89 * DAY_MS < ttl_ms <= 90 * DAY_MS
+
+
+async def test_an_order_follows_its_profile_to_the_winner_of_a_merge(store: Store) -> None:
+    await ask(store, load({}), "s", ([B], T0))  # seen before
+    await bought(store, load({}), ([A], "o1"))
+    await ask(store, load({}), "s", ([U, A], T0 + 1), ([U, B], T0 + 2))
+    assert await bought(store, load({}), ([C], "o1")) == [new_profile_id("s", *B)]
+
+
+async def test_an_order_of_one_user_does_not_get_the_events_of_another(store: Store) -> None:
+    settings = load({})
+    u, v, a = (new_profile_id("s", *id) for id in (U, V, A))
+    assert await bought(store, settings, ([U], "o1"), ([V], "o1"), ([V, B], "o1"), ([B], "o1")) == [u, v, v, v]
+    # Nor does a browser that nobody has logged in on get the orders of two.
+    assert await bought(store, settings, ([A], "o2"), ([U], "o2"), ([V], "o2"), ([A], "o3"), ([V], "o3")) == [
+        a, a, v, a, v,
+    ]  # fmt: skip
+    # Also not after it was merged.
+    await ask(store, settings, "s", ([C], T0 - 9), ([("email", "x@y.vn"), C], T0), ([("email", "x@y.vn"), A], T0))
+    assert await bought(store, settings, ([V], "o2"), ([U], "o2")) == [v, new_profile_id("s", *C)]
+
+
+async def test_a_cart_id_that_everybody_sends_leads_a_few_astray_and_no_more(store: Store) -> None:
+    everybody = [("anonymous_id", f"n{n}") for n in range(50)]
+    got = await bought(store, load({}), *(([id], "cart") for id in everybody), *(([id], "cart") for id in everybody))
+    assert got[:50] == got[50:]
+    assert len(set(got)) == 50 - MAX_ROUTED

@@ -208,3 +208,35 @@ async def test_an_event_that_was_not_published_comes_behind_later_ones_and_is_fo
 
 def spot(name: str) -> int:
     return partition_of(new_profile_id(SITE, "anonymous_id", name).encode(), SETTINGS.partitions)
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["the worker goes on", "the worker dies, another goes on"])
+async def test_a_merge_that_redis_lost_before_it_was_published_is_published_with_what_made_it(
+    world: World, dies: bool
+) -> None:
+    """As of a cluster, where only the node with the identifiers goes back."""
+    (one,) = await world.worker(0)
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a"), event(1, anonymousId="b")))
+    await one.process(chunk(EVENTS, 2, event(2, anonymousId="b", userId="u")))
+    before = {key: await world.store.run("DUMP", key) for key in await world.store.run("KEYS", "{s:*")}
+    publish = one._publish_merges
+
+    async def lose(sites: set[str], made: Any) -> None:
+        for key in await world.store.run("KEYS", "{s:*"):
+            await world.store.run("DEL", key)
+        for key, value in before.items():
+            await world.store.run("RESTORE", key, 0, value)
+        if dies:
+            raise Lost
+        await publish(sites, made)
+
+    one._publish_merges = lose  # type: ignore[method-assign]
+    last = chunk(EVENTS, 3, event(3, anonymousId="a", userId="u"))
+    try:
+        await one.process(last)
+    except Lost:
+        (one,) = await world.worker(0)
+        await one.process(last)
+    assert world.log.merges() == {(B, A)}
+    assert world.log.events()[-1] == (A, (0, 3))
+    assert await world.owner("anonymous_id", "b") == A

@@ -25,10 +25,11 @@ PURCHASE = {
 CROSSING = re.compile(r"\.(purchase\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays))$|:due\.")
 """Values that a crossing decides."""
 UNCHECKED = re.compile(
-    r"^\{s:[^}]*\}:(id|ids|to|r):|^\{s:[^}]*\}:run$|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$|\.cart\.(counted|lines)$"
+    r"^\{s:[^}]*\}:((id|ids|to|k|r):|run$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
+    r"|\.cart\.(counted|lines)$"
 )
-"""Identifiers (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), what differs by run,
-and what is counted for Prometheus alone."""
+"""Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), what
+differs by run, and what is counted for Prometheus alone."""
 
 
 def differences(expected: Json, found: Json) -> list[str]:

@@ -9,8 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from tests.oracle.fold import Json, identifiers
+from tracker.contract.ids import usable
 
 Place = tuple[int, int]
+PURCHASE = {
+    "Product Added", "Product Removed", "Cart Viewed", "Checkout Started", "Checkout Step Viewed", "Order Updated",
+    "Checkout Step Completed", "Payment Info Entered", "Order Completed", "Order Cancelled", "Order Refunded",
+}  # fmt: skip
 LIMITS = {"user_id": 1, "email": 5, "phone": 5, "anonymous_id": 5}
 """Of a profile within 30 days, which no run takes."""
 
@@ -37,7 +42,7 @@ def wrong_decisions(
 
     Who shares an id, directly or through others, is one person and has one profile. Only where two users are among
     them, or more ids of a type than a profile may have, the order decides who gets what: never a profile two users, nor
-    a user two profiles.
+    a user two profiles. Events of one purchase are the profile's that carried it first: see `wrongly_led`.
     """
     out: list[str] = []
     ids, profiles = Unions(), Unions()
@@ -52,6 +57,11 @@ def wrong_decisions(
         have[ids.find(name)][name.split(" ")[1].split(":")[0]] += 1
 
     people: dict[str, set[str]] = defaultdict(set)
+    carried: dict[str, set[str]] = defaultdict(set)
+    for place, e in events.items():
+        for purchase in purchases_of(e):
+            carried[purchase].add(ids.find(of_event[place][0]))
+    led: dict[str, set[str]] = defaultdict(set)
     of_user: dict[str, set[str]] = defaultdict(set)
     of_profile: dict[str, set[str]] = defaultdict(set)
     for place, names in of_event.items():
@@ -60,11 +70,16 @@ def wrong_decisions(
             out.append(f"event {place} has {len(found)} profiles: {sorted(found)}")
             continue
         canonical = {profiles.find(id) for id in found}
+        if shared := [purchase for purchase in purchases_of(events[place]) if len(carried[purchase]) > 1]:
+            for purchase in shared:
+                led[purchase] |= canonical
+            continue  # Whose it is, the order of arrival decides: see below.
         people[ids.find(names[0])] |= canonical
         if " user_id:" in names[0]:
             of_user[names[0]] |= canonical
             for id in canonical:
                 of_profile[id].add(names[0])
+    out += wrongly_led(led, carried, people, have)
     for person, found in people.items():
         if len(found) > 1 and all(n <= LIMITS.get(type, 2) for type, n in have[person].items()):
             out.append(f"{person} has several profiles: {sorted(found)}")
@@ -77,6 +92,50 @@ def wrong_decisions(
             if owner.setdefault(id, person) != person:
                 out.append(f"profile {id} is of {owner[id]} and of {person}, who share no id")
     return out
+
+
+def purchases_of(event: Json) -> list[str]:
+    """What names the purchase that an event is a part of."""
+    if event.get("event") not in PURCHASE:
+        return []
+    said = event.get("properties") or {}
+    found = [(name, said.get(name)) for name in ("order_id", "checkout_id", "cart_id")]
+    return [f"{event['site']} {name}:{value}" for name, value in found if isinstance(value, str) and usable(value)]
+
+
+def wrongly_led(
+    led: dict[str, set[str]], carried: dict[str, set[str]], people: dict[str, set[str]], have: dict[str, Counter[str]]
+) -> list[str]:
+    """Events of a purchase that several people carried (`carried`) are one profile's (`led`), the first one's, unless
+    they have users who differ; and never one's who did not carry it."""
+    out = []
+    for purchase, found in led.items():
+        known = [people[person] for person in carried[purchase]]
+        if all(known) and not found <= set().union(*known):
+            out.append(f"{purchase} is {sorted(found)}'s, who did not carry it")
+        if len(found) > 1 and sum(have[person]["user_id"] > 0 for person in carried[purchase]) < 2:
+            out.append(f"{purchase} has several profiles: {sorted(found)}")
+    return out
+
+
+def purchases_in_redis(
+    keys: Json, events: dict[Place, Json], decided: dict[Place, set[str]], merges: Sequence[tuple[str, str]]
+) -> list[str]:
+    """Each purchase that an event was a part of leads to a profile that has such an event; there are no others."""
+    profiles = Unions()
+    for winner, loser in merges:
+        profiles.join(winner, loser)
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for place, event in events.items():
+        for purchase in purchases_of(event):
+            site, _, name = purchase.partition(" ")
+            wanted[f"{{s:{site}}}:k:{name}"] |= {profiles.find(id) for id in decided.get(place, set())}
+    found = {key: profiles.find(value["to"]) for key, value in keys.items() if "}:k:" in key}
+    return [
+        f"{key} leads to {found.get(key)}, its events are of {sorted(wanted.get(key, ()))}"
+        for key in sorted(wanted.keys() | found.keys())
+        if found.get(key) not in wanted.get(key, set())
+    ]
 
 
 def identifiers_in_redis(keys: Json, merges: Sequence[tuple[str, str]]) -> list[str]:
@@ -95,7 +154,7 @@ def identifiers_in_redis(keys: Json, merges: Sequence[tuple[str, str]]) -> list[
             if name not in keys.get(f"{site}}}:ids:{profile}", {}):
                 out.append(f"{key} is {profile}'s, who does not have it")
         elif kind == "ids":
-            for id in value.keys() - {"first_seen_ms"}:
+            for id in value.keys() - {"first_seen_ms", "routed_user"}:
                 if keys.get(f"{site}}}:id:{id}") != name.encode():
                     out.append(f"{key} has {id}, which is {keys.get(f'{site}}}:id:{id}')}'s")
             if f"{site}}}:to:{name}" in keys:

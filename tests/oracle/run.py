@@ -321,6 +321,7 @@ async def outcome(run: Run) -> Outcome:
     out.differences += wrong
     out.differences += people.wrong_decisions(originals, decided, merged)
     out.differences += people.identifiers_in_redis(found, merged)
+    out.differences += people.purchases_in_redis(found, originals, decided, merged)
     out.differences += folded_once(originals, decided, profiles)
     out.differences += sent_on(profiles_log, profiles)
     expected: Json = {}

@@ -70,3 +70,24 @@ def test_the_keys_of_identifiers_agree_with_each_other_and_with_the_merge_log() 
     assert len(identifiers_in_redis({**good, "{s:s}:ids:B": {"first_seen_ms": "0"}}, [("A", "B")])) == 1
     assert len(identifiers_in_redis({**good, "{s:s}:id:email:x@y.z": b"A"}, [("A", "B")])) == 1
     assert len(identifiers_in_redis({**good, "{s:s}:id:user_id:u": b"B"}, [("A", "B")])) == 2
+
+
+def test_an_order_that_two_people_carry_is_the_first_ones_unless_both_have_users() -> None:
+    def judged(*who: tuple[str | None, str | None, str]) -> list[str]:
+        events: dict[Place, Json] = {
+            (0, n): {"site": "s", "type": "track", "event": "Order Completed", "anonymousId": anonymous, "userId": user,
+                     "properties": {"order_id": "o1"}}
+            for n, (anonymous, user, _) in enumerate(who)
+        }  # fmt: skip
+        before: dict[Place, Json] = {
+            (1, n): {"site": "s", "type": "page", "anonymousId": anonymous, "userId": user}
+            for n, (anonymous, user, _) in enumerate(who)
+        }
+        own = {(1, n): {(user or anonymous or "").upper()} for n, (anonymous, user, _) in enumerate(who)}
+        return wrong_decisions(events | before, own | {(0, n): {id} for n, (_, _, id) in enumerate(who)})
+
+    assert judged(("a", None, "A"), (None, "u", "A")) == []
+    assert judged(("a", None, "U"), (None, "u", "U")) == []
+    assert judged((None, "v", "V"), (None, "u", "U")) == []
+    assert "several profiles" in judged(("a", None, "A"), (None, "u", "U"))[0]
+    assert "did not carry" in judged(("a", None, "X"), (None, "u", "X"))[0]

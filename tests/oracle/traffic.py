@@ -197,6 +197,23 @@ class Visitor:
         for _ in range(most):
             self.act({"userId": f"u-{self.name}"})
 
+    def is_reported_by_a_server(self, most: int) -> None:
+        """Who orders in a browser, and the shop's server tells the same of its user: only the order connects them."""
+        user = {"userId": f"u-{self.name}"} if self.draw.random() < 0.7 else {"anonymousId": f"{self.name}.server"}
+        for n in range(max(2, most // 4)):
+            self.act({"anonymousId": self.name})
+            cart = {"cart_id": f"{self.name}-c{n}"}
+            self.say({"type": "track", "event": "Product Added", "anonymousId": self.name,
+                      "properties": self.product() | cart})  # fmt: skip
+            order = {"order_id": f"{self.name}-s{n}", "revenue": 30} | self.draw.choice([{}, cart])
+            both = [{"anonymousId": self.name}, user]
+            self.draw.shuffle(both)
+            for ids in both:
+                self.go_on()
+                self.say({"type": "track", "event": "Order Completed", "properties": order, **ids})
+            self.go_on()
+            self.say({"type": "track", "event": "Order Refunded", "properties": {**order, "total": 5}, **user})
+
     def is_aliased(self, most: int) -> None:
         for _ in range(most // 2):
             self.act({"anonymousId": self.name})
@@ -222,6 +239,7 @@ class Visitor:
 KINDS = (
     (Visitor.anonymous, 40), (Visitor.logs_in, 40), (Visitor.orders_as_a_guest, 12), (Visitor.shares_a_device, 6),
     (Visitor.is_known_to_a_server, 6), (Visitor.is_aliased, 3), (Visitor.is_imported, 8),
+    (Visitor.is_reported_by_a_server, 6),
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stream.core.identity import identifiers
+from stream.core.identity import identifiers, routes
 from tracker.contract.events import decode_event_head
 from tracker.contract.ids import ID_TYPES, OLD_VN_PREFIXES, Identifier, limits, normal, usable
 from tracker.contract.settings import PHONE_COUNTRIES, SettingsError, load
@@ -199,3 +199,23 @@ def test_nothing_that_a_client_sends_makes_it_raise(broken: Any) -> None:
     fields = {"traits": broken, "context": broken, "properties": broken}
     assert ids_of(type="identify", userId="u1", source="import", **fields) == (USER,)
     assert ids_of(event="Order Completed", anonymousId="a1", **fields) == (ANONYMOUS,)
+
+
+def purchase_of(event: str | None = "Order Completed", **properties: Any) -> tuple[Identifier, ...]:
+    said = {"site": "s", "type": "track", "messageId": "m", "receivedAtMs": 5, "event": event, "properties": properties}
+    value = json.dumps(said).encode()
+    return routes(value, decode_event_head(value))
+
+
+def test_an_event_of_a_purchase_says_which_the_most_telling_first() -> None:
+    assert purchase_of(cart_id="c1", order_id=" 1001 ", revenue=3) == (("order_id", "1001"), ("cart_id", "c1"))
+    assert purchase_of("Checkout Started", checkout_id=7) == (("checkout_id", "7"),)
+    assert purchase_of(revenue=3) == ()
+    assert purchase_of(note="order_id", products=[{"order_id": "o1"}]) == ()
+    assert purchase_of("Product Viewed", order_id="o1") == ()
+    assert purchase_of(None, order_id="o1") == ()
+
+
+@pytest.mark.parametrize("value", [None, "", "null", "0", "000", "undefined", "-1", "x" * 201, True, [1], {"a": 1}])
+def test_a_purchase_that_everybody_names_is_none(value: Any) -> None:
+    assert purchase_of(order_id=value) == ()

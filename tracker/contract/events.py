@@ -244,6 +244,17 @@ ECOMMERCE: Final[tuple[str, ...]] = (
 )  # fmt: skip
 """Segment's ecommerce spec; the snippet has a call for each."""
 
+ROUTED: Final[frozenset[str]] = frozenset(
+    {
+        PRODUCT_ADDED, PRODUCT_REMOVED, CART_VIEWED, CHECKOUT_STARTED, CHECKOUT_STEP_VIEWED, CHECKOUT_STEP_COMPLETED,
+        PAYMENT_INFO_ENTERED, ORDER_COMPLETED, "Order Updated", ORDER_CANCELLED, ORDER_REFUNDED,
+    }
+)  # fmt: skip
+"""Events that go where their ROUTES lead."""
+ROUTES: Final[tuple[str, ...]] = ("order_id", "checkout_id", "cart_id")
+"""Properties that name a purchase: whoever was the first to carry one gets what carries it later. The first that leads
+somewhere counts."""
+
 POPUP_ACTIONS: Final[dict[str, str]] = {
     "Popup Eligible": "eligible",
     "Popup Triggered": "triggered",

@@ -30,8 +30,11 @@ touches lies in one slot of a Redis Cluster.
                                fields (written by stream/rollups.py; readers check `sum` against the partitions')
       {s:SITE}:id:TYPE:VALUE  string  profile id of an identifier; TYPE = user_id, email, phone, zalo_id, viber_id,
                                       push_token, anonymous_id
-      {s:SITE}:ids:PID        hash    a profile's identifiers: TYPE:VALUE -> when it was linked, ms; first_seen_ms
+      {s:SITE}:ids:PID        hash    a profile's identifiers: TYPE:VALUE -> when it was linked, ms; first_seen_ms;
+                                      routed_user = the user whose purchases were led here by their ids
       {s:SITE}:to:PID         string  the profile that this one was merged into
+      {s:SITE}:k:NAME:VALUE   hash    NAME = order_id, checkout_id, cart_id: to = the profile that carried it first, and
+                                      each other profile whose events it has led there
       {s:SITE}:run            string  id of the server's run that has all that there is of the site's identifiers
       {s:SITE}:merges         list    merges not yet known to be in Kafka (msgpack: winner, loser, rule, messageId, ms)
 

@@ -400,6 +400,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             le=1000,
         ),
     ] = 50
+    route_ttl_d: Annotated[
+        float,
+        _s(
+            "days",
+            "How long an order_id, checkout_id or cart_id leads to the profile that carried it first, counted from the "
+            "last event with it. 0: not at all.",
+            ge=0,
+        ),
+    ] = 90.0
     phone_country: Annotated[
         str,
         _s(
