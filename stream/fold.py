@@ -31,7 +31,17 @@ from tracker.contract.events import (
     decode_profile_event,
     event_label,
 )
-from tracker.contract.merges import HANDOVER_PREFIX, MERGE_PREFIX, Handover, Merge, decode_handover, decode_merge
+from tracker.contract.merges import (
+    HANDOVER_PREFIX,
+    MERGE_PREFIX,
+    UNMERGE_PREFIX,
+    Handover,
+    Merge,
+    Unmerge,
+    decode_handover,
+    decode_merge,
+    decode_unmerge,
+)
 from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.triggers import encode_trigger
@@ -51,7 +61,7 @@ MOVED: Final = ""
 Steps = tuple[tuple[Signal[Any], bool], ...]
 """Signals in their order, and whether each folds the event; the others only read what those before them have made."""
 
-Item = ProfileEvent | Merge | Handover | int
+Item = ProfileEvent | Merge | Unmerge | Handover | int
 """What a record says; an int is a clock record's time, ms."""
 
 
@@ -88,6 +98,7 @@ class Decoded(Struct):
     """Where the records stand; () = at their indexes."""
     moves: int = 0
     """Merges and handovers."""
+    unmerges: Sequence[Unmerge] = ()
 
 
 class Effects(Struct):
@@ -135,6 +146,7 @@ def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence
     poison: list[Poison] = []
     clock: int | None = None
     moves = 0
+    unmerges: list[Unmerge] = []
     add, append = profiles.add, items.append
     for index, value in enumerate(values):
         try:
@@ -155,6 +167,11 @@ def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence
                 add((merge.site, merge.loser))
                 append((index, merge))
                 moves += 1
+            elif kind == UNMERGE_PREFIX:
+                unmerge = decode_unmerge(value)
+                add((unmerge.site, unmerge.profile_id))
+                append((index, unmerge))
+                unmerges.append(unmerge)
             else:
                 part = decode_handover(value)
                 add((part.site, part.profile_id))
@@ -162,10 +179,10 @@ def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence
                 moves += 1
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             poison.append(Poison(index, "not_an_event", str(e)))
-    return Decoded(items, profiles, clock, poison, values, partition, offsets, moves)
+    return Decoded(items, profiles, clock, poison, values, partition, offsets, moves, unmerges)
 
 
-_OTHERS: Final = frozenset((CLOCK_PREFIX, MERGE_PREFIX, HANDOVER_PREFIX))
+_OTHERS: Final = frozenset((CLOCK_PREFIX, MERGE_PREFIX, UNMERGE_PREFIX, HANDOVER_PREFIX))
 """How records that are no events begin."""
 
 
@@ -216,6 +233,9 @@ class Folder:
             if isinstance(item, Merge):
                 self._merge(index, item, profiles[item.site, item.loser], decoded, fx)
                 continue
+            if isinstance(item, Unmerge):
+                self._unmerge(index, item, profiles[item.site, item.profile_id], decoded, fx)
+                continue
             partition, offset, sub = item.src
             place = (offset, sub)
             last = fx.src.get(partition) or src.get(partition)
@@ -261,6 +281,24 @@ class Folder:
         loser.changed = {MERGED}
         fx.touched[merge.site, merge.loser] = loser
 
+    def _unmerge(self, index: int, unmerge: Unmerge, profile: Profile, decoded: Decoded, fx: Effects) -> None:
+        """The profile no longer says that it is who was taken off it; what it has done stays. A second time it finds
+        nothing. (Whose the identifiers are has been changed before: stream/signals_hop.py.)"""
+        if profile.merged_into is not None:
+            self._send_on(index, unmerge, profile.merged_into, decoded, _sender(decoded, index), fx)
+            return
+        about = profile.about
+        if about is None:
+            return
+        gone = {value for type, value in unmerge.ids if type == "anonymous_id"}
+        about.anonymous_ids = [id for id in about.anonymous_ids if id not in gone]
+        if ("user_id", about.user_id) in unmerge.ids:
+            about.user_id = None
+        profile.changed.add(ABOUT)
+        self._settle(profile, {ABOUT}, fx.clock_ms, fx.clock_ms, fx)
+        profile.due_ms = self.codec.due_ms(profile)
+        fx.touched[unmerge.site, unmerge.profile_id] = profile
+
     def _take_over(self, index: int, part: Handover, profile: Profile, fx: Effects) -> None:
         """A part of a merged profile's state arrives."""
         fx.taken_over += 1
@@ -295,7 +333,7 @@ class Folder:
     def _send_on(
         self,
         index: int,
-        item: ProfileEvent | Handover | Merge,
+        item: ProfileEvent | Handover | Merge | Unmerge,
         winner: str,
         decoded: Decoded,
         sender: Sender,

@@ -20,7 +20,16 @@ from msgspec import Raw, Struct
 
 from stream.profile import ABOUT, ARRIVING, Profile, ProfileCodec, merge_about
 from tracker.contract.events import ProfileEvent
-from tracker.contract.merges import FORWARDED, Handover, Merge, Piece, encode_handover, encode_merge
+from tracker.contract.merges import (
+    FORWARDED,
+    Handover,
+    Merge,
+    Piece,
+    Unmerge,
+    encode_handover,
+    encode_merge,
+    encode_unmerge,
+)
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +107,9 @@ def clear(profile: Profile, merge: Merge) -> None:
     profile.merged_into = merge.winner
 
 
-def sent_on(item: ProfileEvent | Handover | Merge, value: bytes | None, winner: str, sender: Sender) -> Sent | None:
+def sent_on(
+    item: ProfileEvent | Handover | Merge | Unmerge, value: bytes | None, winner: str, sender: Sender
+) -> Sent | None:
     """The record for a merged profile, for the winner; None when there is nothing more to do."""
     if isinstance(item, Merge):
         # Two merges of one loser, for Redis had lost the first: then the winners are one person, too.
@@ -106,6 +117,8 @@ def sent_on(item: ProfileEvent | Handover | Merge, value: bytes | None, winner: 
             return None
         record = msgspec.structs.replace(item, loser=winner, hops=item.hops + 1)
         return Sent(winner, encode_merge(record))
+    if isinstance(item, Unmerge):
+        return Sent(winner, encode_unmerge(msgspec.structs.replace(item, profile_id=winner, hops=item.hops + 1)))
     if isinstance(item, Handover):
         moved = msgspec.structs.replace(item, profile_id=winner, src=sender.src(), hops=item.hops + 1)
         return Sent(winner, encode_handover(moved))

@@ -34,7 +34,7 @@ from tracker.contract import keys
 from tracker.contract.codec import new_profile_id
 from tracker.contract.events import EVENT_PREFIX, LEFT, REPLAYS, EventHead, Place
 from tracker.contract.ids import PRIORITY, Identifier, limits
-from tracker.contract.merges import MERGE_PREFIX, decode_merge
+from tracker.contract.merges import MERGE_PREFIX, UNMERGE_PREFIX, Unmerge, decode_merge, decode_unmerge
 from tracker.contract.settings import Settings
 from tracker.contract.topics import MERGES, PROFILE_EVENTS
 
@@ -174,6 +174,9 @@ class Recovery:
                     n += 1
                     if n % AT_ONCE == 0:
                         await asyncio.sleep(0)
+                    if topic == MERGES and value.startswith(UNMERGE_PREFIX):
+                        await self._split(value, place)
+                        continue
                     site = self._note(topic, partition, value, lost, told, waiting)
                     if site is not None and self._store.place(keys.identifiers_key(site)) != place:
                         del waiting[site]
@@ -193,6 +196,15 @@ class Recovery:
             found, n, monotonic() - began_s,
         )  # fmt: skip
         return {p: each for p, each in lost.items() if each.decided}
+
+    async def _split(self, value: bytes, place: Hashable) -> None:
+        """An unmerge: before any link, for who was taken off a profile then is the new one's since."""
+        try:
+            unmerge = decode_unmerge(value)
+        except msgspec.DecodeError:
+            return
+        if self._store.place(keys.identifiers_key(unmerge.site)) == place:
+            await split(self._store, unmerge, self._settings)
 
     def _note(
         self,
@@ -245,6 +257,14 @@ class Recovery:
 
 def _text(value: bytes | None) -> str:
     return (value or b"").decode()
+
+
+async def split(store: Store, unmerge: Unmerge, settings: Settings) -> None:
+    """Make an unmerge's identifiers the new profile's; once, however often the record comes. Raises Unavailable."""
+    fields = [f"{type}:{keys.id_part(value)}" for type, value in unmerge.ids]
+    ttl_ms = settings.profile_ttl_d * DAY_MS
+    argument = [ttl_ms, unmerge.profile_id, unmerge.new_profile_id, fields, unmerge.at_ms]
+    await store.call("split", keys.identifiers_key(unmerge.site), argument)
 
 
 def rules_of(settings: Settings) -> list[Any]:

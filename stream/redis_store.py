@@ -13,6 +13,7 @@ and seq of its head, does all or nothing and increments seq:
     days.lua      signals hop: read day buckets of counters, or their sums only
     roll.lua      a day's counters of a site, summed up over all partitions
     identify.lua  identifiers -> profile ids of one site
+    split.lua     identifiers of a profile become a new one's
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from redis.exceptions import RedisError
 
 from stream.redis_nodes import Nodes, Unavailable
 
-SCRIPTS: Final = ("claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify")
+SCRIPTS: Final = ("claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify", "split")
 APPLIED: Final = b"applied"
 
 packb = msgspec.msgpack.Encoder().encode

@@ -17,6 +17,7 @@ from stream.fold import MOVED, Decoded, Effects, Folder, Outgoing, decode, unpac
 from stream.kafka_out import acked, dead_letter
 from stream.poison import Limits, Verdict
 from stream.profile import Profile, ProfileCache
+from stream.recovery import split
 from stream.redis_store import Head, Store, unpackb
 from stream.transport import Chunk
 from tracker.contract import keys
@@ -130,6 +131,8 @@ class SignalsHop:
                 records = records[: moves[MOVES_AT_ONCE]]
                 decoded = self._decode(records)
             done += len(records)
+            for unmerge in decoded.unmerges:
+                await split(self._store, unmerge, self._settings)
             due = await self._load(decoded.profiles, decoded.clock_ms)
             if self._too_many(due, decoded):
                 applied += await self._process_in_parts(records, decoded)

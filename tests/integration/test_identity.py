@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.harness import Site, Stack, eventually
+from tests.harness import Site, Stack, assert_one_line, cli, eventually
 from tests.integration.test_worker import counters, equals, profile, track
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, partition_of
@@ -155,3 +155,46 @@ async def test_a_group_call_makes_the_profile_a_member(stack: Stack) -> None:
     )
     found = await state(stack, site, "user_id", "u1", 1)
     assert list(found["about"]["groups"]) == ["acme"]
+
+
+async def test_ids_that_were_taken_off_a_profile_are_somebody_elses_from_then_on(stack: Stack) -> None:
+    site = stack.site()
+    await stack.send(site, track("Product Viewed", 1, who="desk"), identify(2, anonymousId="desk", userId="u1"))
+    await state(stack, site, "user_id", "u1", 2)
+    await stack.send(site, identify(3, userId="u1", traits={"email": "u1@shop.example"}))
+    found = await state(stack, site, "user_id", "u1", 3)
+
+    async def unmerge(*args: str) -> Any:
+        s = stack.settings
+        env: dict[str, Any] = {"kafka": s.kafka, "redis": s.redis, "config": stack.config, "partitions": s.partitions}
+        return await asyncio.to_thread(cli, "profile", "unmerge", *args, cwd=stack.folder, **env)
+
+    assert_one_line(await unmerge(site.name, "anonymous_id=nobody"), 1, "anonymous_id=nobody", site.name)
+    assert_one_line(await unmerge(site.name, "user_id=u1", "email=u1@shop.example", "anonymous_id=desk"), 1, "no other")
+    assert (await unmerge(site.name, "email=nonsense")).returncode == 2
+    done = await unmerge(site.name, "user_id=u1", "email= U1@Shop.Example")
+    assert done.returncode == 0, done
+    new = done.stdout.split()[-1].removesuffix("'s")
+
+    async def done_by_worker() -> Any:
+        return await owner_of(stack, site, "email", "u1@shop.example") == new
+
+    await eventually(done_by_worker)
+    await stack.send(site, track("Product Viewed", 4, who="x", user="u1"), track("Product Viewed", 5, who="desk"))
+    of_user = await state(stack, site, "profile_id", new, 1)
+    assert of_user["about"]["user_id"] == "u1"
+    left = await state(stack, site, "anonymous_id", "desk", 4)
+    assert left["profile_id"] == found["profile_id"]
+    assert left["about"].get("user_id") is None
+    assert await owner_of(stack, site, "user_id", "u1") == new
+    (record,) = await stack.consume(MERGES, 1, site=site, timeout_s=3)
+    assert (record["profileId"], record["newProfileId"]) == (found["profile_id"], new)
+
+
+async def owner_of(stack: Stack, site: Site, id_type: str, value: str) -> Any:
+    """The profile that an identifier is of."""
+    redis = Redis.from_url(stack.settings.redis, decode_responses=True)
+    try:
+        return await redis.get(keys.identifier_key(site.name, id_type, value))
+    finally:
+        await redis.aclose()

@@ -17,14 +17,15 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from stream import recovery as recovery_module
-from stream.recovery import Records, Recovery
+from stream.recovery import Records, Recovery, split
 from stream.redis_store import Lost, Store
 from stream.resolve import Resolve
 from tests.harness import await_redis, embedded_redis
-from tests.integration.test_stream_hops import SETTINGS, chunk, event
+from tests.integration.test_stream_hops import SETTINGS, T0, chunk, event
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, partition_of
 from tracker.contract.events import LEFT
+from tracker.contract.merges import Unmerge, encode_unmerge, split_profile_id
 from tracker.contract.topics import EVENTS, MERGES, PROFILE_EVENTS
 from tracker.embedded.process import Child
 
@@ -240,3 +241,24 @@ async def test_a_merge_that_redis_lost_before_it_was_published_is_published_with
     assert world.log.merges() == {(B, A)}
     assert world.log.events()[-1] == (A, (0, 3))
     assert await world.owner("anonymous_id", "b") == A
+
+
+async def test_what_was_taken_off_a_profile_stays_off_it_after_redis_has_lost_that(world: World) -> None:
+    (one,) = await world.worker(0)
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a"), event(1, anonymousId="a", userId="u")))
+    size = world.size()
+    new = split_profile_id(SITE, "1")
+    unmerge = Unmerge(unmerge_id="1", site=SITE, profile_id=A, new_profile_id=new, ids=[("user_id", "u")], at_ms=T0 + 9)
+    world.log.append(MERGES, b"", encode_unmerge(unmerge), None, 0)
+    for _ in range(2):
+        await split(world.store, unmerge, SETTINGS)
+    (one,) = await world.worker(0)
+    await one.process(chunk(EVENTS, 2, event(2, userId="u")))
+    assert world.log.events()[-1] == (new, (0, 2))
+    await world.rewind(size)
+    (one,) = await world.worker(0)
+    assert [await world.owner(type, value) for type, value in (("user_id", "u"), ("anonymous_id", "a"))] == [new, A]
+    await one.process(chunk(EVENTS, 2, event(2, userId="u"), event(3, anonymousId="a", userId="u")))
+    assert await world.owner("user_id", "u") == A  # they have met again, and are one again
+    await split(world.store, unmerge, SETTINGS)
+    assert await world.owner("user_id", "u") == A

@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "fold": ("tracker.cli.fold", "What a signal makes of the events in a file: its state and emissions, as JSON."),
     "tail": ("tracker.cli.tail", "Watch triggers, events or dead letters arrive."),
     "dead-letters": ("tracker.cli.dead_letters", "List, show and replay what could not be used."),
+    "profile": ("tracker.cli.profile", "Take ids off a profile that are another person's."),
     "demo": ("tracker.cli.demo", "Send the events of simulated shoppers through the HTTP API."),
     "doctor": ("tracker.cli.doctor", "Check versions, connections, topics and settings; says what to do."),
 }

@@ -115,6 +115,7 @@ def schemas() -> dict[str, Schema]:
         "profile-event": _schema(events.ProfileEvent),
         "clock": _schema(events.Clock),
         "merge": _schema(merges.Merge),
+        "unmerge": _schema(merges.Unmerge),
         "handover": _schema(merges.Handover),
         "dead-letter": _schema(topics.DeadLetter),
         "replay": _schema(topics.Replay),
@@ -380,6 +381,12 @@ def topics_page() -> str:
 {_one_line(merges.Merge.__doc__ or "")}
 
 {_fields(merges.Merge)}
+
+## Unmerge
+
+{_one_line(merges.Unmerge.__doc__ or "")}
+
+{_fields(merges.Unmerge)}
 
 ## Handover
 

@@ -137,6 +137,10 @@ def identifier_key(site: str, id_type: str, value: str) -> str:
     return f"{{s:{site}}}:id:{id_type}:{id_part(value)}"
 
 
+def identifiers_of_key(site: str, profile_id: str) -> str:
+    return f"{{s:{site}}}:ids:{profile_id}"
+
+
 def merged_key(site: str, profile_id: str) -> str:
     return f"{{s:{site}}}:to:{profile_id}"
 

@@ -1,6 +1,7 @@
 """When two profiles turn out to be one person: the merge record, and the state that follows it through the log.
 
     Merge     in tracker.merges.v1, and in the loser's partition of tracker.profile-events.v1
+    Unmerge   in the same two: they turned out to be two, after all
     Handover  in the winner's partition of tracker.profile-events.v1: a part of what was the loser's
 
 A reader of profile-events tells the kinds of records by their first bytes: see CLOCK_PREFIX in events.py.
@@ -20,6 +21,7 @@ FORWARDED: Final = 2048
 """+ partition of profile-events: stands among the partitions of a record's `src` for what that one's owner sent on."""
 MERGE_PREFIX: Final = b'{"mergeId":'
 HANDOVER_PREFIX: Final = b'{"handover"'
+UNMERGE_PREFIX: Final = b'{"unmergeId'
 
 
 class Merge(Struct, rename="camel", kw_only=True, omit_defaults=True):
@@ -37,6 +39,19 @@ class Merge(Struct, rename="camel", kw_only=True, omit_defaults=True):
     message_id: Annotated[str, Meta(description="The event that both ids came with.")]
     at_ms: Annotated[Time, Meta(description="When the endpoint received that event, ms.")]
     hops: Annotated[int, Meta(description="How often it was sent on, for the loser had been merged before.")] = 0
+
+
+class Unmerge(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """Some identifiers of a profile are another person's: they become a new profile's. From an operator (`tracker
+    profile unmerge`), in both topics; in tracker.profile-events.v1 it tells the profile's owner."""
+
+    unmerge_id: Annotated[str, Meta(description="Of this one; it may come more than once.")]
+    site: str
+    profile_id: Annotated[str, Meta(description="Whose identifiers they are.")]
+    new_profile_id: Annotated[str, Meta(description="Whose they become: uuid5 of site and unmergeId.")]
+    ids: Annotated[list[tuple[str, str]], Meta(description="[type, value], as in docs/identity.md.")]
+    at_ms: Annotated[Time, Meta(description="When it was said, ms.")]
+    hops: int = 0
 
 
 class Piece(Struct, rename="camel", kw_only=True, omit_defaults=True):
@@ -72,8 +87,21 @@ def encode_merge(merge: Merge) -> bytes:
     return _encode(merge)
 
 
+decode_unmerge: Final = msgspec.json.Decoder(Unmerge).decode
+"""Raises msgspec.DecodeError."""
+
+
+def encode_unmerge(unmerge: Unmerge) -> bytes:
+    return _encode(unmerge)
+
+
 def encode_handover(handover: Handover) -> bytes:
     return _encode(handover)
+
+
+def split_profile_id(site: str, unmerge_id: str) -> str:
+    """Of the profile that an unmerge makes."""
+    return uuid5(f"{site}\0unmerge\0{unmerge_id}")
 
 
 def merge_id(site: str, loser: str, winner: str) -> str:
