@@ -9,6 +9,7 @@ the log (stream/recovery.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from time import monotonic, time
@@ -52,7 +53,8 @@ _Who = tuple[str, str | None, str | None, tuple[Identifier, ...]]
 
 
 class Merged:
-    """Merges that this worker's partitions made: what a cache still knows under the loser is the winner.
+    """Merges that this worker's partitions made, or saw in the log: what a cache still knows under the loser is the
+    winner.
 
     The latest MAX_MERGED: of one that is forgotten too soon, events are sent on by the loser's owner.
     """
@@ -66,6 +68,11 @@ class Merged:
         self._winners.pop(winner, None)  # It is alive: after a rollback of Redis it may have been a loser before.
         if len(self._winners) > MAX_MERGED:
             self._winners.popitem(last=False)
+
+    def hear(self, loser: str, winner: str) -> None:
+        """A merge that another worker may have made passes in the log."""
+        with contextlib.suppress(ValueError):  # no id of ours
+            self.note(_bytes(loser), _bytes(winner))
 
     def __bool__(self) -> bool:
         return bool(self._winners)

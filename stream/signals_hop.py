@@ -8,7 +8,7 @@ the same ids.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import time
 from typing import Any, Final
 
@@ -77,7 +77,9 @@ class SignalsHop:
         limits: Limits | None = None,
         cache: ProfileCache | None = None,
         bound: ApplyBound | None = None,
+        on_merge: Callable[[str, str], None] | None = None,
     ) -> None:
+        """`on_merge`: hears of the merges that pass, (loser, winner); they have been made, by whatever worker."""
         self.partition = partition
         self.tag = keys.profiles_tag(partition)
         self.head_key = self.tag + ":head"
@@ -92,6 +94,7 @@ class SignalsHop:
         self.gauges: dict[str, int] = {}
         self._src: dict[int, tuple[int, int]] = {}
         self._outbox: list[Outgoing] = []
+        self._on_merge = on_merge
         self._bound = bound or ApplyBound(settings)
         self._kept = (cache or ProfileCache(settings.profile_cache_bytes)).view()
         self._profiles: dict[tuple[str, str], Profile] = {}
@@ -131,6 +134,10 @@ class SignalsHop:
                 records = records[: moves[MOVES_AT_ONCE]]
                 decoded = self._decode(records)
             done += len(records)
+            if decoded.moves and self._on_merge is not None:
+                for _, item in decoded.items:
+                    if isinstance(item, Merge):
+                        self._on_merge(item.loser, item.winner)
             for unmerge in decoded.unmerges:
                 await split(self._store, unmerge, self._settings)
             due = await self._load(decoded.profiles, decoded.clock_ms)

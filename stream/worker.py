@@ -133,7 +133,7 @@ class Worker:
             return Resolve(p, self.store, self.out, settings, limits[EVENTS], merged, recovery)
 
         def signals(p: int) -> SignalsHop:
-            shared = limits[PROFILE_EVENTS], self.cache, bound
+            shared = limits[PROFILE_EVENTS], self.cache, bound, merged.hear
             return SignalsHop(p, self.store, self.out, folder, settings, *shared)
 
         self.lanes = Lanes(

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
@@ -22,6 +23,7 @@ from stream.transport import Chunk
 from tests.harness import embedded_redis
 from tracker.contract import codec
 from tracker.contract.events import encode_clock
+from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import load
 from tracker.contract.topics import PROFILE_EVENTS
@@ -160,6 +162,19 @@ async def test_a_merge_that_one_partition_makes_is_known_to_all_of_the_worker_at
     assert await decided(device, 2) == first
     assert await decided(user, 3) == first  # from its cache, where it is still the other
     assert merged.follow(other) == first
+
+
+async def test_a_merge_that_another_worker_made_is_known_when_it_passes_in_the_log(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged, winner, loser = Merged(), *(codec.new_profile_id("demo", "user_id", id) for id in "uv")
+    hop = SignalsHop(0, store, no_kafka(), Folder(SIGNALS, SETTINGS), SETTINGS, None, None, None, merged.hear)
+    await hop.claim(0)
+    merge = Merge(merge_id="1", site="demo", winner=winner, loser=loser, rule="r", message_id="m", at_ms=T0)
+    odd = Merge(merge_id="2", site="demo", winner="p2", loser="p1", rule="r", message_id="m", at_ms=T0)
+    await hop.process(chunk(PROFILE_EVENTS, 0, encode_merge(merge), encode_merge(odd)))
+    assert merged.follow(UUID(loser).bytes) == UUID(winner).bytes
+    assert hop.next == 2
 
 
 @pytest.mark.parametrize(
