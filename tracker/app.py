@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Container, MutableMapping
 from contextlib import asynccontextmanager, suppress
-from hashlib import sha256
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -26,13 +23,9 @@ from tracker.durable import Durable
 from tracker.http_in import HttpIn, Receive, Scope, Send
 from tracker.limits import Guard
 from tracker.openapi import Documented
-from tracker.routes import ROUTES
+from tracker.snippet import add_snippet, snippet_paths
 
 log = logging.getLogger(__name__)
-
-SNIPPET: Final = Path(__file__).parent / "static" / "t.js"
-SNIPPET_MAX_AGE_S: Final = 3600
-"""How long browsers use the snippet without asking; after a release it takes so long until all have it."""
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Event streaming tracker</title>
 <style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem;padding:0 1rem}</style>
@@ -48,6 +41,7 @@ class Endpoint:
     def __init__(self, settings: Settings) -> None:
         metrics.declare(settings.sites)
         self.settings = settings
+        self._snippets = snippet_paths(settings.snippet_path)
         self.kafka = Durable(settings)
         self.redis = reader(settings.redis)
         self.draining = False
@@ -60,7 +54,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
-            if path in ROUTES:
+            if path in self.http_in.routes:
                 await self.http_in(scope, receive, send)
             elif path in compat.PIXELS:
                 await compat.pixel(self.http_in, scope, send)
@@ -81,7 +75,7 @@ class Endpoint:
         try:
             await self.pages(scope, receive, watched)
         finally:
-            route = _route(path, self.settings.snippet_path)
+            route = _route(path, self._snippets)
             # A stream lasts as long as its page is open: that is no duration of an answer.
             seconds = None if path == "/demo/live" else time.perf_counter() - started_s
             metrics.answered(route, scope["method"], status, seconds)
@@ -107,9 +101,9 @@ def create_app(settings: Settings) -> Endpoint:
     return Endpoint(settings)
 
 
-def _route(path: str, snippet_path: str) -> str:
+def _route(path: str, snippets: Container[str]) -> str:
     """A path as a label of metrics: a closed set."""
-    if path == snippet_path:
+    if path in snippets:
         return "/t.js"
     if path in ("/livez", "/readyz"):
         return "/health"
@@ -161,11 +155,7 @@ def _pages(endpoint: Endpoint) -> FastAPI:
             return error(row.status, row.name, row.message, row.hint)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    snippet = Snippet()
-
-    @app.api_route(settings.snippet_path, methods=["GET", "HEAD"], include_in_schema=False)
-    async def snippet_file(request: Request) -> Response:
-        return snippet(request)
+    add_snippet(app, settings.snippet_path)
 
     @app.get("/", include_in_schema=False)
     async def start_page() -> Response:
@@ -217,41 +207,3 @@ def _add_errors(app: FastAPI, guard: Guard) -> None:
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, bad_query)
     app.add_exception_handler(Exception, surprise)
-
-
-class Snippet:
-    """t.js with a strong ETag by encoding; read and compressed once, at start."""
-
-    def __init__(self, path: Path = SNIPPET) -> None:
-        self._plain = path.read_bytes() if path.exists() else None
-        if self._plain is not None:
-            self._gzip = gzip.compress(self._plain, 9, mtime=0)
-            self._tag = sha256(self._plain).hexdigest()[:24]
-
-    def __call__(self, request: Request) -> Response:
-        if self._plain is None:
-            body = {
-                "success": False,
-                "code": "not_built",
-                "message": "The snippet is not built.",
-                "hint": "Run `make setup`.",
-            }
-            return JSONResponse(body, 404)
-        gzipped = "gzip" in request.headers.get("accept-encoding", "").lower()
-        tag = f'"{self._tag}-gz"' if gzipped else f'"{self._tag}"'
-        headers = {
-            "ETag": tag,
-            "Cache-Control": f"public, max-age={SNIPPET_MAX_AGE_S}, stale-while-revalidate=86400",
-            "Vary": "Accept-Encoding",
-            "Access-Control-Allow-Origin": "*",
-            "Cross-Origin-Resource-Policy": "cross-origin",
-            "X-Content-Type-Options": "nosniff",
-        }
-        known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
-        if tag in known or "*" in known:
-            return Response(status_code=304, headers=headers)
-        if gzipped:
-            headers["Content-Encoding"] = "gzip"
-        return Response(
-            self._gzip if gzipped else self._plain, media_type="text/javascript; charset=utf-8", headers=headers
-        )

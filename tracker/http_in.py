@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, MutableMapping
 from functools import partial
+from hashlib import blake2b
 from typing import Any, Final
 
 from tracker import cors, metrics
@@ -30,6 +32,7 @@ from tracker.dead_letters import letter_of
 from tracker.durable import Durable, SpoolFull
 from tracker.intake import Call, Draft, read_event, take
 from tracker.intake.body import GZIP_MAGIC, Batch, inflate, read_batch, read_key, read_text, text_of
+from tracker.intake.calls import batch_of_calls
 from tracker.intake.draft import UNREAD, Wire
 from tracker.keys import Keys, Owner
 from tracker.limits import Guard
@@ -46,7 +49,7 @@ from tracker.rejections import (
     Refusal,
     refuse,
 )
-from tracker.routes import ROUTES, Route
+from tracker.routes import Route, routes_of
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[MutableMapping[str, Any]], Any]
 
+_COOKIE: Final = re.compile(rb"(?:^|; )trk_anonymous_id=([\w-]{1,200})")
+"""The snippet's, where the endpoint is of the page's own site."""
 _JSON: Final = (b"content-type", b"application/json")
 FULL_S: Final = 0.02
 """After a request that nothing had room for, others of its size are not even read for so long."""
@@ -77,6 +82,12 @@ class HttpIn:
         self._waiting: dict[asyncio.Future[None], list[Post]] = {}
         """Ack of a batch -> who waits for it."""
         self.keys = Keys(settings)
+        self.routes = routes_of(settings)
+        self.targets = {path.encode(): route for path, route in self.routes.items()}
+        self._salt = blake2b(
+            "".join(site.secret_key for site in settings.sites.values()).encode(), person=b"stub"
+        ).digest()
+        """Nobody who does not have the sites' secret keys can make the ids of stubs."""
         self._recent = Recent()
         self._full: Refusal | None = None
         self._full_until_s, self._full_bytes = 0.0, 0
@@ -246,8 +257,8 @@ class HttpIn:
     # -- the ASGI door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request whose path is in ROUTES."""
-        route, method = ROUTES[scope["path"]], scope["method"]
+        """Answer a request whose path is in `routes`."""
+        route, method = self.routes[scope["path"]], scope["method"]
         post = Awaited(route, *self.guard.sender(scope), scope["query_string"])
         if method == "POST":
             try:
@@ -282,7 +293,20 @@ class HttpIn:
             body = read_text(body)
         if not post.route.batch or isinstance(body, Refusal):
             return body
+        if body.startswith(b"["):
+            body = batch_of_calls(body, self._stub_id(post))
+            if isinstance(body, Refusal):
+                return body
         return read_batch(body, self._max_event_bytes, self._max_request_bytes, self._max_batch_events)
+
+    def _stub_id(self, post: Post) -> str:
+        """Whose the calls of a stub are: the snippet's cookie where it comes along, else an id of the day."""
+        found = _COOKIE.search(post.headers.get(b"cookie", b""))
+        if found is not None:
+            return found[1].decode()
+        day, agent = self._now_ms() // 86_400_000, post.headers.get(b"user-agent", b"")
+        seen = b"%d\0%s\0%s" % (day, post.ip.encode(), agent)
+        return "stub-" + blake2b(seen, digest_size=12, key=self._salt).hexdigest()
 
     async def _read_body(self, receive: Receive) -> bytes | Refusal:
         """The whole body, at most max_request_bytes of it. tracker/http_protocol.py has the deadline. Raises Gone."""

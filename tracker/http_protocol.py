@@ -36,9 +36,8 @@ from tracker.rejections import (
     Refusal,
     refuse,
 )
-from tracker.routes import ROUTES, Route
+from tracker.routes import Route
 
-_TARGETS: Final = {path.encode(): route for path, route in ROUTES.items()}
 _ONCE: Final = (b"host", b"content-length", b"transfer-encoding")
 
 
@@ -317,7 +316,7 @@ class Protocol(HttpToolsProtocol):
         if self._http_in is None or self.parser.get_method() != b"POST":
             return False
         path, _, query = self.url.partition(b"?")
-        target = _TARGETS.get(path)
+        target = self._http_in.targets.get(path)
         if target is None or b"#" in query:
             return False
         cycle = self.cycle

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from tracker.contract.events import EVENT_TYPES
+from tracker.contract.settings import Settings
 
 OK_BODY: Final = b'{"success":true}'
 _JITSU_OK: Final = b'{"success":true,"ok":true}'
@@ -39,3 +40,8 @@ ROUTES: Final[dict[str, Route]] = {
     **{f"/api/s/{kind}": route for kind, route in _JITSU.items()},
     **{f"/api/s/s2s/{kind}": route for kind, route in _JITSU.items()},
 }
+
+
+def routes_of(settings: Settings) -> dict[str, Route]:
+    """ROUTES, and the path of batches that this installation has besides."""
+    return {**ROUTES, settings.batch_path: ROUTES["/v1/batch"]} if settings.batch_path else ROUTES

@@ -1,17 +1,25 @@
-"""A real Chromium, and a small endpoint (Sink) that records what the snippet sends and answers as told."""
+"""A real Chromium, a small endpoint that records what the snippet sends and answers as told (Sink), and what of the
+real endpoint's events has come to Kafka (Log)."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from tests.harness import Stack
+from tracker.cli import topics
+from tracker.contract.topics import EVENTS
 
 STATIC = Path(__file__).parents[2] / "tracker" / "static"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -27,7 +35,10 @@ async def browser() -> AsyncIterator[Browser]:
         message = "no Chromium: apt-get install chromium, or set CHROMIUM to its path"
         pytest.fail(message) if os.environ.get("REQUIRE_INTEGRATION") == "1" else pytest.skip(message)
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        # Playwright turns the back/forward cache off.
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=ARGS, ignore_default_args=["--disable-back-forward-cache"]
+        )
         yield browser
         await browser.close()
 
@@ -51,8 +62,23 @@ async def page(context: BrowserContext) -> AsyncIterator[Page]:
     assert errors == []
 
 
+STUB = (STATIC / "stub.js").read_text("utf-8").strip()
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 8.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        await asyncio.sleep(0.02)
+
+
+async def ready(page: Page, url: str) -> None:
+    await page.goto(url)
+    await page.wait_for_function("window.tracker && tracker.loaded")
+
+
 class Sink:
-    """Serves a page with the pasted snippet, and records every POST."""
+    """Serves pages with the pasted snippet, and records every POST."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -60,22 +86,44 @@ class Sink:
         """path, headers (lower-case names), body (decoded), status that was answered."""
         self.answer: Callable[[], tuple[int, dict[str, str]]] = lambda: (200, {})
         self.head = ""
-        """HTML after the stub, before the script."""
-        self.script = '<script async src="/t.js" data-write-key="k-123456"></script>'
+        """HTML after the stub."""
+        self.body = ""
+        self.endpoint = ""
+        """Where the script comes from and its events go; '': here."""
+        self.key = "k-123456"
+        self.build = "t.js"
+        self.attributes = ""
+        self.delay_s = 0.0
         self.script_status = 200
+        self.headers: dict[str, str] = {}
+
+    def script(self) -> str:
+        to = f"{self.endpoint or self.url}/v1/batch?writeKey={self.key}"
+        src = f"{self.url}/{self.build}" if not self.endpoint else f"{self.endpoint}/{self.build}"
+        return (
+            f'<script id="trk" async src="{src}" data-write-key="{self.key}" data-to="{to}" {self.attributes}></script>'
+        )
 
     def events(self, status: int = 200) -> list[dict[str, Any]]:
         """The events of all requests that were answered with `status`."""
-        return [event for r in self.requests if r["status"] == status for event in r["body"]["batch"]]
+        batches = [r["body"] for r in self.requests if r["status"] == status and isinstance(r["body"], dict)]
+        return [event for body in batches for event in body["batch"]]
+
+    def calls(self) -> list[list[Any]]:
+        """What stubs have sent: [method, ...arguments]."""
+        return [call[1:] for r in self.requests if isinstance(r["body"], list) for call in r["body"][2]]
 
     async def get_page(self, request: web.Request) -> web.Response:
-        stub = (STATIC / "stub.js").read_text()
-        html = f"<!doctype html><title>Tiệm</title><script>{stub}</script>{self.head}{self.script}"
-        return web.Response(text=html, content_type="text/html")
+        html = (
+            f"<!doctype html><html><head><title>Tiệm</title>{self.script()}<script>{STUB}</script>{self.head}</head>"
+            f"<body>{self.body}</body></html>"
+        )
+        return web.Response(text=html, content_type="text/html", headers=self.headers)
 
     async def get_script(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(self.delay_s)
         return web.Response(
-            text=(STATIC / "t.js").read_text(), content_type="text/javascript", status=self.script_status
+            text=(STATIC / request.path[1:]).read_text(), content_type="text/javascript", status=self.script_status
         )
 
     async def post(self, request: web.Request) -> web.Response:
@@ -107,7 +155,7 @@ async def sink() -> AsyncIterator[Sink]:
     app = web.Application(client_max_size=1 << 20)
     app.add_routes(
         [
-            web.get("/t.js", sink.get_script),
+            *(web.get(f"/{name}", sink.get_script) for name in ("t.js", "t.lite.js", "t.full.js", "t.sw.js")),
             web.get("/favicon.ico", _empty),
             web.get("/{path:.*}", sink.get_page),
             web.post("/{path:.*}", sink.post),
@@ -124,3 +172,43 @@ async def sink() -> AsyncIterator[Sink]:
 
 async def _empty(_: web.Request) -> web.Response:
     return web.Response(status=204)
+
+
+class Log:
+    """What comes to tracker.events.v1, read once for all tests."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, Any]] = []
+
+    def of(self, url: str) -> list[dict[str, Any]]:
+        """The events of pages under `url`, in their own order of time."""
+        found = [v for v in self.values if v.get("context", {}).get("page", {}).get("url", "").startswith(url)]
+        return sorted(found, key=lambda v: v["timestampMs"])
+
+    async def read(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            for records in (await consumer.getmany(timeout_ms=100)).values():
+                for record in records:
+                    if b'"context":{' in record.value:
+                        self.values.append(json.loads(record.value))
+
+
+@pytest.fixture(scope="session")
+async def log(stack: Stack) -> AsyncIterator[Log]:
+    log = Log()
+    async with topics.admin(stack.settings.kafka) as client:
+        (described,) = await client.describe_topics([EVENTS])
+    async with AIOKafkaConsumer(bootstrap_servers=stack.settings.kafka, enable_auto_commit=False) as consumer:
+        partitions = [TopicPartition(EVENTS, p["partition"]) for p in described["partitions"]]
+        consumer.assign(partitions)
+        await consumer.seek_to_end(*partitions)
+        reading = asyncio.create_task(log.read(consumer))
+        yield log
+        reading.cancel()
+
+
+@pytest.fixture
+def shop(sink: Sink, stack: Stack) -> Sink:
+    """Pages of one origin whose snippet and endpoint are the real ones at another."""
+    sink.endpoint, sink.key = stack.http, stack.sites[0].write_key
+    return sink

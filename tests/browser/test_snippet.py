@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from .conftest import Sink
+from .conftest import STUB, Sink, ready, until
 
 pytestmark = pytest.mark.browser
-
-
-async def until(condition: Callable[[], Any], timeout_s: float = 8.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        await asyncio.sleep(0.02)
-
-
-async def ready(page: Page, url: str) -> None:
-    await page.goto(url)
-    await page.wait_for_function("window.tracker && tracker.loaded")
 
 
 async def test_events_arrive_in_one_batch_as_plain_text_with_the_key_in_the_body(page: Page, sink: Sink) -> None:
@@ -65,10 +51,7 @@ async def test_events_arrive_in_one_batch_as_plain_text_with_the_key_in_the_body
 
 
 async def test_calls_made_before_the_script_has_loaded_keep_their_order_and_time(page: Page, sink: Sink) -> None:
-    sink.script = (
-        "<script>setTimeout(() => { const s = document.createElement('script'); s.src = '/t.js';"
-        "s.dataset.writeKey = 'k-123456'; document.body.append(s) }, 700)</script>"
-    )
+    sink.delay_s = 0.7
     sink.head = "<script>window.held = tracker; tracker.identify('u1', {plan: 'a'}); tracker.track('Early')</script>"
     await ready(page, sink.url)
     await page.evaluate("held.track('Late')")  # through the stub's object, which a page may have kept
@@ -79,12 +62,6 @@ async def test_calls_made_before_the_script_has_loaded_keep_their_order_and_time
     assert early["userId"] == late["userId"] == "u1"
     waited = datetime.fromisoformat(late["timestamp"]) - datetime.fromisoformat(early["timestamp"])
     assert waited.total_seconds() >= 0.6
-
-
-async def test_a_blocked_script_leaves_the_page_alone(page: Page, sink: Sink) -> None:
-    sink.script_status = 404
-    await page.goto(sink.url)
-    assert await page.evaluate("tracker.track('x'), tracker.page(), tracker.length") == 2
 
 
 async def test_what_waits_leaves_by_beacon_when_the_page_is_left(page: Page, sink: Sink) -> None:
@@ -127,15 +104,19 @@ async def test_a_refusal_that_means_never_again_is_not_repeated(page: Page, sink
     assert len(sink.requests) == 1
 
 
-async def test_what_failed_before_the_page_was_left_is_delivered_once_by_the_next_page(page: Page, sink: Sink) -> None:
-    sink.answer = lambda: (503, {"Retry-After": "60"})
+async def test_what_failed_is_delivered_once_by_the_next_page_and_not_before_retry_after(
+    page: Page, sink: Sink
+) -> None:
+    sink.answer = lambda: (503, {"Retry-After": "2"})
     await ready(page, sink.url)
     await page.evaluate("tracker.track('Kept')")
     await until(lambda: sink.events(503))
+    refused_at = time.monotonic()
     await page.goto("about:blank")
     sink.answer = lambda: (200, {})
     await ready(page, f"{sink.url}/next")
     await until(lambda: sink.events())
+    assert time.monotonic() - refused_at >= 1.9
     await ready(page, f"{sink.url}/after")
     await asyncio.sleep(0.6)
     assert [e["messageId"] for e in sink.events()] == [sink.events(503)[0]["messageId"]]
@@ -207,7 +188,7 @@ async def test_nothing_throws_into_the_page_when_storage_cookies_fetch_and_beaco
 
 
 async def test_a_page_written_for_segment_goes_on_unchanged(page: Page, sink: Sink) -> None:
-    sink.script = '<script async src="/t.js" data-write-key="k-123456" data-global="analytics"></script>'
+    sink.attributes = 'data-global="analytics"'
     sink.head = """<script>
         var analytics = window.analytics = [];  // what Segment's snippet leaves behind
         analytics.push(["page", {__t: "bpc", u: "x"}]);
@@ -228,16 +209,31 @@ async def test_a_page_written_for_segment_goes_on_unchanged(page: Page, sink: Si
     assert (group["groupId"], group["traits"]) == ("g1", {"name": "Tiệm"})
     assert (docs["category"], docs["name"], docs["properties"]["a"]) == ("Docs", "Start", 1)
     assert (alias["userId"], alias["previousId"]) == ("new-id", viewed["anonymousId"])
+    analytics = (
+        "analytics.track('Now', {}, {}, () => { window.done = true }).then(() => analytics.identify(null, {a: 1}))"
+    )
+    await page.evaluate(analytics)
+    await until(lambda: len(sink.events()) == 7)
+    assert sink.events()[6]["traits"] == {"a": 1}
+    assert await page.evaluate("window.done") is True
     assert await page.evaluate("window.called") is True
 
 
-async def test_loading_the_script_twice_counts_nothing_twice(page: Page, sink: Sink) -> None:
-    sink.script += sink.script
-    sink.head = "<script>tracker.track('Once')</script>"
+async def test_loading_the_script_twice_counts_nothing_twice_and_stacks_no_wrappers(page: Page, sink: Sink) -> None:
+    sink.attributes = "data-spa"
+    again = sink.script().replace("/t.js", "/t.full.js")
+    sink.head = f"<script>tracker.track('Once')</script>{again}<script>{STUB}</script>{sink.script()}"
     await ready(page, sink.url)
-    await until(lambda: sink.events())
-    await asyncio.sleep(0.5)
-    assert [e["event"] for e in sink.events()] == ["Once"]
+    await page.wait_for_load_state()
+    wrapped = await page.evaluate("window.before = history.pushState; history.pushState({}, '', '/b'); 1")
+    await asyncio.sleep(0.6)
+    names = [e.get("event") or e["context"]["page"]["path"] for e in sink.events()]
+    assert sorted(names) == ["/", "/b", "Once"]
+    await page.evaluate(f"""() => {{
+        const script = document.createElement('script'); script.src = '/t.js'; script.dataset.writeKey = 'k-123456';
+        script.onload = () => {{ window.same = window.before === history.pushState }}; document.head.append(script);
+    }}; {wrapped}""")
+    await page.wait_for_function("window.same === true")
 
 
 async def test_inside_a_single_page_application_the_referrer_is_the_page_before(page: Page, sink: Sink) -> None:

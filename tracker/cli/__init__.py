@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dead-letters": ("tracker.cli.dead_letters", "List, show and replay what could not be used."),
     "profile": ("tracker.cli.profile", "Take ids off a profile that are another person's."),
     "demo": ("tracker.cli.demo", "Send the events of simulated shoppers through the HTTP API."),
+    "snippet": ("tracker.cli.snippet", "Print the script tags for the head of your pages."),
     "doctor": ("tracker.cli.doctor", "Check versions, connections, topics and settings; says what to do."),
 }
 """Command -> (module, which has a click command of that name; what it does)."""

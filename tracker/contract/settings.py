@@ -190,7 +190,22 @@ class Settings(Struct, frozen=True, kw_only=True):
             "that ask where to send. Empty: as the request says, with X-Forwarded-Proto of a trusted proxy.",
         ),
     ] = ""
-    snippet_path: Annotated[str, _s("path", "Where the snippet is served.")] = "/t.js"
+    snippet_path: Annotated[
+        str,
+        _s(
+            "path",
+            "Where the snippet is served; its other builds beside it: /t.lite.js, /t.full.js and /t.sw.js, or of "
+            "/s/app.js /s/app.full.js and so on. A name of your own is on no block list.",
+        ),
+    ] = "/t.js"
+    batch_path: Annotated[
+        str,
+        _s(
+            "path",
+            "One more path that takes what /v1/batch takes, for example /s/in: `tracker snippet` prints it. Empty: "
+            "none.",
+        ),
+    ] = ""
     demo: Annotated[bool, _s("bool", "Serve the demo shop at /demo/ and accept the demo site's public keys.")] = False
 
     # -- endpoint: what one sender may take of what all share; counted in each process for itself

@@ -47,6 +47,7 @@ from tracker.contract.keys import identifier_key
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger
 from tracker.counters import read_counters
+from tracker.snippet import build_path
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def mount(app: FastAPI, settings: Settings, redis: Redis) -> None:
 def _index(settings: Settings) -> Response:
     """The shop's page with this installation's snippet, and a policy that lets no other script in."""
     html = (SHOP / "index.html").read_text("utf-8")
-    html = html.replace('src="/t.js"', f'src="{escape(settings.snippet_path)}"')
+    html = html.replace('src="/t.full.js"', f'src="{escape(build_path(settings.snippet_path, ".full"))}"')
     html = html.replace("demo-write-key", escape(settings.sites[DEMO_SITE].write_key))
     hashes = " ".join(
         f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"

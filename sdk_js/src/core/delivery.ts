@@ -43,6 +43,7 @@ let notBefore = 0;
 let told = false;
 let timer: ReturnType<typeof setTimeout> | undefined;
 let ownKey: string;
+const newKey = (): string => QUEUE + uuid();
 let stored = false;
 let leaving = false;
 
@@ -54,7 +55,7 @@ export const afterSending: ((messages: string[], status: number) => void)[] = []
 export function start(to: string, key: string): void {
   url = to;
   writeKey = key;
-  ownKey = QUEUE + uuid();
+  ownKey = newKey();
   listen(window, "pagehide", leave);
   listen(document, "visibilitychange", () => (hidden() ? leave() : comeBack()));
   listen(window, "pageshow", comeBack);
@@ -151,7 +152,11 @@ function leave(event?: Event | void): void {
     }
   }
   // What is stored is not sent by this page as well: whichever is there next takes it over, this one or another.
-  if ((queue[0] || stored) && persist(true)) queue = [];
+  if ((queue[0] || stored) && persist(true)) {
+    queue = [];
+    stored = false;
+    ownKey = newKey();
+  }
   leaving = false;
 }
 

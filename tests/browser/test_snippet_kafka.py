@@ -1,0 +1,207 @@
+"""What users of other snippets complain of, in a real browser with the real endpoint: each event is in Kafka, once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import BrowserContext, Page, Route
+
+from tests.harness import Stack
+
+from .conftest import Log, Sink, ready, until
+
+pytestmark = [pytest.mark.browser, pytest.mark.integration]
+
+SETTLED_S = 1.0
+"""After so long a second copy would have come, too."""
+
+
+async def names_of(log: Log, url: str, count: int, timeout_s: float = 10) -> list[str]:
+    """Names of the events of `url`, by time; `count` of them are awaited, and then whether more come."""
+    await until(lambda: len(log.of(url)) >= count, timeout_s)
+    await asyncio.sleep(SETTLED_S)
+    return [str(e.get("event") or e["type"]) for e in log.of(url)]
+
+
+def by(n: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda event: event["properties"][n]
+
+
+async def test_leaving_in_mid_queue_loses_nothing(page: Page, shop: Sink, log: Log) -> None:
+    url = f"{shop.url}/leaving"
+    await ready(page, url)
+    await page.evaluate(
+        """() => {
+            for (let i = 0; i < 30; i++) tracker.track('Early ' + i);
+            setTimeout(() => {
+                for (let i = 0; i < 30; i++) tracker.track('Late ' + i);
+                location.href = 'about:blank';
+            }, 270);  // the first are on their way, the others wait
+        }"""
+    )
+    names = await names_of(log, url, 60)
+    assert sorted(names) == sorted(f"{part} {i}" for part in ("Early", "Late") for i in range(30))
+
+
+async def test_calls_leave_when_the_script_is_blocked(page: Page, shop: Sink, log: Log) -> None:
+    await page.route("**/t.js", lambda route: route.abort())
+    url = f"{shop.url}/blocked?utm_source=zalo"
+    shop.head = (
+        "<script>tracker.page(); tracker.identify('u-blocked', {plan: 'a'}); tracker.track('Seen', {n: 1})</script>"
+    )
+    await page.goto(url)
+    assert await names_of(log, url, 3) == ["page", "identify", "Seen"]
+    await page.evaluate("tracker.track('Later'); location.href = 'about:blank'")
+    assert await names_of(log, url, 4) == ["page", "identify", "Seen", "Later"]
+    viewed, known, seen, later = log.of(url)
+    assert viewed["properties"]["path"] == "/blocked"
+    assert viewed["campaign"] == {"source": "zalo"}
+    assert (known["userId"], known["traits"], seen["properties"]) == ("u-blocked", {"plan": "a"}, {"n": 1})
+    assert len({e["anonymousId"] for e in (viewed, known, seen, later)}) == 1
+
+
+async def test_what_left_before_the_late_script_came_is_not_sent_again(page: Page, shop: Sink, log: Log) -> None:
+    async def late(route: Route) -> None:
+        await asyncio.sleep(1.5)
+        await route.continue_()
+
+    await page.route("**/t.js", late)
+    await page.add_init_script(
+        "{const set = setTimeout; window.setTimeout = (f, ms) => set(f, ms === 5000 ? 300 : ms)}"
+    )
+    url = f"{shop.url}/late"
+    shop.head = """<script>
+        tracker.track('Before'); tracker.identify('u-late'); tracker.ready(() => { window.called = true });
+        setTimeout(() => tracker.track('Between'), 700);
+    </script>"""
+    await ready(page, url)
+    await page.evaluate("tracker.track('After')")
+    assert await names_of(log, url, 4) == ["Before", "identify", "Between", "After"]
+    assert log.of(url)[3]["userId"] == "u-late"
+    assert await page.evaluate("window.called") is True
+
+
+async def test_events_made_offline_come_when_the_network_is_back(
+    page: Page, context: BrowserContext, shop: Sink, log: Log
+) -> None:
+    url = f"{shop.url}/offline"
+    await ready(page, url)
+    await context.set_offline(True)
+    await page.evaluate("for (let i = 0; i < 5; i++) tracker.track('Train ' + i)")
+    await page.wait_for_function("Object.keys(localStorage).some(k => k.startsWith('trk_q.'))")
+    await context.set_offline(False)
+    assert await names_of(log, url, 5) == [f"Train {i}" for i in range(5)]
+
+
+async def test_the_queue_of_a_closed_page_is_taken_over_by_one_of_several_tabs(
+    page: Page, context: BrowserContext, shop: Sink, log: Log
+) -> None:
+    url = f"{shop.url}/tabs"
+    await ready(page, url)
+    await context.set_offline(True)
+    await page.evaluate("for (let i = 0; i < 5; i++) tracker.track('Left ' + i)")
+    await page.wait_for_function("Object.keys(localStorage).some(k => k.startsWith('trk_q.'))")
+    tabs = [await context.new_page() for _ in range(3)]
+    await page.close(run_before_unload=False)
+    await context.set_offline(False)
+    await asyncio.gather(*(ready(tab, f"{url}/{n}") for n, tab in enumerate(tabs)))
+    for n, tab in enumerate(tabs):
+        await tab.evaluate(f"tracker.track('Tab {n}')")
+    names = await names_of(log, url, 8)
+    assert sorted(names) == [*(f"Left {i}" for i in range(5)), *(f"Tab {n}" for n in range(3))]
+
+
+async def test_a_burst_of_ten_thousand_arrives_whole(page: Page, shop: Sink, log: Log) -> None:
+    url = f"{shop.url}/burst"
+    await ready(page, url)
+    took_ms = await page.evaluate(
+        "() => { const t = performance.now(); for (let i = 0; i < 10000; i++) tracker.track('B', {i});"
+        " return performance.now() - t }"
+    )
+    await until(lambda: len(log.of(url)) >= 10_000, 60)
+    await asyncio.sleep(SETTLED_S)
+    assert [e["properties"]["i"] for e in sorted(log.of(url), key=by("i"))] == list(range(10_000))
+    assert took_ms < 10_000
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_an_answer_that_says_later_is_obeyed_and_the_event_comes_once(
+    page: Page, shop: Sink, log: Log, status: int
+) -> None:
+    tried_at: list[float] = []
+
+    async def busy(route: Route) -> None:
+        tried_at.append(time.monotonic())
+        if len(tried_at) > 1:
+            await route.continue_()
+            return
+        headers = {
+            "Access-Control-Allow-Origin": "*",
+            "Access-Control-Expose-Headers": "Retry-After",
+            "Retry-After": "2",
+        }
+        await route.fulfill(status=status, headers=headers, body="{}")
+
+    await page.route("**/v1/batch", busy)
+    url = f"{shop.url}/busy-{status}"
+    await ready(page, url)
+    await page.evaluate("tracker.track('Patient')")
+    assert await names_of(log, url, 1) == ["Patient"]
+    assert tried_at[1] - tried_at[0] >= 1.9
+
+
+async def test_a_clock_that_is_wrong_by_a_day_is_put_right(page: Page, shop: Sink, log: Log) -> None:
+    await page.add_init_script(
+        """{
+            const wrong = -86400000, Real = Date;
+            window.Date = class extends Real {
+                constructor(...args) { args.length ? super(...args) : super(Real.now() + wrong) }
+                static now() { return Real.now() + wrong }
+            };
+        }"""
+    )
+    url = f"{shop.url}/clock"
+    shop.attributes = "data-spa"
+    await ready(page, url)
+    assert await names_of(log, url, 1) == ["page"]
+    [event] = log.of(url)
+    assert abs(event["timestampMs"] - time.time() * 1000) < 10_000
+
+
+async def test_a_strict_policy_with_nonces_lets_the_printed_tags_work(
+    page: Page, shop: Sink, stack: Stack, log: Log
+) -> None:
+    from tracker.cli.snippet import policy, tags
+
+    url = f"{shop.url}/csp"
+    for nonce in ("n0nce", None):
+        printed = tags(stack.settings, shop.key, stack.http, ".full", {"spa": ""}, nonce, True)
+        rules = policy(stack.http, nonce).strip().partition(": ")[2]
+        shop.headers = {"Content-Security-Policy": f"default-src 'none'; {rules}"}
+
+        async def fulfil(route: Route, html: str = printed) -> None:
+            await route.fulfill(
+                body=f"<!doctype html><title>x</title>{html}", content_type="text/html", headers=shop.headers
+            )
+
+        await page.route(f"{url}**", fulfil)
+        violations: list[str] = []
+        page.on("console", lambda m, seen=violations: seen.append(m.text) if m.type == "error" else None)  # type: ignore[misc]
+        await page.goto(f"{url}/{nonce}?tracker_debug=1")
+        await until(lambda n=nonce: len(log.of(f"{url}/{n}")) >= 2)  # type: ignore[misc]
+        assert [e["type"] for e in log.of(f"{url}/{nonce}") if e["type"] == "page"] == ["page"]
+        assert [v for v in violations if "favicon" not in v] == []
+
+
+async def test_a_neutral_name_for_script_and_path_is_enough(page: Page, stack: Stack) -> None:
+    from tests.harness import cli
+
+    done = cli("snippet", "--url", "https://s.example", "--full", snippet_path="/s/app.js", batch_path="/s/in", demo=1)
+    assert done.returncode == 0, done.stderr
+    assert 'src="https://s.example/s/app.full.js"' in done.stdout
+    assert 'data-path="/s/in"' in done.stdout
+    assert "https://s.example/s/in?writeKey=" in done.stdout

@@ -1,0 +1,95 @@
+"""`tracker snippet`: what a page pastes into its head, ready for this installation."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256, sha384
+from html import escape
+from urllib.parse import quote, urlsplit
+
+import click
+
+from tracker.cli.common import Failure
+from tracker.contract import settings as contract_settings
+from tracker.contract.settings import DEMO_SITE, Settings
+from tracker.snippet import STATIC, build_path
+
+
+@click.command()
+@click.option("--site", default=DEMO_SITE, show_default=True, metavar="NAME", help="Whose write key it carries.")
+@click.option("--url", metavar="URL", help="Where browsers reach the endpoint. Default: public_url, else http_host.")
+@click.option("--lite", "build", flag_value=".lite", help="The smallest build: page, track, identify.")
+@click.option("--full", "build", flag_value=".full", help="The build with engagement, clicks, forms and popups.")
+@click.option("--consent", is_flag=True, help="Nothing is stored or sent before tracker.consent(true).")
+@click.option("--no-spa", is_flag=True, help="Page views are told by calls of tracker.page() alone.")
+@click.option("--csp", is_flag=True, help="Also print what the page's Content-Security-Policy must allow.")
+@click.option("--nonce", metavar="TEXT", help="Nonce of the policy, for example '{{ nonce }}' of your templates.")
+@click.option("--sri", is_flag=True, help="With the script's hash: print it again after each upgrade.")
+def snippet(
+    site: str,
+    url: str | None,
+    build: str | None,
+    consent: bool,
+    no_spa: bool,
+    csp: bool,
+    nonce: str | None,
+    sri: bool,
+) -> None:
+    """Print the script tags for the head of your pages."""
+    settings = contract_settings.load(**({"demo": True} if site == DEMO_SITE else {}))
+    if site not in settings.sites:
+        raise Failure(f"there is no site {site!r}; configured: {', '.join(settings.sites) or 'none'}")
+    base = (url or settings.public_url or f"http://{settings.http_host}:{settings.http_port}").rstrip("/")
+    if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).netloc:
+        raise click.UsageError(f"--url {base}: not an address as https://t.shop.example")
+    more = {"consent": "required"} if consent else {}
+    if not (no_spa or build == ".lite"):
+        more["spa"] = ""
+    click.echo(tags(settings, settings.sites[site].write_key, base, build or "", more, nonce, sri))
+    if csp:
+        click.echo(policy(base, nonce))
+
+
+def tags(
+    settings: Settings, write_key: str, base: str, build: str, options: dict[str, str], nonce: str | None, sri: bool
+) -> str:
+    """`options`: data attributes without `data-`."""
+    batch_path = settings.batch_path or "/v1/batch"
+    if settings.batch_path:
+        options = {"path": batch_path, **options}
+    attributes = {
+        "id": "trk",
+        "src": base + build_path(settings.snippet_path, build),
+        "data-write-key": write_key,
+        "data-to": f"{base}{batch_path}?writeKey={quote(write_key)}",
+        **{f"data-{name}": value for name, value in options.items()},
+    }
+    if sri:
+        digest = sha384((STATIC / f"t{build}.js").read_bytes()).digest()
+        attributes |= {"integrity": f"sha384-{b64encode(digest).decode()}", "crossorigin": "anonymous"}
+    own = {"nonce": nonce} if nonce else {}
+    lines = [f"<script {_attributes(attributes | own)} async></script>", _inline(stub(), own)]
+    if "spa" not in options:
+        lines.append(_inline("tracker.page()", own))
+    return "\n".join(lines)
+
+
+def policy(base: str, nonce: str | None) -> str:
+    """The sources that the tags need; `tracker.page()` of your own is one more hash."""
+    parts = urlsplit(base)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    hashes = " ".join(f"'sha256-{b64encode(sha256(s.encode()).digest()).decode()}'" for s in (stub(), "tracker.page()"))
+    scripts = f"'nonce-{nonce}'" if nonce else hashes
+    return f"\nContent-Security-Policy: script-src {origin} {scripts}; connect-src {origin}"
+
+
+def stub() -> str:
+    return (STATIC / "stub.js").read_text("utf-8").strip()
+
+
+def _inline(code: str, attributes: dict[str, str]) -> str:
+    return f"<script{' ' + _attributes(attributes) if attributes else ''}>{code}</script>"
+
+
+def _attributes(values: dict[str, str]) -> str:
+    return " ".join(f'{name}="{escape(value)}"' if value else name for name, value in values.items())
