@@ -96,6 +96,10 @@ class Sink:
         self.delay_s = 0.0
         self.script_status = 200
         self.headers: dict[str, str] = {}
+        self.worker = ""
+        """/sw.js, the site's own service worker."""
+        self.html = ""
+        """The whole page; '': made of the parts."""
 
     def script(self) -> str:
         to = f"{self.endpoint or self.url}/v1/batch?writeKey={self.key}"
@@ -114,7 +118,7 @@ class Sink:
         return [call[1:] for r in self.requests if isinstance(r["body"], list) for call in r["body"][2]]
 
     async def get_page(self, request: web.Request) -> web.Response:
-        html = (
+        html = self.html or (
             f"<!doctype html><html><head><title>Tiệm</title>{self.script()}<script>{STUB}</script>{self.head}</head>"
             f"<body>{self.body}</body></html>"
         )
@@ -125,6 +129,9 @@ class Sink:
         return web.Response(
             text=(STATIC / request.path[1:]).read_text(), content_type="text/javascript", status=self.script_status
         )
+
+    async def get_worker(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.worker, content_type="text/javascript")
 
     async def post(self, request: web.Request) -> web.Response:
         status, headers = self.answer()
@@ -156,6 +163,7 @@ async def sink() -> AsyncIterator[Sink]:
     app.add_routes(
         [
             *(web.get(f"/{name}", sink.get_script) for name in ("t.js", "t.lite.js", "t.full.js", "t.sw.js")),
+            web.get("/sw.js", sink.get_worker),
             web.get("/favicon.ico", _empty),
             web.get("/{path:.*}", sink.get_page),
             web.post("/{path:.*}", sink.post),

@@ -181,14 +181,8 @@ async def test_a_strict_policy_with_nonces_lets_the_printed_tags_work(
     for nonce in ("n0nce", None):
         printed = tags(stack.settings, shop.key, stack.http, ".full", {"spa": ""}, nonce, True)
         rules = policy(stack.http, nonce).strip().partition(": ")[2]
+        shop.html = f"<!doctype html><title>x</title>{printed}"
         shop.headers = {"Content-Security-Policy": f"default-src 'none'; {rules}"}
-
-        async def fulfil(route: Route, html: str = printed) -> None:
-            await route.fulfill(
-                body=f"<!doctype html><title>x</title>{html}", content_type="text/html", headers=shop.headers
-            )
-
-        await page.route(f"{url}**", fulfil)
         violations: list[str] = []
         page.on("console", lambda m, seen=violations: seen.append(m.text) if m.type == "error" else None)  # type: ignore[misc]
         await page.goto(f"{url}/{nonce}?tracker_debug=1")

@@ -113,7 +113,11 @@ export function discard(): void {
 }
 
 const request = (items: Item[]): Promise<Response> =>
-  fetch(url, { method: "POST", body: body(items), keepalive: true, credentials: "omit" });
+  // What has failed is in localStorage and needs no keepalive, whose 64 KiB other scripts of the page may have taken.
+  fetch(url, { method: "POST", body: body(items), keepalive: !items[0]!.failed_, credentials: "omit" }).then((response) =>
+    // Unread, an answer goes on taking its request's part of the 64 KiB.
+    response.text().then(() => response),
+  );
 
 const tell = (items: Item[], status: number): void =>
   afterSending.forEach((told) => told(items.map((each) => each.json_), status));

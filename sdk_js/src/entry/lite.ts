@@ -14,7 +14,7 @@ const MAX_CHARS = 20_000;
 const DELAY_MS = 250;
 const MAX_WAIT_MS = 600_000;
 
-const script = (document.currentScript || document.querySelector("script[data-write-key]")) as HTMLScriptElement;
+const script = document.currentScript as HTMLScriptElement;
 const { writeKey, endpoint, path = "/v1/batch", global: name = "tracker", consent, dnt } = script.dataset;
 const url = (endpoint || new URL(script.src).origin) + path;
 
@@ -43,6 +43,7 @@ function flush(): void {
     queue = batch.concat(queue).slice(-MAX_QUEUE);
   };
   new Promise<Response>((resolve) => resolve(fetch(url, { method: "POST", body: body(batch), keepalive: true })))
+    .then((response) => response.text().then(() => response))
     .then(({ status, headers }) => {
       if (status > 499 || status === 429 || status === 408) again(+headers.get("Retry-After")! * 1000);
       else waitMs = 0;
@@ -75,7 +76,7 @@ function send(type: string, fields: Fields, options: Fields = {}): void {
       userId: read("user_id"),
       ...fields,
       ...options,
-      context: { ...context(), ...(options["context"] as Fields) },
+      context: { ...context(), consent: said && "granted", ...(options["context"] as Fields) },
     }),
   );
   schedule();
@@ -134,7 +135,7 @@ const open = (): boolean => said ?? !(dnt !== "ignore" && (globalPrivacyControl 
 function call(method: string, args: unknown[]): void {
   try {
     if (/^[tpi]/.test(method)) {
-      if (waits()) return void held.push([calledAt || Date.now(), method, ...args]);
+      if (waits()) return void (held.length < MAX_QUEUE && held.push([calledAt || Date.now(), method, ...args]));
       if (!open()) return;
     }
     methods[method]!(...args.filter((arg) => typeof arg !== "function"));

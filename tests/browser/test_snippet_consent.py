@@ -1,0 +1,159 @@
+"""Consent, in a real browser: before it nothing is stored and nothing is sent, shown by looking at both."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from playwright.async_api import BrowserContext, Page
+
+from .conftest import Log, Sink, ready, until
+
+pytestmark = pytest.mark.browser
+
+SETTLED_S = 0.7
+
+
+async def stored(page: Page, context: BrowserContext) -> list[str]:
+    """Names of everything that the page has stored."""
+    keys = await page.evaluate(
+        """async () => [...Object.keys(localStorage), ...Object.keys(sessionStorage),
+                         ...(await indexedDB.databases()).map(each => each.name), ...await caches.keys()]"""
+    )
+    return sorted({*keys, *(cookie["name"] for cookie in await context.cookies())})
+
+
+@pytest.mark.parametrize("build", ["t.js", "t.full.js", "t.lite.js"])
+async def test_before_consent_nothing_is_stored_or_sent_and_after_it_everything_is(
+    page: Page, context: BrowserContext, sink: Sink, build: str
+) -> None:
+    sink.build, sink.attributes = build, 'data-consent="required"'
+    sink.head = "<script>tracker.page(); tracker.identify('u1', {plan: 'a'})</script>"
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Before', {n: 1}); dispatchEvent(new Event('pagehide')); tracker.flush()")
+    await page.mouse.wheel(0, 500)
+    await asyncio.sleep(SETTLED_S)
+    assert await stored(page, context) == []
+    assert (asked, sink.requests) == ([], [])
+    await page.evaluate("tracker.consent(true)")
+    named = lambda: [e for e in sink.events() if e.get("event") != "Page Engaged"]  # noqa: E731
+    await until(lambda: len(named()) == 3)
+    assert [e.get("event") or e["type"] for e in named()] == ["page", "identify", "Before"]
+    assert {e["context"]["consent"] for e in named()} == {"granted"}
+    assert len({e["anonymousId"] for e in named()}) == 1
+    cookies = {cookie["name"]: cookie["value"] for cookie in await context.cookies()}
+    assert cookies["trk_anonymous_id"] == named()[0]["anonymousId"]
+    assert cookies["trk_consent"] == "true"
+    # The next page knows.
+    sink.head = ""
+    await ready(page, f"{sink.url}/next")
+    await page.evaluate("tracker.track('Next')")
+    await until(lambda: len(named()) == 4)
+    assert named()[3]["anonymousId"] == named()[0]["anonymousId"]
+    assert named()[3]["userId"] == "u1"
+
+
+async def test_a_no_drops_what_waited_and_leaves_nothing_behind(
+    page: Page, context: BrowserContext, sink: Sink
+) -> None:
+    sink.build, sink.attributes = "t.full.js", 'data-consent="required"'
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Before'); tracker.consent(false); tracker.track('After')")
+    await asyncio.sleep(SETTLED_S)
+    assert (await stored(page, context), sink.requests) == ([], [])
+    await page.evaluate("tracker.consent({analytics: false, ads: true}); tracker.track('Still')")
+    await asyncio.sleep(SETTLED_S)
+    assert (await stored(page, context), sink.requests) == ([], [])
+    await page.evaluate("tracker.consent({analytics: true, ads: false}); tracker.track('Yes')")
+    await until(lambda: sink.events())
+    assert [(e["event"], e["context"]["consent"]) for e in sink.events()] == [
+        ("Yes", {"analytics": True, "ads": False})
+    ]
+    # A consent that is taken back takes everything along.
+    await page.evaluate("tracker.consent(false); tracker.track('No more')")
+    await asyncio.sleep(SETTLED_S)
+    assert (await stored(page, context), len(sink.events())) == ([], 1)
+
+
+async def test_opting_out_is_remembered_and_takes_away_what_was_stored(
+    page: Page, context: BrowserContext, sink: Sink
+) -> None:
+    sink.answer = lambda: (503, {"Retry-After": "60"})
+    await ready(page, sink.url)
+    await page.evaluate("tracker.identify('u1')")
+    await until(lambda: sink.requests)
+    await page.wait_for_function("Object.keys(localStorage).some(k => k.startsWith('trk_q.'))")
+    assert len(await stored(page, context)) > 2
+    await page.evaluate("tracker.optOut(); tracker.track('After')")
+    assert await stored(page, context) == ["trk_consent"]
+    sink.answer = lambda: (200, {})
+    sink.head = "<script>tracker.page()</script>"
+    for build, status in (("t.js", 200), ("t.lite.js", 200), ("t.js", 404)):  # the last: the stub alone
+        sink.build, sink.script_status = build, status
+        await page.goto(f"{sink.url}/{build}")
+        await asyncio.sleep(SETTLED_S)
+        assert (sink.events(), sink.calls()) == ([], [])
+        assert await stored(page, context) == ["trk_consent"]
+
+
+@pytest.mark.parametrize("build", ["t.js", "t.lite.js", "no script"])
+@pytest.mark.parametrize("signal", ["globalPrivacyControl", "doNotTrack"])
+async def test_a_browser_that_says_no_is_heard(
+    page: Page, context: BrowserContext, sink: Sink, build: str, signal: str
+) -> None:
+    if build == "no script":
+        sink.script_status = 404
+    else:
+        sink.build = build
+    value = "true" if signal == "globalPrivacyControl" else "'1'"
+    await page.add_init_script(f"Object.defineProperty(Navigator.prototype, '{signal}', {{get: () => {value}}})")
+    sink.head = "<script>tracker.page(); tracker.identify('u1')</script>"
+    await page.goto(sink.url)
+    await asyncio.sleep(SETTLED_S)
+    await page.goto("about:blank")
+    assert sink.requests == []
+    assert await context.cookies() == []
+    sink.attributes = 'data-dnt="ignore"'
+    await page.goto(f"{sink.url}/ignored")
+    if build != "no script":
+        await until(lambda: len(sink.events()) == 2)
+
+
+async def test_a_stub_whose_script_never_comes_does_not_speak_where_consent_is_required(page: Page, sink: Sink) -> None:
+    sink.script_status, sink.attributes = 404, 'data-consent="required"'
+    sink.head = "<script>tracker.page()</script>"
+    await page.goto(sink.url)
+    await asyncio.sleep(SETTLED_S)
+    await page.goto("about:blank")
+    await asyncio.sleep(0.3)
+    assert sink.requests == []
+
+
+async def test_without_storage_events_leave_and_a_yes_keeps_the_visitor(
+    page: Page, context: BrowserContext, sink: Sink
+) -> None:
+    sink.attributes = 'data-storage="none" data-spa'
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Here')")
+    await until(lambda: len(sink.events()) == 2)
+    assert await stored(page, context) == []
+    await page.evaluate("tracker.consent(true)")
+    [cookie] = [c for c in await context.cookies() if c["name"] == "trk_anonymous_id"]
+    assert cookie["value"] == sink.events()[0]["anonymousId"] == sink.events()[1]["anonymousId"]
+
+
+@pytest.mark.integration
+async def test_held_events_come_to_kafka_once_with_the_consent_they_waited_for(
+    page: Page, shop: Sink, log: Log
+) -> None:
+    shop.attributes = 'data-consent="required" data-spa'
+    url = f"{shop.url}/consent"
+    await ready(page, url)
+    await page.evaluate("tracker.track('Held'); tracker.consent(true)")
+    await until(lambda: len(log.of(url)) == 2)
+    await asyncio.sleep(1)
+    found: list[Any] = [(e.get("event") or e["type"], e.get("consent")) for e in log.of(url)]
+    assert found == [("page", "granted"), ("Held", "granted")]

@@ -1,0 +1,130 @@
+"""Page views where others count twice, not at all, or with the wrong referrer; visits and what brought the visitor."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from playwright.async_api import BrowserContext, Page
+
+from .conftest import Log, Sink, ready, until
+
+pytestmark = [pytest.mark.browser, pytest.mark.integration]
+
+
+def views(log: Log, url: str) -> list[tuple[str, str]]:
+    """(path and query, path of the referrer) of the page views of `url`."""
+    pages = [e["properties"] for e in log.of(url) if e["type"] == "page"]
+    return [(p["path"].rpartition("/")[2] + p["search"], p["referrer"].rpartition("/")[2]) for p in pages]
+
+
+async def test_each_view_of_a_single_page_application_counts_once_with_the_page_before_as_referrer(
+    page: Page, shop: Sink, log: Log
+) -> None:
+    shop.attributes = "data-spa"
+    url = f"{shop.url}/spa"
+    await ready(page, f"{url}/a")
+    steps = (
+        "history.pushState({}, '', 'b'); history.replaceState({}, '', 'b?x=1')",  # one view: in one tick
+        "history.replaceState({}, '', 'c')",
+        "history.pushState({}, '', 'c')",  # no other page
+        "history.pushState({}, '', 'd'); history.replaceState({}, '', 'c')",  # nor this one
+        "history.pushState({}, '', '#part')",  # nor this one
+        "history.back()",
+        "history.back()",
+        "history.back()",
+    )
+    for step in steps:
+        await page.evaluate(step)
+        await asyncio.sleep(0.15)
+    await page.evaluate("history.pushState({}, '', 'last'); location.href = 'about:blank'")  # left before the timer
+    await until(lambda: len(views(log, url)) >= 4)
+    await asyncio.sleep(1)
+    seen = views(log, url)
+    assert seen[:3] == [("a", ""), ("b?x=1", "a"), ("c", "b?x=1")]
+    assert seen[-1][0] == "last"
+    assert [path for path, _ in seen].count("c") == 1
+
+
+async def test_with_hash_routes_each_route_is_a_page(page: Page, shop: Sink, log: Log) -> None:
+    shop.attributes = 'data-spa="hash"'
+    url = f"{shop.url}/hash"
+    await ready(page, url)
+    for route in ("#/a", "#/b", "#/b"):
+        await page.evaluate(f"location.hash = '{route}'")
+        await asyncio.sleep(0.15)
+    await until(lambda: len(log.of(url)) >= 3)
+    await asyncio.sleep(0.5)
+    assert [e["properties"]["url"].partition("#")[2] for e in log.of(url)] == ["", "/a", "/b"]
+
+
+async def test_a_page_that_comes_back_from_the_back_forward_cache_is_viewed_again_and_its_events_come_once(
+    page: Page, shop: Sink, log: Log
+) -> None:
+    shop.attributes = "data-spa"
+    url = f"{shop.url}/bfcache"
+    await ready(page, url)
+    await page.evaluate(
+        "window.kept = true; addEventListener('pageshow', e => { window.restored = e.persisted });"
+        " tracker.track('Left')"
+    )
+    await page.goto(f"{shop.url}/elsewhere")
+    await page.go_back(wait_until="commit")
+    await page.wait_for_function("window.restored === true && window.kept")
+    await page.evaluate("tracker.track('Back')")
+    await until(lambda: len(log.of(url)) >= 4)
+    await asyncio.sleep(1)
+    assert [e.get("event") or e["type"] for e in log.of(url)] == ["page", "Left", "page", "Back"]
+
+
+async def test_a_page_that_is_prerendered_counts_from_when_it_is_shown_or_not_at_all(
+    page: Page, shop: Sink, log: Log
+) -> None:
+    """The browser's own prerendering can't be driven from outside; what it tells pages is played to them."""
+    await page.add_init_script("Object.defineProperty(document, 'prerendering', {get: () => !window.shown})")
+    shop.attributes, shop.head = "data-spa", "<script>tracker.track('Loaded')</script>"
+    url = f"{shop.url}/prerender"
+    for path in ("never", "shown"):
+        await ready(page, f"{url}/{path}")
+        await page.evaluate("tracker.track('Early')")
+        await asyncio.sleep(0.6)
+        assert log.of(url) == []
+        assert await page.evaluate("document.cookie + Object.keys(localStorage)") == ""
+    shown_ms = await page.evaluate(
+        "() => { const now = Date.now(); window.shown = true;"
+        " document.dispatchEvent(new Event('prerenderingchange')); return now }"
+    )
+    await until(lambda: len(log.of(url)) >= 3)
+    await asyncio.sleep(0.5)
+    assert sorted(e.get("event") or e["type"] for e in log.of(f"{url}/shown")) == ["Early", "Loaded", "page"]
+    assert len(log.of(url)) == 3
+    assert min(e["timestampMs"] for e in log.of(url)) >= shown_ms - 20
+
+
+async def test_a_visit_ends_after_thirty_minutes_and_the_first_and_last_touch_stay(
+    page: Page, context: BrowserContext, shop: Sink, log: Log
+) -> None:
+    await page.clock.install()
+    shop.attributes = "data-spa"
+    url = f"{shop.url}/visit"
+    for query in ("?utm_source=zalo&gclid=g1", "", "?ttclid=t1&__proto__=x&utm___proto__=y&constructor=z"):
+        await page.goto(f"{url}/a{query}")
+        await page.clock.run_for(1000)
+        await until(lambda q=query: any(e["context"]["page"]["search"] == q for e in log.of(url)))  # type: ignore[misc]
+        await page.clock.fast_forward(20 * 60_000)
+    await page.clock.fast_forward(31 * 60_000)
+    await page.evaluate("tracker.track('Later')")
+    await page.clock.run_for(1000)
+    await until(lambda: len(log.of(url)) >= 4)
+    events: list[Any] = sorted(log.of(url), key=lambda e: e["receivedAtMs"])
+    sessions = [e["context"]["sessionId"] for e in events]
+    assert sessions[0] == sessions[1] == sessions[2] != sessions[3]
+    assert [e["context"].get("sessionStart") for e in events] == [True, None, None, True]
+    touches = [e["context"]["attribution"] for e in events[:3]]
+    assert {t["first"]["campaign"]["source"] for t in touches} == {"zalo"}
+    assert {t["first"]["clickIds"]["gclid"] for t in touches} == {"g1"}
+    assert touches[1]["last"]["campaign"]["source"] == "zalo"  # a direct visit takes nothing away
+    assert touches[2]["last"]["clickIds"] == {"ttclid": "t1"}
+    assert events[2]["clickIds"] == {"ttclid": "t1"}
+    assert await page.evaluate("({}).x") is None
