@@ -39,7 +39,10 @@ async def test_before_consent_nothing_is_stored_or_sent_and_after_it_everything_
     assert await stored(page, context) == []
     assert (asked, sink.requests) == ([], [])
     await page.evaluate("tracker.consent(true)")
-    named = lambda: [e for e in sink.events() if e.get("event") != "Page Engaged"]  # noqa: E731
+
+    def named() -> list[dict[str, Any]]:
+        return [e for e in sink.events() if e.get("event") != "Page Engaged"]
+
     await until(lambda: len(named()) == 3)
     assert [e.get("event") or e["type"] for e in named()] == ["page", "identify", "Before"]
     assert {e["context"]["consent"] for e in named()} == {"granted"}

@@ -1,9 +1,8 @@
-"""What /t.full.js does by itself: engagement, clicks, forms, popups by rule, tools of others, ecommerce, dataLayer, links."""
+"""What /t.full.js does by itself: engagement, clicks, forms, popups, tools of others, ecommerce, dataLayer, links."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,12 +43,12 @@ async def test_a_minute_of_reading_is_a_minute_of_beats_and_nothing_counts_while
     await page.evaluate("scrollTo(0, 1e6)")
     await page.clock.run_for(500)
     await page.evaluate("location.href = 'about:blank'")
-    await until(lambda: len(of(full, "Page Engaged")) >= 6)
+    await until(lambda: len(of(full, "Page Engaged")) >= 7)
     await asyncio.sleep(0.5)
     facts = [e["properties"] for e in of(full, "Page Engaged")]
     assert facts[0]["engaged_ms"] == 0
-    assert all(14_000 <= f["engaged_ms"] <= 16_000 for f in facts[1:7])
-    assert 85_000 <= sum(f["engaged_ms"] for f in facts) <= 95_000
+    assert all(14_000 <= f["engaged_ms"] <= 16_000 for f in facts[1:6])
+    assert 79_000 <= sum(f["engaged_ms"] for f in facts) <= 84_000  # the last sign came at 50 s
     assert (facts[0]["scroll_percent"] < 50, facts[-1]["scroll_percent"]) == (True, 100)
     assert len(facts) <= 8
 
@@ -77,7 +76,7 @@ async def test_hiding_and_leaving_tell_the_last_beat_once_and_of_the_page_it_is_
 async def test_links_that_lead_away_files_and_marked_elements_are_told(page: Page, full: Sink) -> None:
     full.body = """
         <a id=out href="https://other.example/x">x</a> <a id=in href="/in">x</a> <a id=file href="/price.pdf">x</a>
-        <button id=marked data-track-event="Plan Chosen" data-track-plan="pro" data-track-seat-count="3"><b id=b>x</b></button>
+        <button data-track-event="Plan Chosen" data-track-plan="pro" data-track-seat-count="3"><b id=b>x</b></button>
         <input data-track-event="Typed" value="secret" id=typed>"""
     await ready(page, full.url)
     await page.evaluate("addEventListener('click', e => e.preventDefault())")
@@ -126,7 +125,8 @@ async def test_forms_are_started_submitted_or_abandoned_and_what_was_typed_stays
 
 REGISTER = """(more) => {
     window.shown = [];
-    tracker.popup.register({id: 'welcome', show: (told) => { window.shown.push(Date.now()); window.told = told }, ...more});
+    const show = (told) => { window.shown.push(Date.now()); window.told = told };
+    tracker.popup.register({id: 'welcome', show, ...more});
 }"""
 
 
@@ -201,9 +201,7 @@ async def test_the_gate_of_a_popup(
             await page.mouse.move(20, 20)
         else:
             y = 300 if step == "out-below" else -1
-            await page.evaluate(
-                f"document.dispatchEvent(new MouseEvent('mouseout', {{clientY: {y}, relatedTarget: null, bubbles: true}}))"
-            )
+            await page.evaluate(f"document.dispatchEvent(new MouseEvent('mouseout', {{clientY: {y}, bubbles: true}}))")
     assert await shown(page) == expected
 
 
@@ -212,6 +210,7 @@ async def test_caps_hold_over_pages_visits_and_after_a_submission(page: Page, fu
     full.attributes = 'data-spa data-auto=""'
 
     async def visit(wait_s: int = 0) -> int:
+        await page.goto("about:blank")
         await page.clock.fast_forward(wait_s * 1000)
         await ready(page, full.url)
         await page.evaluate(REGISTER, {"when": {"secondsOnSite": 6}, "asks": "email"})
@@ -251,31 +250,30 @@ async def test_a_popup_that_was_held_back_or_not_drawn_is_told_as_such(page: Pag
     assert await page.evaluate("window.wrong") is None
 
 
-FIRE: Callable[[str, str, str], str] = lambda target, name, detail: (
-    f"{target}.dispatchEvent(new CustomEvent('{name}', {{detail: {detail}}}))"
-)
+def fired(target: str, name: str, detail: str) -> str:
+    return f"{target}.dispatchEvent(new CustomEvent('{name}', {{detail: {detail}}}))"
 
 
 @pytest.mark.parametrize(
     ("fire", "provider", "popup_id", "actions"),
     [
         (
-            [FIRE("window", "klaviyoForms", f"{{type: '{t}', formId: 'K1', metaData: {{$email: 'geheim'}}}}")
+            [fired("window", "klaviyoForms", f"{{type: '{t}', formId: 'K1', metaData: {{$email: 'geheim'}}}}")
              for t in ("open", "submit", "close", "other")],
             "klaviyo", "K1", ["Viewed", "Submitted", "Dismissed"],
         ),
         (
-            [FIRE("document", f"om.{t}", "{Campaign: {id: 'om1'}, Optin: {email: 'geheim'}}")
+            [fired("document", f"om.{t}", "{Campaign: {id: 'om1'}, Optin: {email: 'geheim'}}")
              for t in ("Campaign.afterShow", "Optin.success", "Campaign.afterClose")],
             "optinmonster", "om1", ["Viewed", "Submitted", "Dismissed"],
         ),
         (
-            [FIRE("window", "omnisendForms", f"{{type: '{t}', form: {{id: 'o1'}}, formValues: {{email: 'geheim'}}}}")
+            [fired("window", "omnisendForms", f"{{type: '{t}', form: {{id: 'o1'}}, formValues: {{email: 'geheim'}}}}")
              for t in ("open", "submit", "close")],
             "omnisend", "o1", ["Viewed", "Submitted", "Dismissed"],
         ),
         (
-            [FIRE("window", "postscriptPopup", f"{{type: '{t}', popupId: 42, values: {{phone: 'geheim'}}}}")
+            [fired("window", "postscriptPopup", f"{{type: '{t}', popupId: 42, values: {{phone: 'geheim'}}}}")
              for t in ("impression", "formSubmit", "close", "buttonClick")],
             "postscript", "42", ["Viewed", "Submitted", "Dismissed", "Clicked"],
         ),
@@ -300,7 +298,7 @@ async def test_popup_tools_of_others_are_listened_to(
         window.jQuery = () => ({on: (events, listener) => { window.pum = listener }});
     </script>"""
     await ready(page, full.url)
-    await page.wait_for_function("window.pum")
+    await page.wait_for_function("!!window.pum")
     for statement in fire:
         await page.evaluate(statement)
     await until(lambda: len(of(full, "Popup")) >= len(actions))
@@ -394,7 +392,10 @@ async def test_the_service_worker_tells_what_becomes_of_a_push_with_its_token(pa
         "navigator.serviceWorker.register('/sw.js').then(() => navigator.serviceWorker.ready)"
         ".then(r => r.active.postMessage('go'))"
     )
-    channel = lambda: [e for e in full.events() if e["context"].get("channel") == "webpush"]  # noqa: E731
+
+    def channel() -> list[dict[str, Any]]:
+        return [e for e in full.events() if e["context"].get("channel") == "webpush"]
+
     await until(lambda: len(channel()) >= 5)
     told = sorted((e["event"], e["messageId"].partition(".")[0] == "m1") for e in channel())
     assert told == [

@@ -178,20 +178,20 @@ async def test_a_strict_policy_with_nonces_lets_the_printed_tags_work(
     from tracker.cli.snippet import policy, tags
 
     url = f"{shop.url}/csp"
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
     for nonce in ("n0nce", None):
         printed = tags(stack.settings, shop.key, stack.http, ".full", {"spa": ""}, nonce, True)
         rules = policy(stack.http, nonce).strip().partition(": ")[2]
         shop.html = f"<!doctype html><title>x</title>{printed}"
         shop.headers = {"Content-Security-Policy": f"default-src 'none'; {rules}"}
-        violations: list[str] = []
-        page.on("console", lambda m, seen=violations: seen.append(m.text) if m.type == "error" else None)  # type: ignore[misc]
         await page.goto(f"{url}/{nonce}?tracker_debug=1")
         await until(lambda n=nonce: len(log.of(f"{url}/{n}")) >= 2)  # type: ignore[misc]
         assert [e["type"] for e in log.of(f"{url}/{nonce}") if e["type"] == "page"] == ["page"]
-        assert [v for v in violations if "favicon" not in v] == []
+    assert [line for line in refused if "favicon" not in line] == []
 
 
-async def test_a_neutral_name_for_script_and_path_is_enough(page: Page, stack: Stack) -> None:
+async def test_the_printed_tags_carry_the_names_that_this_installation_has() -> None:
     from tests.harness import cli
 
     done = cli("snippet", "--url", "https://s.example", "--full", snippet_path="/s/app.js", batch_path="/s/in", demo=1)

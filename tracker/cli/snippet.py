@@ -36,7 +36,7 @@ def snippet(
     sri: bool,
 ) -> None:
     """Print the script tags for the head of your pages."""
-    settings = contract_settings.load(**({"demo": True} if site == DEMO_SITE else {}))
+    settings = contract_settings.load(demo=True) if site == DEMO_SITE else contract_settings.load()
     if site not in settings.sites:
         raise Failure(f"there is no site {site!r}; configured: {', '.join(settings.sites) or 'none'}")
     base = (url or settings.public_url or f"http://{settings.http_host}:{settings.http_port}").rstrip("/")

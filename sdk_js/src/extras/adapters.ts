@@ -16,6 +16,11 @@ function tell(provider: string, what: unknown, id: unknown, name?: unknown): voi
   if (action) track("Popup " + action[1], { popup_id: String(id || provider), popup_name: name, provider });
 }
 
+interface JQueryEvent {
+  type: string;
+  target: Element;
+}
+
 export function start(): void {
   const windowEvents = { klaviyoForms: "klaviyo", omnisendForms: "omnisend", postscriptPopup: "postscript" } as Record<string, string>;
   for (const event in windowEvents) {
@@ -32,12 +37,14 @@ export function start(): void {
     const { wisepops, jQuery } = window as unknown as Record<string, any>;
     safe(() => {
       for (const event of ["after-popin-display", "after-popin-close", "after-form-submit", "tracked-click"]) {
-        wisepops("listen", event, ({ target }: Event) => tell("wisepops", event, (target as Element).id));
+        wisepops("listen", event, (told: Event) =>
+          safe(() => tell("wisepops", event, (told.target as Element).id)),
+        );
       }
     });
     safe(() =>
-      jQuery(document).on("pumAfterOpen pumAfterClose pumFormSuccess", ({ type, target }: { type: string; target: HTMLElement }) =>
-        tell("popup-maker", type, /\d+$/.exec(target.id)?.[0]),
+      jQuery(document).on("pumAfterOpen pumAfterClose pumFormSuccess", (event: JQueryEvent) =>
+        safe(() => tell("popup-maker", event.type, /\d+$/.exec(event.target.id)![0])),
       ),
     );
   };
