@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Raw, Struct
 from msgspec.structs import replace
 
 from stream import handover, metrics, naming
+from stream.core import contact, gate
+from stream.core.gate import Gate, Held, Stopped, Told
 from stream.core.visitors import Visits
 from stream.handover import Sender, Sent
 from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
@@ -42,9 +44,9 @@ from tracker.contract.merges import (
     decode_merge,
     decode_unmerge,
 )
-from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
+from tracker.contract.settings import DEFAULT_TIME_ZONE, Links, Settings
 from tracker.contract.topics import PROFILE_EVENTS
-from tracker.contract.triggers import encode_trigger
+from tracker.contract.triggers import Person, TriggerLinks, encode_trigger
 from tracker.contract.windows import Zone
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,13 @@ _CHANNELS: Final = frozenset(CHANNELS)
 _TIERS: Final = [[tier, ttl_s] for tier, (_, ttl_s) in keys.TIERS.items()]
 _CAPS: Final = {family: [caps[tier] for tier in keys.TIERS] for family, (_, caps) in keys.FAMILIES.items()}
 _OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
+CONTACT: Final = "contact"
+GATE: Final = "gate"
+"""Names of the two signals that decide about all triggers."""
+HELD: Final = "held"
+MAX_TRAIT_BYTES: Final = 1024
+_DEFAULT_RULES: Final = gate.Rules()
+_encode: Final = msgspec.json.Encoder().encode
 MOVED: Final = ""
 """Kind of what goes from one partition of profile-events to another."""
 
@@ -201,6 +210,10 @@ class Folder:
         self._for_all = _steps_of(signals, None)
         self._none_for_all = all(s.events is not None for s in signals)
         self._steps = {name: _steps_of(signals, name) for s in signals for name in s.events or ()}
+        self._steps_by_type = {type: _steps_of(signals, None, type) for s in signals for type in s.types}
+        self._gated = GATE in self._by_name
+        self._rules = {name: gate.rules_of(site.triggers) for name, site in settings.sites.items()}
+        self._links = {name: _links(site.links) for name, site in settings.sites.items()}
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
         self._zone = Zone(DEFAULT_TIME_ZONE)
         self._stale_ms = int(settings.stale_s * 1000)
@@ -275,7 +288,7 @@ class Folder:
             if (state := loser.states.get(signal.name)) is not None:
                 self._move_gauges(merge.site, signal.gauges(state), -1, fx)
                 for trigger in signal.leave(state, merge.winner, fx.clock_ms, ctx):
-                    self._emit(loser, trigger, fx.clock_ms, fx)
+                    self._emit(loser, signal, trigger, fx.clock_ms, fx)
         fx.visits.leave(merge.site, merge.loser)
         handover.clear(loser, merge)
         loser.changed = {MERGED}
@@ -380,7 +393,10 @@ class Folder:
                 fields = naming.campaign(event)
                 if fields:
                     _add(fx.campaigns, key, fields)
-        steps = self._steps.get(event.event, self._for_all) if event.event is not None else self._for_all
+        if event.event is not None:
+            steps = self._steps.get(event.event, self._for_all)
+        else:
+            steps = self._steps_by_type.get(event.type, self._for_all)
         if steps is self._for_all and self._none_for_all and not changed:
             return
         now_ms = max(fx.clock_ms, event.received_at_ms)
@@ -482,15 +498,39 @@ class Folder:
         for name, labels, n in result.metrics:
             fx.metrics[name, labels] = fx.metrics.get((name, labels), 0) + n
         for trigger in result.triggers:
-            self._emit(profile, trigger, now_ms, fx)
+            self._emit(profile, signal, trigger, now_ms, fx)
 
-    def _emit(self, profile: Profile, trigger: Trigger, now_ms: int, fx: Effects) -> None:
-        kind = trigger.kind
-        reason = trigger.suppressed
+    def _emit(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
+        """Publish a trigger, hold it back or suppress it: stream/core/gate.py says which. `signal`: who tells it."""
+        kind, data = trigger.kind, trigger.data
+        retracts = data.retracts if kind.retraction is not None and isinstance(data, kind.retraction) else None  # type: ignore[attr-defined]
+        before = profile.states.get(GATE, gate.OPEN) if self._gated else gate.OPEN
+        after, reason = before, trigger.suppressed
         if reason is None and trigger.at_ms < now_ms - self._stale_ms:
             reason = "stale"
+        if reason is None and trigger.told_by is not None:
+            teller = self._by_name.get(trigger.told_by)
+            state = profile.states.get(trigger.told_by)
+            if teller is None or state is None or not teller.still_true(state, kind, data):
+                reason = "void"
+        if reason is None and self._gated:
+            if retracts is not None:
+                after, held = gate.without_held(after, retracts)
+                if held is not None:
+                    after = self._stop(after, kind.name, held.id, held.at_ms, "retracted", fx)
+                if not gate.was_told(after, retracts):
+                    reason = "not_told"
+            elif kind.marketing:
+                after, reason = self._pass(after, profile, signal, trigger, now_ms, fx)
+                if reason == HELD:
+                    self._keep_gate(profile, before, after)
+                    return
+            elif kind.retraction is not None:
+                after = gate.with_told(after, Told(trigger.id, kind.name, max(trigger.at_ms, now_ms)))
         if reason is not None:
-            fx.suppressed.append((kind.name, reason))
+            after = self._stop(after, kind.name, trigger.id, trigger.at_ms, reason, fx)
+        self._keep_gate(profile, before, after)
+        if reason is not None:
             return
         value = encode_trigger(
             kind,
@@ -498,9 +538,62 @@ class Folder:
             site=profile.site,
             profile_id=profile.id,
             at_ms=trigger.at_ms,
-            data=trigger.data,
+            data=self._to_person(profile, data, trigger.at_ms),
         )
         fx.triggers.append(Outgoing(kind.name, kind.topic, profile.id.encode(), value, trigger.at_ms))
+
+    def _pass(
+        self, before: Gate, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects
+    ) -> tuple[Gate, str | None]:
+        """The gate after a trigger that a message comes of, and why it is suppressed; HELD: it waits."""
+        rules = self._rules.get(profile.site, _DEFAULT_RULES)
+        moment_ms = max(trigger.at_ms, now_ms, trigger.held_until_ms)
+        name = trigger.kind.name
+        reason = gate.reason_against(before, name, trigger.id, profile.states.get(CONTACT), rules, moment_ms)
+        if reason is not None:
+            return before, reason
+        zone = self.zone(profile.site)
+        until_ms = gate.quiet_until(rules, moment_ms, zone.offset_s(moment_ms // 1000) * 1000)
+        if until_ms is None:
+            return gate.with_told(before, Told(trigger.id, name, moment_ms)), None
+        if not rules.delay:
+            return before, "quiet"
+        data = Raw(_encode(trigger.data))
+        teller = trigger.told_by or signal.name
+        after, dropped = gate.with_held(before, Held(name, trigger.id, trigger.at_ms, until_ms, teller, data))
+        for held in dropped:
+            after = self._stop(after, held.kind, held.id, held.at_ms, "quiet", fx)
+        labels = ("triggers_held_total", (name,))
+        fx.metrics[labels] = fx.metrics.get(labels, 0) + 1
+        return after, HELD
+
+    @staticmethod
+    def _stop(before: Gate, kind: str, id: str, at_ms: int, reason: str, fx: Effects) -> Gate:
+        fx.suppressed.append((kind, reason))
+        return gate.with_stopped(before, Stopped(kind, id, at_ms, reason))
+
+    def _keep_gate(self, profile: Profile, before: Gate, after: Gate) -> None:
+        if self._gated and after is not before:
+            profile.states[GATE] = after
+            profile.changed.add(GATE)
+            profile.due_ms = self.codec.due_ms(profile)
+
+    def _to_person(self, profile: Profile, data: Struct, at_ms: int) -> Struct:
+        """The data with whom it is about: the same for all kinds."""
+        if not isinstance(data, Person):
+            return data
+        about, contacts = profile.about, profile.states.get(CONTACT)
+        rules = self._rules.get(profile.site, _DEFAULT_RULES)
+        return replace(
+            data,
+            profile_id=profile.id,
+            user_id=about.user_id if about else None,
+            anonymous_id=about.anonymous_ids[-1] if about and about.anonymous_ids else None,
+            traits=_short(about.traits) if about else None,
+            channels=contact.channels(contacts, rules.consent) if contacts is not None else [],
+            preferred_channel=contact.preferred(contacts, at_ms) if contacts is not None else None,
+            links=self._links.get(profile.site),
+        )
 
     def _fire_all(
         self,
@@ -626,10 +719,25 @@ def check_reads(signals: Sequence[Signal[Any]]) -> None:
         before.add(signal.name)
 
 
-def _steps_of(signals: Sequence[Signal[Any]], event: str | None) -> Steps:
-    """What an event of this name (None: of a name that no signal asks for) may concern."""
-    named = [(s, s.events is None or event in s.events) for s in signals]
+def _steps_of(signals: Sequence[Signal[Any]], event: str | None, type: str = "track") -> Steps:
+    """What an event of this name (None: of a name that no signal asks for), or a call of this type, may concern."""
+    named = [(s, s.events is None or event in s.events or type in s.types) for s in signals]
     return tuple((s, folds) for s, folds in named if folds or s.reads)
+
+
+def _short(traits: dict[str, Any]) -> dict[str, Any] | None:
+    """Traits for a trigger: at most 64 (stream/profile.py) of at most MAX_TRAIT_BYTES."""
+    return {name: value for name, value in traits.items() if len(_encode(value)) <= MAX_TRAIT_BYTES} or None
+
+
+def _links(links: Links) -> TriggerLinks | None:
+    named = TriggerLinks(
+        site=links.site or None,
+        cart=links.cart or None,
+        checkout=links.checkout or None,
+        unsubscribe=links.unsubscribe or None,
+    )
+    return named if named != TriggerLinks() else None
 
 
 def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fields: naming.Fields) -> None:

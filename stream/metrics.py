@@ -18,7 +18,10 @@ from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 from tracker.contract.triggers import TRIGGER_KINDS
 
 HOPS: Final = ("resolve", "signals")
-SUPPRESSED: Final = ("stale", "repeat", "gap", "one_time_buyer")
+SUPPRESSED: Final = (
+    "stale", "repeat", "gap", "one_time_buyer",  # by signals
+    "denied", "no_consent", "cap", "kind_cap", "quiet", "void", "retracted", "not_told",  # by the gate
+)  # fmt: skip
 OTHER: Final = "other"
 MAX_SITES: Final = 50
 
@@ -99,6 +102,9 @@ SIGNAL_COUNTERS: Final = {
     "carts_emptied_total": Counter("stream_carts_emptied_total", "Carts emptied by their visitor.", ["site"]),
     "orders_total": Counter("stream_orders_total", "Orders, each order_id once.", ["site"]),
     "revenue_minor_total": Counter("stream_revenue_minor_total", "Revenue of orders in minor units.", ["currency"]),
+    "triggers_held_total": Counter(
+        "stream_triggers_held_total", "Triggers that wait for the end of quiet hours.", ["kind"]
+    ),
     "popup_events_total": Counter("stream_popup_events_total", "Popup events.", ["site", "action"]),
     "message_events_total": Counter("stream_message_events_total", "Message events.", ["site", "channel", "action"]),
 }
@@ -193,6 +199,7 @@ def declare(sites: Iterable[str]) -> None:
     for kind in TRIGGER_KINDS:
         FIRED.labels(kind.name)
         TRIGGER_DELAY.labels(kind.name)
+        SIGNAL_COUNTERS["triggers_held_total"].labels(kind.name)
         for reason in SUPPRESSED:
             SUPPRESSIONS.labels(kind.name, reason)
     SIGNAL_COUNTERS["revenue_minor_total"].labels("VND")

@@ -28,6 +28,8 @@ MERGED: Final = "merged"
 """Field of a profile that is no more: the id of the one it was merged into, as JSON."""
 ARRIVING: Final = "arriving"
 """Field: parts of a merged profile's large fields, until the last one is there (stream/handover.py)."""
+DECIDING: Final = frozenset(("contact", "gate"))
+"""Signals' states that go first at a handover: they decide about the triggers that the merge of the others gives."""
 FIELDS: Final = frozenset((ABOUT, MERGED, ARRIVING))
 """The profile's own; all others are signals'."""
 
@@ -306,7 +308,7 @@ class ProfileCodec:
             yield ABOUT, _encode(profile.about)
         if profile.arriving:
             yield ARRIVING, _encode(profile.arriving)
-        for name, state in sorted(profile.states.items()):
+        for name, state in sorted(profile.states.items(), key=lambda field: (field[0] not in DECIDING, field[0])):
             yield name, self._stored[name].encode(state)
 
     def write(self, profile: Profile) -> list[Any]:

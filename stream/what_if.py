@@ -123,9 +123,9 @@ class _Listening(Folder):
                     self._gone[said["id"]] = said
                 return
 
-    def _emit(self, profile: Profile, trigger: Trigger, now_ms: int, fx: Effects) -> None:
+    def _emit(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
         published, suppressed = len(fx.triggers), len(fx.suppressed)
-        super()._emit(profile, trigger, now_ms, fx)
+        super()._emit(profile, signal, trigger, now_ms, fx)
         if self._speaking is not self.signal:
             return
         reason = None

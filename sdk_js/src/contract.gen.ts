@@ -61,9 +61,34 @@ export interface CartLine {
   imageUrl?: string | null;
 }
 
+/** One way to reach a profile. */
+export interface Channel {
+  /** email, sms, zns, zalo, viber or webpush. */
+  channel: string;
+  /** E-mail address, E.164 number, id of the user at Zalo or Viber, token. */
+  address: string;
+  /** What the person said to messages there: granted, denied or unknown. */
+  consent: string;
+  /** By the site's policy (`triggers.consent`) a message may go there, and it can arrive. */
+  usable: boolean;
+  /** The official account or bot that the address belongs to. */
+  account?: string | null;
+  /** Shown to be the person's own, not just typed somewhere. */
+  verified?: boolean;
+  /** The last message there bounced for good. */
+  undeliverable?: boolean;
+}
+
+/** Addresses of the site, as its settings name them; only those that are named. */
+export interface TriggerLinks {
+  site?: string | null;
+  cart?: string | null;
+  checkout?: string | null;
+  unsubscribe?: string | null;
+}
+
 /** A cart that was left: no cart event for the idle time of its stage. */
 export interface CartAbandoned {
-  profileId: string;
   /** How far it came: cart, checkout or payment. */
   stage: string;
   /** Sum of price x quantity of its lines, in `currency`. */
@@ -77,9 +102,17 @@ export interface CartAbandoned {
   lastActivityMs: number;
   abandonedAtMs: number;
   currency?: string | null;
+  profileId: string;
   userId?: string | null;
+  /** The latest. */
   anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
   traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
 }
 
 /** A late event showed that an abandonment told before was none. Same topic and key as what it retracts. */
@@ -91,7 +124,6 @@ export interface CartAbandonmentRetracted {
 
 /** A customer's probability not to buy again within the horizon rose over the threshold. */
 export interface ChurnRisk {
-  profileId: string;
   /** What is awaited: 'purchase'. */
   signal: string;
   /** 1 - P(at least one in the horizon), 0..1. */
@@ -112,9 +144,17 @@ export interface ChurnRisk {
   model: string;
   /** cold: parameters are the prior alone. */
   confidence: string;
+  profileId: string;
   userId?: string | null;
+  /** The latest. */
   anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
   traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
 }
 
 /** Whatever comes from the trigger topics, told apart by `type`. */
@@ -136,6 +176,18 @@ export const EVENTS = {
   ORDER_COMPLETED: "Order Completed",
   ORDER_CANCELLED: "Order Cancelled",
   ORDER_REFUNDED: "Order Refunded",
+  CONSENT_UPDATED: "Consent Updated",
+  SUBSCRIBED: "Subscribed",
+  UNSUBSCRIBED: "Unsubscribed",
+  EMAIL_UNSUBSCRIBED: "Email Unsubscribed",
+  MARKED_AS_SPAM: "Email Marked as Spam",
+  ZALO_FOLLOWED: "Zalo Followed",
+  ZALO_UNFOLLOWED: "Zalo Unfollowed",
+  PUSH_GRANTED: "Web Push Granted",
+  PUSH_DENIED: "Web Push Denied",
+  SIGNED_UP: "Signed Up",
+  POPUP_SUBMITTED: "Popup Submitted",
+  FORM_SUBMITTED: "Form Submitted",
 } as const;
 
 /** Names of Segment's ecommerce spec. */

@@ -39,7 +39,9 @@ class _Device(Struct):
     token: Any = None
 
 
-class _Context(Struct, rename="camel"):
+class Said(Struct, rename="camel"):
+    """What an event's `context` says of ids."""
+
     traits: Raw | UnsetType = UNSET
     external_ids: Any = None
     device: Raw | UnsetType = UNSET
@@ -58,7 +60,7 @@ class _Purchase(Struct):
 _purchase: Final = msgspec.json.Decoder(_Purchase)
 _addresses: Final = msgspec.json.Decoder(_Addresses)
 _device: Final = msgspec.json.Decoder(_Device)
-_context: Final = msgspec.json.Decoder(_Context)
+_context: Final = msgspec.json.Decoder(Said)
 
 
 def identifiers(value: bytes, head: EventHead, country: str) -> tuple[Identifier, ...]:
@@ -108,8 +110,8 @@ def _others(head: EventHead, more: EventIds, has_user: bool, has_id: bool, count
     if head.type == "alias" and (previous := usable(more.previous_id)) is not None:
         found.append(("anonymous_id", previous))
         has_id = True
-    context = read_part(_context, more.context)
-    for type, value in _external(context, trusted, country):
+    context = read_context(more.context)
+    for type, value in external_ids(context, trusted, country):
         found.append((type, value))
         has_id = True
     if has_user and head.type in ("identify", "alias"):
@@ -132,7 +134,11 @@ def _others(head: EventHead, more: EventIds, has_user: bool, has_id: bool, count
     return found
 
 
-def _external(context: _Context | None, trusted: bool, country: str) -> list[Identifier]:
+def read_context(raw: Raw | UnsetType) -> Said | None:
+    return read_part(_context, raw)
+
+
+def external_ids(context: Said | None, trusted: bool, country: str) -> list[Identifier]:
     """`context.externalIds` of a server; the push token of the device itself, which nobody else knows."""
     if context is None:
         return []

@@ -7,7 +7,16 @@ from typing import Any, Final
 from stream.signals.base import Signal
 from stream.signals.cart import CartSignal
 from stream.signals.churn import PurchaseSignal
+from stream.signals.contact import ContactSignal
+from stream.signals.gate import GateSignal
 from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 
-SIGNALS: Final[tuple[Signal[Any], ...]] = (CartSignal(), PurchaseSignal(), PopupSignal(), MessageSignal())
+SIGNALS: Final[tuple[Signal[Any], ...]] = (
+    ContactSignal(),  # first: what it knows decides about the triggers of an event
+    CartSignal(),
+    PurchaseSignal(),
+    PopupSignal(),
+    MessageSignal(),
+    GateSignal(),
+)

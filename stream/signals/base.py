@@ -51,6 +51,10 @@ class Trigger(Struct, frozen=True, kw_only=True):
     data: Struct
     suppressed: str | None = None
     """Why it is not published: a reason of the closed set in stream/metrics.py."""
+    told_by: str | None = None
+    """Of one that the gate had held back: the signal that told it."""
+    held_until_ms: int = 0
+    """Of the same: until when."""
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -80,6 +84,8 @@ class Signal(ABC, Generic[S]):
     """type(None): it keeps nothing."""
     events: frozenset[str] | None
     """Names of the track events it reads; None = every event of every type."""
+    types: frozenset[str] = frozenset()
+    """Types of calls that it reads besides ('identify', ...)."""
     settings: frozenset[str]
     """Names of the settings it reads; it may read no others."""
     reads: frozenset[str] = frozenset()
@@ -118,6 +124,11 @@ class Signal(ABC, Generic[S]):
     def leave(self, state: S, winner: str, now_ms: int, ctx: Context) -> tuple[Trigger, ...]:
         """The profile is no more, it was merged into `winner`: what subscribers need to be told of it itself."""
         return ()
+
+    def still_true(self, state: S, kind: TriggerKind, data: Any) -> bool:
+        """Whether what a trigger said, which has waited for the end of quiet hours, is still so. `data`: what it said.
+        Else it is dropped: nobody wants to be reminded in the morning of what they bought in the night."""
+        return True
 
     def gauges(self, state: S) -> tuple[tuple[str, int], ...]:
         """What the state contributes to the gauges: the sum of all differences that led to it."""

@@ -29,7 +29,14 @@ from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
 from tracker.contract.settings import Settings
-from tracker.contract.triggers import CART_ABANDONED, CartAbandoned, CartAbandonmentRetracted, CartLine, rfc3339
+from tracker.contract.triggers import (
+    CART_ABANDONED,
+    CartAbandoned,
+    CartAbandonmentRetracted,
+    CartLine,
+    TriggerKind,
+    rfc3339,
+)
 
 DOES: Final[dict[str, Do]] = {
     ev.PRODUCT_ADDED: "add",
@@ -96,6 +103,10 @@ class CartSignal(Signal[CartLog]):
     def merge(self, one: CartLog, other: CartLog, now_ms: int, ctx: Context) -> Result:
         """One cart of both: the union of their logs, folded again."""
         return _result(one, cart_log.merge(one, other, self._rules_of(ctx.settings)), now_ms, ctx)
+
+    def still_true(self, state: CartLog, kind: TriggerKind, data: Any) -> bool:
+        """The cart of the reminder still lies there, and nobody has come back to it."""
+        return state.cart.state == "abandoned" and state.cart.episode == data.episode
 
     def gauges(self, state: CartLog) -> tuple[tuple[str, int], ...]:
         return (("carts_open", 1),) if state.cart.state in WAITING else ()
@@ -230,9 +241,6 @@ def _abandonment(emission: Emission, told: Told, ctx: Context) -> Trigger:
             last_activity_ms=cart.last_ms,
             abandoned_at_ms=cart.abandoned_ms,
             currency=cart.cur,
-            user_id=ctx.user_id,
-            anonymous_id=ctx.anonymous_id,
-            traits=ctx.traits,
         ),
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import chain, zip_longest
 from math import ceil, inf
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
 from tracker.contract.settings import Settings
-from tracker.contract.triggers import CHURN_RISK, ChurnRisk
+from tracker.contract.triggers import CHURN_RISK, ChurnRisk, TriggerKind
 
 DAY_MS: Final = 86_400_000
 MAX_DAYS: Final = 512
@@ -138,9 +138,6 @@ class PurchaseSignal(Signal[Purchases]):
                 value_total=state.value / VALUE_DIGITS,
                 model=COLD_MODEL,
                 confidence="cold",
-                user_id=ctx.user_id,
-                anonymous_id=ctx.anonymous_id,
-                traits=ctx.traits,
             ),
         )
         return Result(state=after, triggers=(trigger,), gauges=(("churn_high", 1),))
@@ -168,6 +165,9 @@ class PurchaseSignal(Signal[Purchases]):
         at_ms = max(now_ms, crossed_ms)
         on = (one.on or other.on) and _risk(after, at_ms, ctx.settings) > ctx.settings.churn_leave
         return Result(state=replace(after, on=on, due_ms=None if on else _crossing_ms(after, ctx.settings)))
+
+    def still_true(self, state: Purchases, kind: TriggerKind, data: Any) -> bool:
+        return state.on
 
     def gauges(self, state: Purchases) -> tuple[tuple[str, int], ...]:
         return (("churn_high", 1),) if state.on else ()

@@ -215,9 +215,10 @@ class ProfilesFold:
         self.folded[event["site"], event["messageId"]] += 1
         ts, received = event["timestampMs"], event["receivedAtMs"]
         self.fire(key, ts, max(self.clock_ms, received))
-        profile = self.profiles.setdefault(key, {"about": None, "cart": None, "purchase": None})
+        profile = self.profiles.setdefault(key, new_profile())
         see(profile, event)
         self.count(key, profile, event)
+        hear(profile["contact"], event)
         if event["type"] == "track":
             self.signal(key, profile, event)
 
@@ -233,7 +234,7 @@ class ProfilesFold:
         if winner == merge["loser"]:
             return
         self.merged[key] = winner
-        state = {name: s for name, s in self.profiles.pop(key, {}).items() if s is not None}
+        state = {name: s for name, s in self.profiles.pop(key, {}).items() if s is not None and s != NOTHING_SAID and s}
         if state:
             self.handed[merge["mergeId"], merge["loser"]] = state
             self.goes[offset] = (winner, merge["mergeId"])
@@ -254,9 +255,16 @@ class ProfilesFold:
     def take_over(self, key: tuple[str, str], part: Json) -> None:
         """What a loser had becomes the winner's, field by field: each once."""
         state = self.handed[part["handover"], part["loser"]]
-        profile = self.profiles.setdefault(key, {"about": None, "cart": None, "purchase": None})
+        profile = self.profiles.setdefault(key, new_profile())
         assert part.get("piece") is None, "nobody in this traffic has a field of 256 KB"
         for name in part["fields"]:
+            if name == "contact":  # a no of either stays one
+                said = state.pop(name, NOTHING_SAID)
+                profile[name] = {what: profile[name][what] or said[what] for what in said}
+                continue
+            if name == "gate":
+                profile[name] |= state.pop(name, set())
+                continue
             theirs = state.pop(name)
             if name == "about":
                 self.take_visits(key, profile, theirs)
@@ -329,11 +337,17 @@ class ProfilesFold:
         self, key: tuple[str, str], kind: str, type: str, id: str, at_ms: int, now_ms: int, data: Json,
         reason: str | None = None, about: bool = False,
     ) -> None:  # fmt: skip
+        told = self.profiles[key]["gate"]
         if reason is None and at_ms < now_ms - self.rules.stale_ms:
             reason = "stale"
+        if reason is None and "retracts" in data:
+            reason = None if data["retracts"] in told else "not_told"
+        elif reason is None:
+            reason = "repeat" if id in told else refused(self.profiles[key]["contact"])
         if reason is not None:
             self.suppressed[reason] += 1
             return
+        told.add(id)
         data = {"profileId": key[1], **data}
         if about:
             known = self.profiles[key]["about"] or {}
@@ -401,7 +415,9 @@ class ProfilesFold:
         due: dict[str, int] = {}
         gauges: Counter[str] = Counter()
         for (site, id), profile in self.profiles.items():
-            keys[f"{tag}:v:{site}:{id}"] = {name: state for name, state in profile.items() if state is not None}
+            keys[f"{tag}:v:{site}:{id}"] = {
+                name: profile[name] for name in ("about", "cart", "purchase") if profile[name] is not None
+            }
             dues = []
             if (cart := profile["cart"]) is not None:
                 dues.append(carts.due_ms(cart["cart"], self.rules.cart))
@@ -421,6 +437,34 @@ class ProfilesFold:
             keys[f"{tag}:due"] = due
         keys[f"{tag}:g"] = {field: str(n) for field, n in gauges.items() if n}
         return {key: value for key, value in keys.items() if value != {}}
+
+
+NOTHING_SAID: Json = {"email": False, "phone": False, "no": False}
+
+
+def new_profile() -> Json:
+    """`contact`: what is known of addresses, and whether the person unsubscribed; `gate`: ids of what was told."""
+    return {"about": None, "cart": None, "purchase": None, "contact": dict(NOTHING_SAID), "gate": set()}
+
+
+def hear(contact: Json, event: Json) -> None:
+    """Of what there is to say of contacts only what this traffic says."""
+    places = [event.get("traits")] if event["type"] in ("identify", "alias") else []
+    if event["type"] == "track" and event["event"] == "Order Completed":
+        places.append(event.get("properties"))
+    for said in places:
+        for type in ("email", "phone"):
+            if isinstance(said, dict) and normal(type, said.get(type), "VN") is not None:
+                contact[type] = True
+    if event["type"] == "track" and event["event"] == "Unsubscribed":
+        contact["no"] = True  # to all: it names no channel
+
+
+def refused(contact: Json) -> str | None:
+    """Why nobody may write to the person: they said no, or have a phone number alone and said nothing."""
+    if contact["no"]:
+        return "denied"
+    return "no_consent" if contact["phone"] and not contact["email"] else None
 
 
 def see(profile: Json, event: Json) -> None:

@@ -328,7 +328,7 @@ def test_a_trigger_carries_what_a_reminder_needs() -> None:
     assert [(i.product_id, i.quantity, i.price) for i in data.items] == [("A", 1, 10), ("B", 2, 5)]
     assert (data.opened_at_ms, data.last_activity_ms) == (T0_MS, T0_MS + 60_000)
     assert data.abandoned_at_ms == trigger.at_ms == T0_MS + 3_660_000
-    assert (data.profile_id, data.anonymous_id) == ("p1", "a1")
+    assert data.profile_id == "p1"
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------

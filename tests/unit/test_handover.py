@@ -439,4 +439,4 @@ def test_what_is_handed_over_is_in_one_order_so_that_its_parts_are_the_same_afte
     profile = world.profile("p1")
     names = [name for name, _ in world.folder.codec.fields(profile)]
     profile.states = dict(reversed(profile.states.items()))
-    assert [name for name, _ in world.folder.codec.fields(profile)] == names == ["about", "cart", "purchase"]
+    assert [name for name, _ in world.folder.codec.fields(profile)] == names == ["about", "contact", "cart", "purchase"]

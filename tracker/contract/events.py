@@ -194,6 +194,7 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     timestamp_ms: Time
     received_at_ms: Time
     channel: str = "site"
+    source: str = "client"
     event: str | None = None
     name: str | None = None
     user_id: str | None = None
@@ -201,6 +202,7 @@ class ProfileEvent(Struct, rename="camel", kw_only=True, gc=False):
     group_id: str | None = None
     properties: Raw | UnsetType = UNSET
     traits: Raw | UnsetType = UNSET
+    context: Raw | UnsetType = UNSET
     campaign: Raw | UnsetType = UNSET
     click_ids: Raw | UnsetType = UNSET
     traffic: str | None = None
@@ -255,13 +257,39 @@ ROUTES: Final[tuple[str, ...]] = ("order_id", "checkout_id", "cart_id")
 """Properties that name a purchase: whoever was the first to carry one gets what carries it later. The first that leads
 somewhere counts."""
 
+CONSENT_UPDATED: Final = "Consent Updated"
+SUBSCRIBED: Final = "Subscribed"
+UNSUBSCRIBED: Final = "Unsubscribed"
+EMAIL_UNSUBSCRIBED: Final = "Email Unsubscribed"
+MARKED_AS_SPAM: Final = "Email Marked as Spam"
+ZALO_FOLLOWED: Final = "Zalo Followed"
+ZALO_UNFOLLOWED: Final = "Zalo Unfollowed"
+PUSH_GRANTED: Final = "Web Push Granted"
+PUSH_DENIED: Final = "Web Push Denied"
+SIGNED_UP: Final = "Signed Up"
+POPUP_SUBMITTED: Final = "Popup Submitted"
+FORM_SUBMITTED: Final = "Form Submitted"
+
+CONSENT_ACTIONS: Final[dict[str, tuple[str | None, bool | None]]] = {
+    CONSENT_UPDATED: (None, None),
+    SUBSCRIBED: (None, True),
+    UNSUBSCRIBED: (None, False),
+    EMAIL_UNSUBSCRIBED: ("email", False),
+    MARKED_AS_SPAM: ("email", False),
+    ZALO_FOLLOWED: ("zalo", True),
+    ZALO_UNFOLLOWED: ("zalo", False),
+    PUSH_GRANTED: ("webpush", True),
+    PUSH_DENIED: ("webpush", False),
+}
+"""Events by which somebody says yes or no to messages † -> (channel, or None where the event says it; yes or no)."""
+
 POPUP_ACTIONS: Final[dict[str, str]] = {
     "Popup Eligible": "eligible",
     "Popup Triggered": "triggered",
     "Popup Viewed": "viewed",
     "Popup Clicked": "clicked",
     "Popup Dismissed": "dismissed",
-    "Popup Submitted": "submitted",
+    POPUP_SUBMITTED: "submitted",
 }
 """Popup events † -> the action label they are counted under."""
 
@@ -271,8 +299,10 @@ MESSAGE_ACTIONS: Final[dict[str, tuple[str | None, str]]] = {
     "Email Opened": ("email", "seen"),
     "Email Link Clicked": ("email", "clicked"),
     "Email Bounced": ("email", "failed"),
-    "Email Marked as Spam": ("email", "complained"),
-    "Unsubscribed": (None, "unsubscribed"),
+    MARKED_AS_SPAM: ("email", "complained"),
+    UNSUBSCRIBED: (None, "unsubscribed"),
+    EMAIL_UNSUBSCRIBED: ("email", "unsubscribed"),
+    ZALO_UNFOLLOWED: ("zalo", "unsubscribed"),
     "Message Sent": (None, "sent"),
     "Message Delivered": (None, "delivered"),
     "Message Failed": (None, "failed"),
@@ -305,7 +335,7 @@ CONTENT_ACTIONS: Final[dict[str, tuple[str, str]]] = {
     "Promotion Viewed": ("promotion", "viewed"),
     "Promotion Clicked": ("promotion", "clicked"),
     "Form Viewed": ("form", "viewed"),
-    "Form Submitted": ("form", "submitted"),
+    FORM_SUBMITTED: ("form", "submitted"),
 }
 """Events that tell of a product, promotion or form -> (its kind, the action it is counted under)."""
 

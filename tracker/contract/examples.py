@@ -71,6 +71,11 @@ _TRACKS: Final[dict[str, dict[str, Any]]] = {
         name: {**_CAMPAIGN, "channel": channel or "zalo"}
         for name, (channel, _) in events.MESSAGE_ACTIONS.items()
     },
+    events.CONSENT_UPDATED: {"channel": "zalo", "consent": "granted"},
+    events.SUBSCRIBED: {"channel": "email", "email": "lan@example.com", "list": "newsletter"},
+    events.ZALO_FOLLOWED: {"channel": "zalo"},
+    events.SIGNED_UP: {"email": "lan@example.com"},
+    events.FORM_SUBMITTED: {"form_id": "newsletter", "email": "lan@example.com"},
 }  # fmt: skip
 
 

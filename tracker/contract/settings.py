@@ -14,6 +14,16 @@ directory, or where `TRACKER_CONFIG` points), the default. Sites stand in `track
                                  # required: in pages only a yes is a yes
     consent_category = "analytics"  # the category of context.consent.categoryPreferences that counts here
     without_consent = "drop"     # or anonymous: what happened is kept, ids, traits and address are not
+
+    [sites.shop.triggers]        # which triggers may come of a message to a person: docs/triggers.md
+    consent = "optional"
+    cap = 3
+    kind_caps = { cart_abandoned = 1 }
+    quiet_hours = "21:00-08:00"
+    quiet = "delay"
+
+    [sites.shop.links]           # what triggers name
+    cart = "https://shop.example/cart"
 """
 
 from __future__ import annotations
@@ -31,6 +41,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
+from tracker.contract.triggers import TRIGGER_KINDS
+
 DEFAULT_TIME_ZONE: Final = "Asia/Ho_Chi_Minh"
 DEMO_SITE: Final = "demo"
 DEMO_WRITE_KEY: Final = "demo-write-key"
@@ -46,12 +58,40 @@ PHONE_COUNTRIES: Final[dict[str, tuple[str, str]]] = {
 }  # fmt: skip
 """Country -> (its calling code, what stands before a number that is dialled inside it)."""
 
+_QUIET_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])").fullmatch
 _SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
+_LINK = re.compile(r"https?://[^\s]+").fullmatch
 _BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?").fullmatch
 
 
 class SettingsError(ValueError):
     """A setting that can't be used. The message is one line that names it and says what would do."""
+
+
+class TriggerPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a site lets through of triggers that a message to a person comes of (docs/triggers.md)."""
+
+    consent: Literal["required", "optional", "ignore"] = "optional"
+    """required: a yes on one channel. optional: silence is a yes on email, a no on sms, zns, zalo, viber, webpush. Who
+    said no on all channels gets nothing, also with ignore."""
+    cap: Annotated[int, Meta(ge=0, le=50)] = 0
+    """Most triggers of all kinds a profile within cap_h; 0: no limit."""
+    kind_caps: dict[str, Annotated[int, Meta(ge=1, le=50)]] = {}
+    """The same of a kind: { cart_abandoned = 1 }."""
+    cap_h: Annotated[float, Meta(gt=0, le=168)] = 24.0
+    quiet_hours: str = ""
+    """Local time of the site, "21:00-08:00"; empty: none."""
+    quiet: Literal["delay", "suppress"] = "delay"
+    """What becomes of a trigger in quiet hours: it waits for their end, if it is still true then, or is dropped."""
+
+
+class Links(Struct, frozen=True, forbid_unknown_fields=True):
+    """Addresses of a site that its triggers name."""
+
+    site: str = ""
+    cart: str = ""
+    checkout: str = ""
+    unsubscribe: str = ""
 
 
 class Site(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +106,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     consent: Literal["ignore", "optional", "required"] = "optional"
     consent_category: str = "analytics"
     without_consent: Literal["drop", "anonymous"] = "drop"
+    triggers: TriggerPolicy = TriggerPolicy()
+    links: Links = Links()
 
 
 def _s(unit: str, text: str, **bounds: Any) -> Meta:
@@ -512,6 +554,35 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
     return settings
 
 
+def quiet_minutes(text: str) -> tuple[int, int] | None:
+    """'21:00-08:00' -> minutes of the local day (1260, 480); '' -> None. Raises ValueError."""
+    if not text:
+        return None
+    if (match := _QUIET_HOURS(text.strip())) is None:
+        raise ValueError(f"'{text}' is no time like 21:00-08:00")
+    a, b, c, d = (int(part) for part in match.groups())
+    if (a, b) == (c, d):
+        raise ValueError(f"'{text}' is a whole day")
+    return a * 60 + b, c * 60 + d
+
+
+def _check_triggers(name: str, site: Site) -> None:
+    try:
+        quiet_minutes(site.triggers.quiet_hours)
+    except ValueError as e:
+        raise SettingsError(f"site '{name}': triggers.quiet_hours: {e}") from None
+    kinds = [kind.name for kind in TRIGGER_KINDS if kind.marketing]
+    for kind in site.triggers.kind_caps:
+        if kind not in kinds:
+            raise SettingsError(f"site '{name}': triggers.kind_caps: '{kind}' is none of {', '.join(kinds)}")
+    for link in ("site", "cart", "checkout", "unsubscribe"):
+        url = getattr(site.links, link)
+        if url and (len(url) > 500 or not _LINK(url)):
+            raise SettingsError(
+                f"site '{name}': links.{link}: '{url[:80]}' is no address like https://shop.example/cart"
+            )
+
+
 def _check(settings: Settings) -> None:
     owner: dict[str, str] = {}
     for name, site in settings.sites.items():
@@ -521,6 +592,7 @@ def _check(settings: Settings) -> None:
             ZoneInfo(site.time_zone)
         except (ValueError, OSError):
             raise SettingsError(f"site '{name}': unknown time zone '{site.time_zone}'") from None
+        _check_triggers(name, site)
         for key in (site.write_key, site.secret_key):
             if key in DEMO_KEYS and not (name == DEMO_SITE and settings.demo):
                 raise SettingsError(f"site '{name}': '{key}' is a public demo key; choose your own")

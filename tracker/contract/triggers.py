@@ -16,6 +16,47 @@ CONTENT_TYPE: Final = b"application/cloudevents+json; charset=UTF-8"
 HEADERS: Final[list[tuple[str, bytes]]] = [("content-type", CONTENT_TYPE)]
 
 
+class Channel(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=True):
+    """One way to reach a profile."""
+
+    channel: Annotated[str, Meta(description="email, sms, zns, zalo, viber or webpush.")]
+    address: Annotated[str, Meta(description="E-mail address, E.164 number, id of the user at Zalo or Viber, token.")]
+    consent: Annotated[str, Meta(description="What the person said to messages there: granted, denied or unknown.")]
+    usable: Annotated[
+        bool, Meta(description="By the site's policy (`triggers.consent`) a message may go there, and it can arrive.")
+    ]
+    account: Annotated[str | None, Meta(description="The official account or bot that the address belongs to.")] = None
+    verified: Annotated[bool, Meta(description="Shown to be the person's own, not just typed somewhere.")] = False
+    undeliverable: Annotated[bool, Meta(description="The last message there bounced for good.")] = False
+
+
+class TriggerLinks(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=True):
+    """Addresses of the site, as its settings name them; only those that are named."""
+
+    site: str | None = None
+    cart: str | None = None
+    checkout: str | None = None
+    unsubscribe: str | None = None
+
+
+class Person(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """Whom a trigger is about: in the data of every kind. A signal names the profile; the fold fills in the rest."""
+
+    profile_id: str
+    user_id: str | None = None
+    anonymous_id: Annotated[str | None, Meta(description="The latest.")] = None
+    traits: Annotated[dict[str, Any] | None, Meta(description="Traits of identify calls; none over 1 KB.")] = None
+    channels: Annotated[list[Channel], Meta(description="Ways to reach the profile, the best known first.")] = []
+    preferred_channel: Annotated[
+        str | None,
+        Meta(
+            description="The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when "
+            "no message was delivered."
+        ),
+    ] = None
+    links: TriggerLinks | None = None
+
+
 class CartLine(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=True):
     product_id: str
     quantity: float = 1
@@ -25,10 +66,9 @@ class CartLine(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=
     image_url: str | None = None
 
 
-class CartAbandoned(Struct, rename="camel", kw_only=True, omit_defaults=True):
+class CartAbandoned(Person):
     """A cart that was left: no cart event for the idle time of its stage."""
 
-    profile_id: str
     stage: Annotated[str, Meta(description="How far it came: cart, checkout or payment.")]
     value: Annotated[float, Meta(description="Sum of price x quantity of its lines, in `currency`.")]
     items: list[CartLine]
@@ -38,9 +78,6 @@ class CartAbandoned(Struct, rename="camel", kw_only=True, omit_defaults=True):
     last_activity_ms: int
     abandoned_at_ms: int
     currency: str | None = None
-    user_id: str | None = None
-    anonymous_id: str | None = None
-    traits: dict[str, Any] | None = None
 
 
 class CartAbandonmentRetracted(Struct, rename="camel", kw_only=True, omit_defaults=True):
@@ -50,10 +87,9 @@ class CartAbandonmentRetracted(Struct, rename="camel", kw_only=True, omit_defaul
     retracts: Annotated[str, Meta(description="The `id` of the trigger that is taken back.")]
 
 
-class ChurnRisk(Struct, rename="camel", kw_only=True, omit_defaults=True):
+class ChurnRisk(Person):
     """A customer's probability not to buy again within the horizon rose over the threshold."""
 
-    profile_id: str
     signal: Annotated[str, Meta(description="What is awaited: 'purchase'.")]
     risk: Annotated[float, Meta(description="1 - P(at least one in the horizon), 0..1.")]
     p_alive: float
@@ -65,9 +101,12 @@ class ChurnRisk(Struct, rename="camel", kw_only=True, omit_defaults=True):
     value_total: Annotated[float, Meta(description="Sum of the orders' values so far.")]
     model: Annotated[str, Meta(description="Model and version of its parameters.")]
     confidence: Annotated[str, Meta(description="cold: parameters are the prior alone.")]
-    user_id: str | None = None
-    anonymous_id: str | None = None
-    traits: dict[str, Any] | None = None
+
+
+INFORMING: Final = frozenset(
+    ("cart_recovered", "lead_stage", "segment_entered", "segment_exited", "journey_stage")
+)  # fmt: skip
+"""Kinds that tell systems what has become of a profile; of all others a message to the person comes."""
 
 
 class TriggerKind(Struct, frozen=True, kw_only=True):
@@ -79,6 +118,11 @@ class TriggerKind(Struct, frozen=True, kw_only=True):
     @property
     def topic(self) -> str:
         return f"tracker.triggers.{self.name}.v1"
+
+    @property
+    def marketing(self) -> bool:
+        """Somebody is going to be written to because of it: consent, caps and quiet hours apply."""
+        return self.name not in INFORMING
 
     @property
     def ce_type(self) -> str:
