@@ -16,7 +16,8 @@ from msgspec import UNSET, Raw, Struct
 from tracker.contract.codec import partition_of
 from tracker.contract.events import REPLAYS, decode_event_head, decode_profile_event
 from tracker.contract.settings import DEMO_SITE, Settings
-from tracker.contract.topics import EVENTS, PROFILE_EVENTS, DeadLetter
+from tracker.contract.topics import EVENTS, PROFILE_EVENTS, WEBHOOK_REPLAYS, DeadLetter
+from tracker.contract.triggers import decode_trigger
 from tracker.intake import Call, policy_of, take
 from tracker.intake.privacy import written_ip
 from tracker.post import MAX_DETAIL_CHARS
@@ -70,6 +71,8 @@ def redo(letter: DeadLetter, offset: int, settings: Settings) -> Redo | tuple[st
         return "incomplete", f"{letter.missing_bytes} bytes of it were too large to be kept"
     if letter.stage == "endpoint":
         return _redo_event(letter, offset, settings)
+    if letter.stage == "webhooks":
+        return _redo_delivery(letter, settings)
     if letter.topic not in (EVENTS, PROFILE_EVENTS) or letter.partition is None:
         return "unknown_stage", f"'{letter.stage}', topic {letter.topic}"
     if letter.partition >= settings.partitions:
@@ -95,6 +98,18 @@ def _redo_event(letter: DeadLetter, offset: int, settings: Settings) -> Redo | t
         return refusal.rejection.name, f"{refusal.rejection.message} {refusal.detail}".strip()
     value = draft.value
     return Redo(EVENTS, partition_of(draft.key, settings.partitions), draft.key, lambda *_: value)
+
+
+def _redo_delivery(letter: DeadLetter, settings: Settings) -> Redo | tuple[str, str]:
+    """To that webhook alone, not to the topic of the trigger: whoever else subscribes to it has had it."""
+    endpoint, original = letter.endpoint or "", letter.original
+    if endpoint not in [hook.name for hook in settings.webhooks]:
+        return "unknown_endpoint", f"tracker.toml has no webhook '{endpoint}'"
+    try:
+        decode_trigger(original)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        return "not_a_trigger", str(e)
+    return Redo(WEBHOOK_REPLAYS, 0, endpoint.encode(), lambda *_: original)
 
 
 def _redo_record(letter: DeadLetter, settings: Settings) -> Redo | tuple[str, str]:

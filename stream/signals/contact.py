@@ -143,8 +143,8 @@ def _addresses(event: ProfileEvent, p: _Properties, context: Said | None, countr
     for place in said:
         for type in types:
             given = getattr(place, type, None)
-            if given is not None and (value := normal(type, given, country)) is not None:
-                yield type, value, verified
+            if given is not None and (known := normal(type, given, country)) is not None:
+                yield type, known, verified
 
 
 def _address(channel: str, p: Any, found: list[Found], country: str) -> str:

@@ -76,13 +76,18 @@ def test_the_example_of_the_settings_file_is_valid(tmp_path: Path) -> None:
     example.write_text(text, "utf-8")
     settings = contract_settings.load({}, example)
     assert settings.sites["shop"].origins == ("https://shop.example", "https://www.shop.example")
-    commented = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ") and " = " in line]
-    example.write_text(
-        "\n".join(line for line in commented if not line.startswith(("write_key", "secret_key"))), "utf-8"
-    )
+    # The commented lines are valid settings, too.
+    plain, _, tables = text.partition("[sites.shop]")
+    lines = [line.removeprefix("# ") for line in plain.splitlines() if line.startswith("# ") and " = " in line]
+    lines += [line.removeprefix("# ") for line in ("[sites.shop]" + tables).splitlines()]
+    keys = iter(("another_key_1", "another_key_2"))
+    lines = [line.replace('"..."', f'"{next(keys)}"') if '"..."' in line else line for line in lines]
+    example.write_text("\n".join(lines).replace("whsec_REPLACE_ME", "whsec_" + "QUFB" * 8), "utf-8")
     loaded = contract_settings.load({}, example)
-    assert loaded.kafka == contract_settings.Settings().kafka  # the commented lines are valid settings too
+    assert loaded.kafka == contract_settings.Settings().kafka
     assert loaded.cart_idle_s == 3600
+    assert loaded.sites["shop"].triggers.kind_caps == {"cart_abandoned": 1}
+    assert [hook.name for hook in loaded.webhooks] == ["n8n"]
 
 
 def test_text_of_clients_can_not_steer_the_terminal() -> None:

@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("tracker.cli.worker", "Run a stream worker; start more of them to scale."),
     "topics": ("tracker.cli.topics", "Create or check the Kafka topics."),
     "fold": ("tracker.cli.fold", "What a signal makes of the events in a file: its state and emissions, as JSON."),
+    "webhooks": ("tracker.cli.webhooks", "Deliver triggers as signed webhooks; list and test the endpoints."),
     "tail": ("tracker.cli.tail", "Watch triggers, events or dead letters arrive."),
     "dead-letters": ("tracker.cli.dead_letters", "List, show and replay what could not be used."),
     "profile": ("tracker.cli.profile", "Take ids off a profile that are another person's."),

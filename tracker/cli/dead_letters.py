@@ -43,7 +43,9 @@ def _filters(command: Callable[..., int]) -> Callable[..., int]:
         click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers."),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Most letters.  [list: 50, the latest]"),
         click.option("--since", metavar="TIME", help="Not before: 30m, 6h, 7d ago, or a time as 2026-01-02T03:04."),
-        click.option("--stage", type=click.Choice(["endpoint", "resolve", "signals"]), help="Who refused it."),
+        click.option(
+            "--stage", type=click.Choice(["endpoint", "resolve", "signals", "webhooks"]), help="Who refused it."
+        ),
         click.option("--reason", "reasons", multiple=True, metavar="NAME", help="Why; may be given more than once."),
         click.option("--site", metavar="NAME", help="Of this site."),
     ):

@@ -106,6 +106,7 @@ class Up:
             redis=f"redis://127.0.0.1:{self.ports['redis']}/0" if self.own_redis else settings.redis,
         )
         self.workers = [f"worker-{i}" for i in range(workers)]
+        self.webhooks = _delivers(settings)
         self.groups: list[list[Child]] = []
         """What runs, in the order it was started; the children of a group stop together."""
         self.signals = 0
@@ -179,6 +180,10 @@ class Up:
         self._begin([self._python("endpoint", "serve", 0)])
         at = (self._host(self.settings.http_host), self.ports["endpoint"])
         self._await("endpoint", partial(ready, *at), f"{at[0]}:{at[1]}", 30)
+        if self.webhooks:
+            self._begin([self._python("webhooks", "webhooks deliver", 0)])
+            hooks_at = (self._host(self.settings.webhook_host), self.ports["webhooks"])
+            self._await("webhooks", partial(ready, *hooks_at), f"{hooks_at[0]}:{hooks_at[1]}", 60)
         for name in self.workers:
             worker_at = (self._host(self.settings.worker_host), self.ports[name])
             self._await(name, partial(ready, *worker_at), f"{worker_at[0]}:{worker_at[1]}", 60)
@@ -189,7 +194,7 @@ class Up:
             child.start()
 
     def _python(self, name: str, command: str, index: int) -> Child:
-        """`tracker serve` or `tracker worker` with what was chosen here; all else they read as this process did."""
+        """`tracker serve`, `worker`, `webhooks deliver` with what was chosen here; all else they read as this did."""
         env = {
             **self.env,
             "PYTHONUNBUFFERED": "1",
@@ -198,11 +203,12 @@ class Up:
             "TRACKER_HTTP_PORT": str(self.ports["endpoint"]),
             "TRACKER_WORKER_ID": name,
             "TRACKER_WORKER_PORT": str(self.ports.get(name, 0)),
+            "TRACKER_WEBHOOK_PORT": str(self.ports.get("webhooks", 0)),
         }
         log = self.data / "logs" / f"{name}.log"
         return Child(
             name,
-            [sys.executable, "-m", "tracker.cli", command],
+            [sys.executable, "-m", "tracker.cli", *command.split()],
             log,
             env=env,
             grace_s=self.settings.drain_s + 5,
@@ -314,6 +320,10 @@ class Up:
             )
 
 
+def _delivers(settings: Settings) -> bool:
+    return any(not hook.paused for hook in settings.webhooks)
+
+
 def _choose_ports(settings: Settings, kafka_port: int | None, redis_port: int | None, workers: int) -> dict[str, int]:
     """Part -> port. All are checked before anything starts. Raises Failure for the first that can't be had."""
     wanted: list[tuple[str, str, str, int]] = [("endpoint", "--http-port", settings.http_host, settings.http_port)]
@@ -324,6 +334,8 @@ def _choose_ports(settings: Settings, kafka_port: int | None, redis_port: int | 
     for i in range(workers):
         port = settings.worker_port and settings.worker_port + i
         wanted.append((f"worker-{i}", "--worker-port", settings.worker_host, port))
+    if _delivers(settings):
+        wanted.append(("webhooks", "TRACKER_WEBHOOK_PORT", settings.webhook_host, settings.webhook_port))
     taken: dict[int, str] = {}
     ports: dict[str, int] = {}
     for part, option, host, port in wanted:

@@ -435,7 +435,9 @@ the name there is the variable's in small letters without `TRACKER_`), the defau
     for section in re.split(r"^    # -- ", source, flags=re.M)[1:]:
         title, _, body = section.partition("\n")
         rows = [
-            _setting(fields[name]) for name in re.findall(r"^    (\w+): Annotated", body, flags=re.M) if name != "sites"
+            _setting(fields[name])
+            for name in re.findall(r"^    (\w+): Annotated", body, flags=re.M)
+            if name not in settings.TABLES
         ]
         table = _table(["Variable", "Type", "Unit", "Default", "Bounds", "What it is"], rows)
         parts.append(f"\n## {title[0].upper()}{title[1:]}\n\n{table}\n")
@@ -454,6 +456,21 @@ time_zone = "Asia/Ho_Chi_Minh"
 ```
 
 {_fields(settings.Site)}
+
+## Webhooks
+
+Only in `tracker.toml`, a table each. Make a secret with
+`python -c "import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())"`.
+
+```toml
+[[webhooks]]
+name = "n8n"
+url = "https://n8n.example/webhook/tracker"
+secret = "whsec_..."
+kinds = ["cart_abandoned"]   # or all
+```
+
+{_fields(settings.Webhook)}
 """
     )
     return "".join(parts)
@@ -464,6 +481,7 @@ time_zone = "Asia/Ho_Chi_Minh"
 
 def rejections_page() -> str:
     from stream.poison import REASONS
+    from tracker.deliver.service import GIVEN_UP
     from tracker.rejections import REJECTIONS
 
     rows = [[f"`{r.name}`", str(r.status), r.message, r.hint] for r in REJECTIONS]
@@ -482,12 +500,19 @@ event of a batch never fails the batch: that event goes to `{topics.DEAD_LETTERS
 Reasons of dead letters of the stages `resolve` and `signals`.
 
 {_table(["Reason", "What it means"], [[f"`{reason}`", text] for reason, text in REASONS.items()])}
+
+## Webhooks
+
+Reasons of dead letters of the stage `webhooks`.
+
+{_table(["Reason", "What it means"], [[f"`{reason}`", text] for reason, text in GIVEN_UP.items()])}
 """
 
 
 def metrics_page() -> str:
     from stream import metrics as stream_metrics
     from tracker import metrics as tracker_metrics
+    from tracker.deliver import metrics as webhook_metrics
 
     return f"""# Metrics
 
@@ -500,6 +525,10 @@ Label sets are closed: what clients send never becomes a label. Sites are the fi
 ## Worker
 
 {_metrics(stream_metrics)}
+
+## Webhooks
+
+{_metrics(webhook_metrics)}
 
 `# HELP` and `# TYPE` of the running process say the same; both also export `process_*` and `python_*`.
 """

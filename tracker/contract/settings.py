@@ -24,6 +24,11 @@ directory, or where `TRACKER_CONFIG` points), the default. Sites stand in `track
 
     [sites.shop.links]           # what triggers name
     cart = "https://shop.example/cart"
+
+    [[webhooks]]                 # triggers for what does not read Kafka: docs/triggers.md
+    name = "n8n"
+    url = "https://n8n.example/webhook/tracker"
+    secret = "whsec_..."
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
+from tracker.contract.signature import key_of
 from tracker.contract.triggers import TRIGGER_KINDS
 
 DEFAULT_TIME_ZONE: Final = "Asia/Ho_Chi_Minh"
@@ -49,6 +55,9 @@ DEMO_WRITE_KEY: Final = "demo-write-key"
 DEMO_SECRET_KEY: Final = "demo-secret-key"
 DEMO_KEYS: Final = frozenset((DEMO_WRITE_KEY, DEMO_SECRET_KEY))
 """Public knowledge: refused for every site but `demo`, and there unless `demo` is set."""
+
+TABLES: Final = ("sites", "webhooks")
+"""Settings that stand in tracker.toml only."""
 
 PHONE_COUNTRIES: Final[dict[str, tuple[str, str]]] = {
     "VN": ("84", "0"), "KH": ("855", "0"), "LA": ("856", "0"), "TH": ("66", "0"), "SG": ("65", ""), "MY": ("60", "0"),
@@ -92,6 +101,39 @@ class Links(Struct, frozen=True, forbid_unknown_fields=True):
     cart: str = ""
     checkout: str = ""
     unsubscribe: str = ""
+
+
+class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
+    """One endpoint that triggers are posted to (docs/triggers.md): a table [[webhooks]]."""
+
+    name: str
+    """Its own: the consumer group, metrics and dead letters go by it."""
+    url: str
+    secret: str | tuple[str, ...]
+    """whsec_ and base64 of 24 to 64 random bytes. Two while a secret is changed: the request is signed by both."""
+    sites: tuple[str, ...] = ()
+    """Empty: all."""
+    kinds: tuple[str, ...] = ()
+    """Of triggers; empty: all."""
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
+    """Of one try."""
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 8
+    """Then the trigger is a dead letter."""
+    in_flight: Annotated[int, Meta(ge=1, le=64)] = 8
+    """Most requests at once."""
+    paused: bool = False
+    """Nothing is sent; what comes meanwhile waits in Kafka, as long as that keeps it."""
+    allow_http: bool = False
+    """A URL without TLS may be."""
+    allow_private: bool = False
+    """The endpoint may be in a private network, or on this machine."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (self.secret,) if isinstance(self.secret, str) else self.secret
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.name!r})"
 
 
 class Site(Struct, frozen=True, forbid_unknown_fields=True):
@@ -497,10 +539,30 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, _s("s", "A timer due longer ago than this changes state, but its trigger is suppressed.", ge=0)
     ] = 86400.0
 
+    # -- webhooks out (the endpoints stand in tracker.toml: see below)
+    webhook_group: Annotated[
+        str, _s("name", "Kafka consumer groups of `tracker webhooks deliver` begin so; the endpoint's name follows.")
+    ] = "tracker-webhooks"
+    webhook_host: Annotated[str, _s("address", "Address of its /metrics, /livez and /readyz.")] = "127.0.0.1"
+    webhook_port: Annotated[int, _s("port", "Port of its /metrics, /livez and /readyz.", ge=0, le=65535)] = 8090
+    webhook_retry_s: Annotated[
+        float, _s("s", "Wait after the first failure; four times as long after each further one.", gt=0)
+    ] = 1.0
+    webhook_retry_max_s: Annotated[
+        float, _s("s", "Longest wait, also for an endpoint that asks for a longer one (Retry-After).", gt=0, le=3600)
+    ] = 300.0
+    webhook_breaker_failures: Annotated[
+        int, _s("failures", "So many in a row, of whatever triggers, and the endpoint is left alone for a while.", ge=1)
+    ] = 5
+    webhook_breaker_s: Annotated[
+        float, _s("s", "The while; doubled by each further failure, up to webhook_retry_max_s.", gt=0)
+    ] = 15.0
+
     # -- embedded servers of `tracker up`
     data_dir: Annotated[str, _s("path", "Where `tracker up` keeps Kafka's and Redis's data.")] = "data"
     kafka_heap_mb: Annotated[int, _s("MB", "Heap of the embedded Kafka.", ge=256)] = 512
 
+    webhooks: Annotated[tuple[Webhook, ...], _s("tables", "Endpoints that triggers are posted to: see above.")] = ()
     sites: Annotated[dict[str, Site], _s("table", "The sites, by name: see above.")] = {}
 
 
@@ -534,7 +596,7 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
     origin = dict.fromkeys(values, str(path))
     for name in known:
         variable = f"TRACKER_{name.upper()}"
-        if name != "sites" and (text := env.get(variable)) is not None:
+        if name not in TABLES and (text := env.get(variable)) is not None:
             values[name], origin[name] = text, variable
     for name, value in overrides.items():
         if value is not None:
@@ -583,6 +645,31 @@ def _check_triggers(name: str, site: Site) -> None:
             )
 
 
+def _check_webhooks(settings: Settings) -> None:
+    names: set[str] = set()
+    kinds = [kind.name for kind in TRIGGER_KINDS]
+    for hook in settings.webhooks:
+        where = f"webhook '{hook.name}'"
+        if not _SITE_NAME(hook.name) or hook.name in names:
+            raise SettingsError(f"{where}: names are lower-case letters, digits, - and _, 40 at most, each used once")
+        names.add(hook.name)
+        if not _LINK(hook.url) or len(hook.url) > 2000:
+            raise SettingsError(f"{where}: its url is no address like https://n8n.example/webhook/tracker")
+        if hook.url.startswith("http://") and not hook.allow_http:
+            raise SettingsError(f"{where}: its url is not https; allow_http = true if that is meant")
+        if not 1 <= len(hook.secrets) <= 2:
+            raise SettingsError(f"{where}: it has one secret, or two while it is changed")
+        for secret in hook.secrets:
+            try:
+                key_of(secret)
+            except ValueError as e:
+                raise SettingsError(f"{where}: {e}") from None
+        if unknown := set(hook.kinds) - set(kinds):
+            raise SettingsError(f"{where}: kind '{min(unknown)}' is none of {', '.join(kinds)}")
+        if unknown := set(hook.sites) - set(settings.sites):
+            raise SettingsError(f"{where}: there is no site '{min(unknown)}'")
+
+
 def _check(settings: Settings) -> None:
     owner: dict[str, str] = {}
     for name, site in settings.sites.items():
@@ -616,5 +703,6 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"metrics_port: {settings.metrics_port} to {last} must be ports beside http_port")
     if settings.phone_country not in PHONE_COUNTRIES:
         raise SettingsError(f"phone_country: '{settings.phone_country}' is none of {', '.join(PHONE_COUNTRIES)}")
+    _check_webhooks(settings)
     if settings.churn_leave >= settings.churn_enter:
         raise SettingsError("churn_leave must be below churn_enter")

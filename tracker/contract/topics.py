@@ -26,6 +26,7 @@ EVENTS: Final = "tracker.events.v1"
 PROFILE_EVENTS: Final = "tracker.profile-events.v1"
 MERGES: Final = "tracker.merges.v1"
 DEAD_LETTERS: Final = "tracker.dead-letters.v1"
+WEBHOOK_REPLAYS: Final = "tracker.webhook-replays.v1"
 
 TOPICS: Final[tuple[Topic, ...]] = (
     Topic(
@@ -43,6 +44,10 @@ TOPICS: Final[tuple[Topic, ...]] = (
     Topic(
         name=DEAD_LETTERS, owner="endpoint, worker, CLI", key="none", value="DeadLetter, or Replay",
         retention_ms=30 * DAY_MS, partitioned=False,
+    ),
+    Topic(
+        name=WEBHOOK_REPLAYS, owner="CLI", key="name of the webhook", value="CloudEvent",
+        retention_ms=7 * DAY_MS, partitioned=False,
     ),
     *(
         Topic(
@@ -62,7 +67,7 @@ class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
     """A closed set: tracker/rejections.py for the endpoint's, stream/poison.py for the worker's."""
     detail: str
     stage: str
-    """'endpoint', 'resolve' or 'signals'."""
+    """'endpoint', 'resolve', 'signals' or 'webhooks'."""
     at_ms: int
     """The endpoint's: when the request was received."""
     original: bytes
@@ -90,6 +95,8 @@ class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
     offset: int | None = None
     key: bytes | None = None
     """The record's key; base64 in the JSON."""
+    endpoint: str | None = None
+    """Of the stage 'webhooks': which webhook it could not be delivered to."""
 
 
 class Replay(Struct, rename="camel", kw_only=True, omit_defaults=True):

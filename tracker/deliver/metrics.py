@@ -1,0 +1,38 @@
+"""Every metric of `tracker webhooks deliver`. The label `endpoint` is the name of a webhook in the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+OUTCOMES: Final = ("delivered", "failed", "dead_letter")
+
+DELIVERIES: Final = Counter(
+    "tracker_webhook_deliveries_total",
+    "Triggers delivered, tries that failed, triggers given up.",
+    ["endpoint", "outcome"],
+)
+SECONDS: Final = Histogram(
+    "tracker_webhook_delivery_seconds",
+    "One try, from the connection to the answer.",
+    ["endpoint"],
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
+)
+QUEUE: Final = Gauge(
+    "tracker_webhook_queue", "Triggers taken from Kafka and not yet delivered or given up.", ["endpoint"]
+)
+OPEN: Final = Gauge(
+    "tracker_webhook_breaker_open", "1 while the endpoint is left alone, for it failed too often.", ["endpoint"]
+)
+
+
+def declare(endpoints: Iterable[str]) -> None:
+    """Make every series with the value zero."""
+    for endpoint in endpoints:
+        for outcome in OUTCOMES:
+            DELIVERIES.labels(endpoint, outcome)
+        SECONDS.labels(endpoint)
+        QUEUE.labels(endpoint)
+        OPEN.labels(endpoint)
