@@ -19,8 +19,10 @@ from tracker.contract.triggers import (
     CartAbandoned,
     CartAbandonmentRetracted,
     CartLine,
+    Channel,
     ChurnRisk,
     TriggerKind,
+    TriggerLinks,
     encode_trigger,
     rfc3339,
 )
@@ -172,6 +174,19 @@ _OPENED: Final = str(MESSAGES[events.PRODUCT_ADDED]["messageId"])
 _ABANDONED_ID: Final = emission_id(SITE, _OPENED, CART_ABANDONED.name, 1)
 _ABANDONED_MS: Final = AT_MS + 3_600_000
 
+_PERSON: Final[dict[str, Any]] = {
+    "user_id": _USER_ID,
+    "anonymous_id": _ANONYMOUS_ID,
+    "traits": {"name": "Nguyễn Thị Lan"},
+    "channels": [
+        Channel(channel="email", address="lan@example.com", consent="unknown", usable=True, verified=True),
+        Channel(channel="sms", address="+84901234567", consent="denied", usable=False, verified=True),
+        Channel(channel="zns", address="+84901234567", consent="granted", usable=True, verified=True),
+    ],
+    "preferred_channel": "email",
+    "links": TriggerLinks(cart="https://shop.example/cart"),
+}
+
 TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
     (
         CART_ABANDONED,
@@ -196,9 +211,7 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
             last_activity_ms=AT_MS,
             abandoned_at_ms=_ABANDONED_MS,
             currency="VND",
-            user_id=_USER_ID,
-            anonymous_id=_ANONYMOUS_ID,
-            traits={"name": "Nguyễn Thị Lan"},
+            **_PERSON,
         ),
     ),
     (
@@ -225,7 +238,7 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
             value_total=870000,
             model="mbg-prior-1",
             confidence="cold",
-            user_id=_USER_ID,
+            **_PERSON,
         ),
     ),
 )

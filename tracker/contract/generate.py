@@ -48,6 +48,7 @@ def files() -> dict[str, str]:
         "metrics": metrics_page(),
         "rejections": rejections_page(),
     }
+    made[f"{REFERENCE_DIR}/asyncapi.json"] = _json(asyncapi())
     made |= {f"{REFERENCE_DIR}/{name}.md": f"<!-- {MARK} -->\n{page}" for name, page in pages.items()}
     return made
 
@@ -183,6 +184,77 @@ def _one_line(text: str) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+# -- AsyncAPI ------------------------------------------------------------------------------------------------
+
+
+def asyncapi() -> Schema:
+    """The trigger topics as an AsyncAPI 3 document: what a system that subscribes to them can build on."""
+    told = {type(data): examples.trigger(kind, id, at, data) for kind, id, at, data in examples.TRIGGERS}
+    channels: Schema = {}
+    operations: Schema = {}
+    messages: Schema = {}
+    components: Schema = {}
+    for kind, data, ce_type in _trigger_types():
+        name = ce_type.split(".")[1]
+        made = schemas()[f"trigger-{name}"]
+        defs = {key: _moved(value) for key, value in made.pop("$defs").items()}
+        for key, value in defs.items():
+            if components.setdefault(key, value) != value:
+                raise ValueError(f"two structs of triggers are called {key}")
+        payload = _moved({key: value for key, value in made.items() if not key.startswith("$")})
+        components[f"{name}_event"] = payload
+        messages[name] = {
+            "name": ce_type,
+            "title": ce_type,
+            "summary": _one_line(data.__doc__ or ""),
+            "contentType": triggers.CONTENT_TYPE.decode(),
+            "payload": {"$ref": f"#/components/schemas/{name}_event"},
+            "examples": [{"name": name, "payload": json.loads(told[data])}],
+            "bindings": {"kafka": {"key": {"type": "string", "description": "The profile id."}}},
+        }
+        channel = channels.setdefault(
+            kind.name,
+            {
+                "address": kind.topic,
+                "title": kind.name,
+                "description": f"Told when {kind.what}.",
+                "messages": {},
+                "bindings": {"kafka": {"topic": kind.topic, "partitions": 1}},
+            },
+        )
+        channel["messages"][name] = {"$ref": f"#/components/messages/{name}"}
+        operations[f"send_{kind.name}"] = {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{kind.name}"},
+            "summary": f"The signals hop of the workers tells that {kind.what}.",
+        }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Triggers of the event streaming tracker",
+            "version": "1",
+            "description": f"{MARK} Records are CloudEvents 1.0 in structured JSON. Delivery is at least once: drop an "
+            "`id` that you have seen.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {"kafka": {"host": "127.0.0.1:9092", "protocol": "kafka", "description": "The setting `kafka`."}},
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages, "schemas": components},
+    }
+
+
+def _moved(schema: Any) -> Any:
+    """References to $defs as references to components."""
+    if isinstance(schema, dict):
+        return {
+            key: value.replace("#/$defs/", "#/components/schemas/") if key == "$ref" else _moved(value)
+            for key, value in schema.items()
+        }
+    return [_moved(item) for item in schema] if isinstance(schema, list) else schema
 
 
 # -- TypeScript ----------------------------------------------------------------------------------------------
