@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -15,10 +16,12 @@ from stream import metrics
 from stream.core import gate
 from stream.core.gate import Gate, Held, Rules, Stopped, Told
 from stream.fold import Effects
+from tests.harness import ROOT
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract import settings as contract_settings
-from tracker.contract.events import encode_clock
+from tracker.contract.events import CONSENT_ACTIONS, encode_clock
 from tracker.contract.settings import Links, Settings, SettingsError, Site, TriggerPolicy, quiet_minutes
+from tracker.contract.triggers import INFORMING, TRIGGER_KINDS, Person, TriggerKind
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -233,6 +236,24 @@ def test_a_worker_that_comes_back_at_night_waits_for_the_morning() -> None:
     assert shop.told == []
     shop.clock(MORNING)
     assert len(shop.told) == 1
+
+
+def test_the_page_has_a_section_of_every_kind_and_every_reason() -> None:
+    page = (ROOT / "docs" / "triggers.md").read_text("utf-8")
+    assert [kind.name for kind in TRIGGER_KINDS if f"\n## {kind.name}\n" not in page] == []
+    table = page.partition("| Reason | |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))) == set(
+        metrics.SUPPRESSED
+    )
+    for name in (*INFORMING, *CONSENT_ACTIONS):
+        assert f"`{name}`" in page
+
+
+@pytest.mark.parametrize("kind", TRIGGER_KINDS, ids=lambda kind: kind.name)
+def test_every_kind_says_whom_it_is_about(kind: TriggerKind) -> None:
+    assert issubclass(kind.data, Person)
+    if kind.retraction is not None:
+        assert {"profile_id", "retracts"} <= {f.name for f in msgspec.structs.fields(kind.retraction)}
 
 
 def test_every_reason_is_declared() -> None:

@@ -404,12 +404,20 @@ Channels: {", ".join(f"`{c}`" for c in events.CHANNELS)}. Anything else is count
 
 
 def triggers_page() -> str:
+    kinds = [
+        [f"`{kind.name}`", kind.what, "yes" if kind.marketing else "", "yes" if kind.retraction else ""]
+        for kind in triggers.TRIGGER_KINDS
+    ]
     parts = [
         f"""# Triggers
 
 What automation systems subscribe to: one Kafka topic a kind, records are CloudEvents 1.0 in structured JSON
 (`content-type: {triggers.CONTENT_TYPE.decode()}`), the key is the profile id. Delivery is at least once; `id`
 is the same however often a trigger is delivered, so subscribers drop an `id` that they have seen.
+
+`docs/triggers.md` says when each kind comes and what holds it back.
+
+{_table(["Kind", "Told when", "A message comes of it", "Can be retracted"], kinds)}
 
 ## The envelope
 
