@@ -15,10 +15,11 @@ import pytest
 from aiohttp import web
 from aiokafka import AIOKafkaProducer
 
-from tests.harness import Stack, cli, free_port, request
+from tests.harness import Stack, cli, request
 from tests.integration.test_dead_letters import of
 from tracker.contract.signature import headers, key_of
 from tracker.contract.triggers import CART_ABANDONED, HEADERS, CartAbandoned, encode_trigger
+from tracker.embedded.process import free_port
 
 pytestmark = pytest.mark.integration
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -29,8 +29,8 @@ UNCHECKED = re.compile(
     r"|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$"
 )
 """Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), what
-differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the naive fold has only what
-decides about triggers."""
+differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the naive fold has only
+what decides about triggers."""
 
 
 def differences(expected: Json, found: Json) -> list[str]:
