@@ -506,7 +506,8 @@ class Folder:
         retracts = data.retracts if kind.retraction is not None and isinstance(data, kind.retraction) else None  # type: ignore[attr-defined]
         before = profile.states.get(GATE, gate.OPEN) if self._gated else gate.OPEN
         after, reason = before, trigger.suppressed
-        if reason is None and trigger.at_ms < now_ms - self._stale_ms:
+        due_ms = max(trigger.at_ms, trigger.held_until_ms)
+        if reason is None and due_ms < now_ms - self._stale_ms:
             reason = "stale"
         if reason is None and trigger.told_by is not None:
             teller = self._by_name.get(trigger.told_by)
@@ -540,7 +541,7 @@ class Folder:
             at_ms=trigger.at_ms,
             data=self._to_person(profile, data, trigger.at_ms),
         )
-        fx.triggers.append(Outgoing(kind.name, kind.topic, profile.id.encode(), value, trigger.at_ms))
+        fx.triggers.append(Outgoing(kind.name, kind.topic, profile.id.encode(), value, due_ms))
 
     def _pass(
         self, before: Gate, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects

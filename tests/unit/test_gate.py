@@ -194,7 +194,8 @@ def test_what_becomes_true_at_night_is_told_in_the_morning_once() -> None:
     shop.clock(MORNING - 1)
     assert shop.told == []
     shop.does("Consent Updated", MORNING - 1, channel="email", consent=True)
-    shop.clock(MORNING)
+    (outgoing,) = shop.clock(MORNING).triggers
+    assert outgoing.at_ms == MORNING  # what its delay is measured from
     (trigger,) = shop.told
     assert trigger["data"]["value"] == 10
     assert trigger["data"]["anonymousId"] == "a-p1"
@@ -254,6 +255,14 @@ def test_every_kind_says_whom_it_is_about(kind: TriggerKind) -> None:
     assert issubclass(kind.data, Person)
     if kind.retraction is not None:
         assert {"profile_id", "retracts"} <= {f.name for f in msgspec.structs.fields(kind.retraction)}
+
+
+def test_a_client_whose_clock_is_ahead_brings_the_morning_once() -> None:
+    shop = Shop(**POLICY)
+    shop.abandons(NIGHT)
+    shop.does("Product Viewed", MORNING + 60_000, received=MORNING - 120_000)
+    assert len(shop.told) == 1
+    assert shop.owner.profiles["demo", "p1"].broken == {}
 
 
 def test_every_reason_is_declared() -> None:

@@ -87,6 +87,8 @@ def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_request_ask_agai
         breaker.went(ok, 0)
     assert not breaker.open
     breaker.went(False, 0)
+    for _ in range(8):
+        breaker.went(False, 1)  # sent before it opened
     assert (breaker.open, breaker.may_go(9.9)) == (True, False)
     assert breaker.may_go(10)
     assert not breaker.may_go(10)  # one asks, the others wait

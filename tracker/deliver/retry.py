@@ -60,6 +60,8 @@ class Breaker(Struct):
         return True
 
     def went(self, ok: bool, now_s: float, retry_after: float | None = None) -> None:
+        if self.open and not self.probing and not ok:
+            return  # It was sent before the breaker opened: what many requests found out at once counts once.
         self.probing = False
         if ok:
             self.in_a_row = 0

@@ -103,6 +103,8 @@ class Endpoint:
         self._slots = asyncio.Semaphore(hook.in_flight)
         self._progress: dict[TopicPartition, Progress] = {}
         self._lanes: dict[tuple[TopicPartition, bytes | None], tuple[deque[Job], asyncio.Task[None]]] = {}
+        self._failed: Exception | None = None
+        """What a lane ended with that is none of the endpoint's failures."""
         self.joined = False
 
     @property
@@ -116,6 +118,8 @@ class Endpoint:
                 await self._run()
             except (KafkaError, OSError) as e:
                 log.warning("Webhook %s: Kafka failed (%s); again in %g s", self.hook.name, e, RESTART_S)
+            except Exception:  # a bug here must not stop the other endpoints
+                log.exception("Webhook %s failed; again in %g s", self.hook.name, RESTART_S)
             await asyncio.sleep(RESTART_S)
 
     async def _run(self) -> None:
@@ -132,12 +136,14 @@ class Endpoint:
         )
         consumer.subscribe(self.topics, listener=_Rebalance(self, consumer))
         try:
-            await consumer.start()
             async with Poster(self.hook) as poster:
-                await self._deliver(consumer, poster)
+                try:
+                    await consumer.start()
+                    await self._deliver(consumer, poster)
+                finally:
+                    self.joined = False
+                    await self._drop(list(self._progress))
         finally:
-            self.joined = False
-            await self._drop(list(self._progress))
             with contextlib.suppress(KafkaError):
                 await self._commit(consumer)
             self._progress.clear()
@@ -145,7 +151,10 @@ class Endpoint:
 
     async def _deliver(self, consumer: AIOKafkaConsumer, poster: Poster) -> None:
         committed_s = 0.0
+        self._failed = None
         while True:
+            if self._failed is not None:
+                raise self._failed
             room = WINDOW - sum(map(len, self._progress.values()))
             if room > 0:
                 found = await consumer.getmany(timeout_ms=POLL_MS, max_records=room)
@@ -225,6 +234,8 @@ class Endpoint:
                 if (progress := self._progress.get(partition)) is not None:
                     progress.done(job.offset)
                 waiting.popleft()
+        except Exception as e:
+            self._failed = e
         finally:
             self._lanes.pop((partition, key), None)
 
