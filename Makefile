@@ -39,7 +39,7 @@ generate: setup ## Write the files that are generated from tracker/contract
 lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo "uv is missing: pip install uv"; exit 1; }
 	uv pip compile $(LOCK) requirements/build.in -o requirements/build.txt
-	uv pip compile $(LOCK) pyproject.toml -c requirements/build.txt -o requirements/runtime.txt
+	uv pip compile $(LOCK) pyproject.toml --extra fit -c requirements/build.txt -o requirements/runtime.txt
 	uv pip compile $(LOCK) pyproject.toml --all-extras requirements/build.in -c requirements/build.txt \
 		-c requirements/runtime.txt -o requirements/dev.txt
 	for file in requirements requirements-old; do \

@@ -7,20 +7,25 @@ Filiztekin 2007 (MBG/NBD).
 
 P(alive) of BG/NBD is 1 for ever for one-time buyers and must not be the signal; P(at least one purchase in the next h)
 of MBG/NBD is. It falls in t, so that a customer's risk = 1 - P crosses a threshold once: `crossing` finds when.
+How many purchases are to be expected is stream/core/expected.py's, what they are worth stream/core/value.py's.
 """
 
 from __future__ import annotations
 
-from math import exp, expm1, inf, log, log1p
-from typing import Final
+from math import exp, expm1, inf, lgamma, log, log1p
+from typing import Final, Literal
 
 from msgspec import Struct
 
 MAX_T: Final = 52.18 * 100
 """Weeks; a crossing later than that is none."""
 
+Family = Literal["bgnbd", "mbgnbd"]
+
 
 class Params(Struct, frozen=True):
+    """All above 0."""
+
     r: float
     alpha: float
     a: float
@@ -29,7 +34,6 @@ class Params(Struct, frozen=True):
 
 COLD: Final = Params(1.0, 8.0, 1.0, 2.5)
 """The prior, in weeks: what is known of a shop's customers before there are 25."""
-COLD_MODEL: Final = "mbg_nbd:prior-1"
 
 
 def _expit_neg(z: float) -> float:
@@ -40,40 +44,66 @@ def _expit_neg(z: float) -> float:
     return 1.0 / (1.0 + exp(z))
 
 
-def bg_p_alive(p: Params, x: int, t_x: float, t: float) -> float:
+def bg_p_alive(p: Params, x: float, t_x: float, t: float) -> float:
     """P(alive) of BG/NBD; 1 for x = 0."""
     if x == 0:
         return 1.0
-    return _expit_neg(_log_decay(p, x, t_x, t) + log(p.a) - log(p.b + x - 1))
+    return _expit_neg(_log_decay(p, x, t_x, t) + log(p.a) - log(p.b + (x - 1)))
 
 
-def p_alive(p: Params, x: int, t_x: float, t: float) -> float:
+def p_alive(p: Params, x: float, t_x: float, t: float) -> float:
     """P(alive) of MBG/NBD."""
     return _expit_neg(_log_decay(p, x, t_x, t) + log(p.a) - log(p.b + x))
 
 
-def _log_decay(p: Params, x: int, t_x: float, t: float) -> float:
-    return (p.r + x) * log1p((t - t_x) / (p.alpha + t_x))
+def _log_decay(p: Params, x: float, t_x: float, t: float) -> float:
+    return (p.r + x) * log1p((t - t_x) / (p.alpha + t_x)) if t > t_x else 0.0
 
 
-def p_active(p: Params, x: int, t: float, h: float) -> float:
+def p_active(p: Params, x: float, t: float, h: float) -> float:
     """P(at least one purchase within the next h, if alive). The same in both models."""
     return -expm1(-(p.r + x) * log1p(h / (p.alpha + t)))
 
 
-def bg_p_at_least_one(p: Params, x: int, t_x: float, t: float, h: float) -> float:
+def bg_p_at_least_one(p: Params, x: float, t_x: float, t: float, h: float) -> float:
     """P(at least one purchase within the next h), BG/NBD."""
     return bg_p_alive(p, x, t_x, t) * p_active(p, x, t, h)
 
 
-def p_at_least_one(p: Params, x: int, t_x: float, t: float, h: float) -> float:
+def p_at_least_one(p: Params, x: float, t_x: float, t: float, h: float) -> float:
     """P(at least one purchase within the next h), MBG/NBD: falls in t."""
     return p_alive(p, x, t_x, t) * p_active(p, x, t, h)
 
 
-def risk(p: Params, x: int, t_x: float, t: float, h: float) -> float:
+def risk(p: Params, x: float, t_x: float, t: float, h: float) -> float:
     """1 - P(at least one purchase within the next h), MBG/NBD."""
     return 1.0 - p_at_least_one(p, x, t_x, t, h)
+
+
+def log_likelihood(family: Family, p: Params, x: float, t_x: float, t: float) -> float:
+    """Of one customer's history."""
+    bought = _log_gamma_ratio(p.r, x) + p.r * log(p.alpha)
+    more = 1 if family == "mbgnbd" else 0  # times that the customer could have dropped out, but for the last
+    alive = _log_beta_ratio(p, 0, x + more) - (p.r + x) * log(p.alpha + t)
+    if x == 0 and not more:
+        return bought + alive
+    gone = _log_beta_ratio(p, 1, x + more - 1) - (p.r + x) * log(p.alpha + t_x)
+    high = max(alive, gone)
+    return bought + high + log(exp(alive - high) + exp(gone - high))
+
+
+def _log_beta_ratio(p: Params, i: float, j: float) -> float:
+    """ln B(a + i, b + j) - ln B(a, b)."""
+    return _log_gamma_ratio(p.a, i) + _log_gamma_ratio(p.b, j) - _log_gamma_ratio(p.a + p.b, i + j)
+
+
+def _log_gamma_ratio(z: float, n: float) -> float:
+    """ln Gamma(z + n) - ln Gamma(z), also where the two are large and nearly equal (Stirling)."""
+    if z < 100:
+        return lgamma(z + n) - lgamma(z)
+    end = z + n
+    near = (end - 0.5) * log1p(n / z) + n * (log(z) - 1)
+    return near + (1 / end - 1 / z) / 12 - (end**-3 - z**-3) / 360
 
 
 def crossing(p: Params, x: int, t_x: float, h: float, enter: float, digits: float = 1e-9) -> float:

@@ -106,7 +106,8 @@ class CartSignal(Signal[CartLog]):
 
     def still_true(self, state: CartLog, kind: TriggerKind, data: Any) -> bool:
         """The cart of the reminder still lies there, and nobody has come back to it."""
-        return state.cart.state == "abandoned" and state.cart.episode == data.episode
+        key = data.cart_id or ""
+        return any(c.key == key and c.state == "abandoned" and c.episode == data.episode for c in state.carts.carts)
 
     def gauges(self, state: CartLog) -> tuple[tuple[str, int], ...]:
         return (("carts_open", 1),) if state.cart.state in WAITING else ()
