@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import permutations
-from math import isfinite
 from typing import Any
 
 import msgspec
@@ -14,12 +13,6 @@ from hypothesis import strategies as st
 from stream.core.churn import (
     COLD,
     Params,
-    band,
-    bg_p_alive,
-    bg_p_at_least_one,
-    crossing,
-    p_alive,
-    p_at_least_one,
     risk,
 )
 from stream.signals.base import Context, Result

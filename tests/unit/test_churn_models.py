@@ -210,8 +210,6 @@ def test_bands_are_cut_at_a_third_and_two_thirds() -> None:
     ]  # fmt: skip
 
 
-
-
 # -- tracker model eval ----------------------------------------------------------------------------------------------
 
 

@@ -22,12 +22,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "webhooks": ("tracker.cli.webhooks", "Deliver triggers as signed webhooks; list and test the endpoints."),
     "tail": ("tracker.cli.tail", "Watch triggers, events or dead letters arrive."),
     "dead-letters": ("tracker.cli.dead_letters", "List, show and replay what could not be used."),
-<<<<<<< HEAD
     "profile": ("tracker.cli.profile", "Take ids off a profile that are another person's."),
-=======
     "model": ("tracker.cli.model", "What the churn and CLV models say of one customer, as JSON."),
     "fit": ("tracker.cli.fit", "Fit the churn models' parameters to the profiles, and publish them."),
->>>>>>> adcecd0 (Churn models: expected purchases, value and log-likelihood; tracker model eval)
     "demo": ("tracker.cli.demo", "Send the events of simulated shoppers through the HTTP API."),
     "snippet": ("tracker.cli.snippet", "Print the script tags for the head of your pages."),
     "doctor": ("tracker.cli.doctor", "Check versions, connections, topics and settings; says what to do."),

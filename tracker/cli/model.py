@@ -55,7 +55,7 @@ def eval_command(
     from stream.core import churn, expected, value
 
     given = _params(name, params)
-    family: churn.Family = "mbgnbd" if "mbgnbd" == (purchases if name == "gammagamma" else name) else "bgnbd"
+    family: churn.Family = "mbgnbd" if (purchases if name == "gammagamma" else name) == "mbgnbd" else "bgnbd"
     count = _number("x", x)
     if count < 0 or count != int(count):
         raise Wrong(f"--x: '{x}' is no number of repeat purchases: 0, 1, 2, ...")
@@ -112,7 +112,9 @@ def _params(name: str, text: str) -> dict[str, float]:
     given = dict(pairs)
     usable = (own, (*PURCHASES, *VALUES))
     if len(given) != len(pieces) or not any(set(given) == set(each) for each in usable):
-        raise Wrong(f"--params: give {','.join(own)} (or all of {','.join(PURCHASES + VALUES)}), each once; got '{text}'")
+        raise Wrong(
+            f"--params: give {','.join(own)} (or all of {','.join(PURCHASES + VALUES)}), each once; got '{text}'"
+        )
     found = {key: _number(f"params: {key}", given[key]) for key in (*PURCHASES, *VALUES) if key in given}
     for key, number in found.items():
         if number <= 0:
