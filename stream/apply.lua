@@ -10,6 +10,7 @@
 --   gone     [[SITE, id], ...]     who is no visitor any more: of each of `channels`; before `visits`
 --   visits   [[SITE:CH, [minute, id, ...]], ...];  visit_days: [[SITE:CH:DAY, [id, ...]], ...]
 --   visitors {most, from minute, ttl_s}   how many and how old the exact visitors of a channel may be
+--   models   ["SITE|SIGNAL", JSON, ...]              parameters that are new
 --   gauges   [field, difference, ...]
 --   due      [[SITE|PID, ms or false], ...]
 --   out      [trigger, ...]                          appended to the outbox
@@ -119,6 +120,7 @@ for _, d in ipairs(a.visit_days) do
   redis.call('EXPIRE', hll, a.visitors[3])
 end
 
+if #a.models > 0 then redis.call('HSET', tag .. ':models', unpack(a.models)) end
 for i = 1, #a.gauges, 2 do redis.call('HINCRBY', tag .. ':g', a.gauges[i], int(a.gauges[i + 1])) end
 for _, d in ipairs(a.due) do
   if d[2] then redis.call('ZADD', tag .. ':due', int(d[2]), d[1]) else redis.call('ZREM', tag .. ':due', d[1]) end

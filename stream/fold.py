@@ -44,6 +44,7 @@ from tracker.contract.merges import (
     decode_merge,
     decode_unmerge,
 )
+from tracker.contract.models import MODEL_PREFIX, Model, Models, decode_model, encode_model, field_of
 from tracker.contract.settings import DEFAULT_TIME_ZONE, Links, Settings
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.triggers import Person, TriggerLinks, encode_trigger
@@ -70,7 +71,7 @@ MOVED: Final = ""
 Steps = tuple[tuple[Signal[Any], bool], ...]
 """Signals in their order, and whether each folds the event; the others only read what those before them have made."""
 
-Item = ProfileEvent | Merge | Unmerge | Handover | int
+Item = ProfileEvent | Merge | Unmerge | Handover | Model | int
 """What a record says; an int is a clock record's time, ms."""
 
 
@@ -134,6 +135,8 @@ class Effects(Struct):
     campaigns: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
     """The same of the family `campaign`."""
     visits: Visits = msgspec.field(default_factory=Visits)
+    models: list[Model] = []
+    """New parameters, in the order of the log."""
     taken_over: int = 0
     """Parts of merged profiles' states."""
 
@@ -181,6 +184,8 @@ def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence
                 add((unmerge.site, unmerge.profile_id))
                 append((index, unmerge))
                 unmerges.append(unmerge)
+            elif kind == MODEL_PREFIX:
+                append((index, decode_model(value)))
             else:
                 part = decode_handover(value)
                 add((part.site, part.profile_id))
@@ -191,7 +196,7 @@ def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence
     return Decoded(items, profiles, clock, poison, values, partition, offsets, moves, unmerges)
 
 
-_OTHERS: Final = frozenset((CLOCK_PREFIX, MERGE_PREFIX, UNMERGE_PREFIX, HANDOVER_PREFIX))
+_OTHERS: Final = frozenset((CLOCK_PREFIX, MERGE_PREFIX, UNMERGE_PREFIX, HANDOVER_PREFIX, MODEL_PREFIX))
 """How records that are no events begin."""
 
 
@@ -217,6 +222,8 @@ class Folder:
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
         self._zone = Zone(DEFAULT_TIME_ZONE)
         self._stale_ms = int(settings.stale_s * 1000)
+        self._models: Models = {}
+        """Those of the fold under way, where it stands in the log."""
 
     def zone(self, site: str) -> Zone:
         return self._zones.get(site, self._zone)
@@ -228,6 +235,7 @@ class Folder:
         due: Sequence[tuple[str, str]],
         src: dict[int, tuple[int, int]],
         clock_ms: int,
+        models: Models | None = None,
     ) -> Effects:
         """The effects of a chunk.
 
@@ -235,13 +243,20 @@ class Folder:
         due: profiles that had a timer due <= decoded.clock_ms before the chunk.
         src: partition of events -> (offset, index) last applied from there, as before the chunk; not changed.
         clock_ms: the last clock record applied before the chunk.
+        models: the parameters as before the chunk; not changed.
         """
         fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
+        self._models = models or {}
         for index, item in decoded.items:
             if isinstance(item, int):
                 if item > fx.clock_ms:
                     fx.clock_ms = item
                     self._fire_all(item, profiles, due, fx)
+                continue
+            if isinstance(item, Model):
+                if item.newer_than(self._models.get((item.site, item.signal))):
+                    self._models = {**self._models, (item.site, item.signal): item}
+                    fx.models.append(item)
                 continue
             if isinstance(item, Merge):
                 self._merge(index, item, profiles[item.site, item.loser], decoded, fx)
@@ -671,6 +686,7 @@ class Folder:
             traits=(about.traits or None) if about else None,
             utc_offset_ms=self.zone(profile.site).offset_s(ts_ms // 1000) * 1000,
             settings=self.settings,
+            models=self._models,
             states=profile.states if states is None else states,
         )
 
@@ -705,6 +721,7 @@ class Folder:
             "caps": _CAPS,
             "open": _OPEN,
             **fx.visits.blob(),
+            "models": _flat({field_of(m): binary(encode_model(m)) for m in fx.models}),
             "gauges": _flat({name: n for name, n in fx.gauges.items() if n}),
             "due": dues,
             "out": [binary(packb(t)) for t in fx.triggers],
@@ -754,7 +771,7 @@ def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
     return [*fields, keys.SUM_FIELD], [*fields.values(), sum(fields.values())]
 
 
-def _flat(fields: dict[str, int]) -> list[Any]:
+def _flat(fields: dict[str, Any]) -> list[Any]:
     return [x for pair in fields.items() for x in pair]
 
 

@@ -81,6 +81,7 @@ MOVED = Counter(
     "Records sent to another partition: parts of merged profiles' states, and what came for such a profile later.",
 )
 TAKEN_OVER = Counter("stream_identity_taken_over_total", "Parts of merged profiles' states that the winner took over.")
+MODELS = Counter("stream_models_total", "Records of new model parameters taken up, one a partition.")
 FIRED = Counter("stream_triggers_fired_total", "Triggers in Kafka.", ["kind"])
 SUPPRESSIONS = Counter("stream_triggers_suppressed_total", "Triggers held back, and why.", ["kind", "reason"])
 TRIGGER_DELAY = Histogram(
@@ -88,6 +89,10 @@ TRIGGER_DELAY = Histogram(
 )
 CARTS_OPEN = Gauge("stream_carts_open", "Carts with something in them, not abandoned.", ["site"])
 CHURN_HIGH = Gauge("stream_churn_high", "Customers whose churn risk is over the threshold.", ["site"])
+CHURN_HIGH_VISIT = Gauge("stream_churn_high_visit", "Visitors whose risk not to come again is over it.", ["site"])
+CHURN_HIGH_MESSAGE = Gauge(
+    "stream_churn_high_message_engage", "People whose risk to answer no message again is over it.", ["site"]
+)
 BUILD = Gauge("stream_build_info", "Version of the worker.", ["version", "python"])
 
 SIGNAL_COUNTERS: Final = {
@@ -110,7 +115,12 @@ SIGNAL_COUNTERS: Final = {
 }
 """What signals may count (Result.metrics), by name."""
 
-GAUGES: Final = {"carts_open": CARTS_OPEN, "churn_high": CHURN_HIGH}
+GAUGES: Final = {
+    "carts_open": CARTS_OPEN,
+    "churn_high": CHURN_HIGH,
+    "churn_high_visit": CHURN_HIGH_VISIT,
+    "churn_high_message_engage": CHURN_HIGH_MESSAGE,
+}
 """Result.gauges that are shown, by field; sums over the partitions owned, rebuilt on every assignment."""
 
 CURRENCIES: Final = frozenset(

@@ -23,6 +23,7 @@ from stream.transport import Chunk
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.merges import Handover, Merge
+from tracker.contract.models import Model, Models, decode_model
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
 from tracker.contract.topics import PROFILE_EVENTS
@@ -92,6 +93,7 @@ class SignalsHop:
         self.next = 0
         self.clock_ms = 0
         self.gauges: dict[str, int] = {}
+        self.models: Models = {}
         self._src: dict[int, tuple[int, int]] = {}
         self._outbox: list[Outgoing] = []
         self._on_merge = on_merge
@@ -107,10 +109,11 @@ class SignalsHop:
         if next is None:
             return None
         self.next = next
-        clock, src, gauges, out = await asyncio.gather(
+        clock, src, gauges, models, out = await asyncio.gather(
             store.run("HGET", self.head_key, "clock_ms"),
             store.run("HGETALL", f"{self.tag}:src"),
             store.run("HGETALL", f"{self.tag}:g"),
+            store.run("HVALS", f"{self.tag}:models"),
             store.run("LRANGE", f"{self.tag}:out", 0, -1),
         )
         self.clock_ms = int(clock or 0)
@@ -118,6 +121,7 @@ class SignalsHop:
             offset, sub = place.split(b":")
             self._src[int(partition)] = (int(offset), int(sub))
         self.gauges = {field.decode(): int(n) for field, n in gauges.items()}
+        self.models = _by_signal(map(decode_model, models))
         self._outbox = [unpack_outgoing(o) for o in out]
         return self.next
 
@@ -226,7 +230,7 @@ class SignalsHop:
         clock_ms: int | None = None,
     ) -> int:
         """Fold, apply, publish. `clock_ms` given: the head's clock stays there."""
-        fx = self._folder.fold(decoded, self._profiles, due, self._src, self.clock_ms)
+        fx = self._folder.fold(decoded, self._profiles, due, self._src, self.clock_ms, self.models)
         if clock_ms is not None:
             fx.clock_ms = clock_ms
         tally = self._limits.check(self.partition, *_verdicts(records, decoded, fx))
@@ -243,6 +247,9 @@ class SignalsHop:
         self.next = next
         self.clock_ms = fx.clock_ms
         self._src.update(fx.src)
+        if fx.models:
+            self.models = {**self.models, **_by_signal(fx.models)}
+            metrics.MODELS.inc(len(fx.models))
         for field, difference in fx.gauges.items():
             self.gauges[field] = self.gauges.get(field, 0) + difference
         self._outbox.extend(fx.triggers)
@@ -288,10 +295,14 @@ class SignalsHop:
             metrics.REPEATS.inc(fx.repeats)
 
 
+def _by_signal(models: Iterable[Model]) -> Models:
+    return {(m.site, m.signal): m for m in models}
+
+
 def _verdicts(records: Sequence[Any], decoded: Decoded, fx: Effects) -> tuple[int, list[Verdict]]:
     """For the limits of poison: how many of the records are events, or should be, and what became of them."""
     poison = {p.index: p.reason for p in (*decoded.poison, *fx.poison)}
     if not poison:
         return len(fx.received) + fx.repeats, []
-    events = sorted({*poison, *(index for index, item in decoded.items if not isinstance(item, int))})
+    events = sorted({*poison, *(index for index, item in decoded.items if not isinstance(item, int | Model))})
     return len(events), [Verdict(records[index].offset, poison.get(index)) for index in events]

@@ -29,6 +29,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, gene
 
 from stream import metrics
 from stream.deadlines import keep_time
+from stream.fit.nightly import keep_fitted
 from stream.fold import Folder
 from stream.lanes import Lanes
 from stream.poison import Limits
@@ -340,6 +341,9 @@ class Worker:
                 ),
                 asyncio.create_task(
                     keep_rolled(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, self.settings)
+                ),
+                asyncio.create_task(
+                    keep_fitted(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, self.settings)
                 ),
             ]
             for task in beside:

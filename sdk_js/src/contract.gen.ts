@@ -122,28 +122,42 @@ export interface CartAbandonmentRetracted {
   retracts: string;
 }
 
-/** A customer's probability not to buy again within the horizon rose over the threshold. */
+/** The probability that a customer does not buy (or visit, or answer a message) again within the horizon rose over the threshold. */
 export interface ChurnRisk {
-  /** What is awaited: 'purchase'. */
+  /** What is awaited: purchase, visit or message_engage. */
   signal: string;
   /** 1 - P(at least one in the horizon), 0..1. */
   risk: number;
   pAlive: number;
   /** low (< .33), medium, high (> .66). */
   band: string;
-  /** Repeat purchase days so far. */
+  /** Repeat days so far: days with a purchase (visit, ...) after the first. */
   x: number;
-  /** Age at the last purchase, days. */
+  /** Age at the last of them, days. */
   tXDays: number;
   /** Age at the crossing, days. */
   tDays: number;
   horizonDays: number;
-  /** Sum of the orders' values so far. */
-  valueTotal: number;
   /** Model and version of its parameters. */
   model: string;
-  /** cold: parameters are the prior alone. */
+  /** Of the parameters. cold: the prior alone; low: of few customers; ok: of 500 and more. */
   confidence: string;
+  /** P(at least one in 90 days). */
+  likelihood?: number;
+  /** Of the parameters; 0: the prior. */
+  version?: number;
+  /** Sum of the orders' values so far, less what was given back, in `currency`. */
+  valueTotal?: number;
+  /** The same by currency ('': not said); not converted. */
+  values?: Record<string, unknown>;
+  /** Of value_total, mean_value and clv. */
+  currency?: string | null;
+  /** Expected value of a purchase to come. */
+  meanValue?: number | null;
+  /** Expected value of the purchases in clv_weeks (52), discounted. */
+  clv?: number | null;
+  /** clv is among the highest tenth of the site's. */
+  highValue?: boolean | null;
   profileId: string;
   userId?: string | null;
   /** The latest. */

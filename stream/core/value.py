@@ -25,7 +25,7 @@ class ValueParams(Struct, frozen=True):
 
 
 def mean_value(g: ValueParams, x: float, mean: float) -> float | None:
-    """E[M | x, mean]: of a purchase to come. `mean` of the x repeat purchases. None: there is no mean (q <= 1, x = 0)."""
+    """E[M | x, mean]: of a purchase to come. `mean`: of the x repeat purchases. None: there is none (q <= 1, x = 0)."""
     weight = g.p * x + (g.q - 1)
     if weight <= 0:
         return None

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from tracker.contract.events import ProfileEvent
+from tracker.contract.models import Models
 from tracker.contract.settings import Settings
 from tracker.contract.triggers import TriggerKind
 
@@ -37,6 +38,8 @@ class Context(Struct, frozen=True):
     utc_offset_ms: int
     """The site's time zone at the event's or timer's time: local day = (ts + utc_offset_ms) // 86_400_000."""
     settings: Settings
+    models: Models = {}
+    """Parameters by (site, signal), as they stand in the log before the event."""
     states: Mapping[str, Any] = {}
     """The profile's states by signal, for one that names them in `reads`: as they are after the event, or the timer."""
 

@@ -19,10 +19,13 @@ LINE = {"qty": 1, "price": None, "name": None, "url": None, "img": None}
 ORDER = {"value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False}
 TOLD = {"quiet": False, "unsure": False}
 ABOUT: Json = {"events": 0, "user_id": None, "anonymous_ids": [], "traits": {}, "traits_ms": {}, "channels": {}}
-PURCHASE = {
-    "more": 0, "value": 0, "orders": [], "due_ms": None, "on": False, "crossed_ms": 0, "crossings": 0, "told_ms": None,
+WATCHED: Json = {
+    "days": [], "zero_ms": 0, "more": 0, "due_ms": None, "on": False, "crossed_ms": 0, "crossings": 0, "told_ms": None,
 }  # fmt: skip
-CROSSING = re.compile(r"\.(purchase\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays))$|:due\.")
+PAID: Json = {"value": None, "back": 0, "cur": ""}
+CROSSING = re.compile(
+    r"\.((purchase|visit|message_engage)\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays|likelihood))$|:due\."
+)
 """Values that a crossing decides."""
 UNCHECKED = re.compile(
     r"^\{s:[^}]*\}:((id|ids|to|k|r):|run$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
@@ -101,9 +104,14 @@ def whole_profile(fields: Json) -> Json:
             "told": [{**TOLD, **t} for t in cart.get("told", [])],
             "minted": cart.get("minted", {}),
         }
-    if (purchase := profile.get("purchase")) is not None:
-        out["purchase"] = {**PURCHASE, **purchase}
-    return out | {name: state for name, state in profile.items() if name not in ("about", "cart", "purchase")}
+    for name in ("purchase", "visit", "message_engage"):
+        if (watched := profile.get(name)) is not None:
+            watched.pop("_v", None)
+            out[name] = {**WATCHED, **watched}
+    if (purchase := out.get("purchase")) is not None:
+        purchase["orders"] = {id: {**PAID, **order} for id, order in purchase.get("orders", {}).items()}
+        purchase.setdefault("sums", {})
+    return out | {name: state for name, state in profile.items() if name not in ("cart", *out)}
 
 
 def _whole_cart(cart: Json) -> Json:

@@ -45,7 +45,7 @@ class Rules:
     """The settings that the run was made with."""
 
     def __init__(
-        self, cart: carts.Rules, churn: purchases.Rules, stale_s: float = 86400, utc_offset_h: int = 7
+        self, cart: carts.Rules, churn: dict[str, purchases.Rules], stale_s: float = 86400, utc_offset_h: int = 7
     ) -> None:
         self.cart, self.churn = cart, churn
         self.stale_ms = int(stale_s * 1000)
@@ -58,7 +58,12 @@ class Rules:
         cart = carts.Rules(
             s.cart_idle_s, s.checkout_idle_s, s.payment_idle_s, s.cart_lost_s, s.cart_repeat_s, s.cart_click_s
         )
-        churn = purchases.Rules(s.churn_horizon_d, s.churn_enter, s.churn_leave, s.churn_gap_d)
+        assert s.churn_recheck_d == 0, "timers of this fold stand at the crossing"
+        horizons = {"purchase": s.churn_horizon_d, "visit": s.visit_horizon_d, "message_engage": s.message_horizon_d}
+        churn = {
+            name: purchases.Rules(days, s.churn_enter, s.churn_leave, s.churn_gap_d, name == "purchase")
+            for name, days in horizons.items()
+        }
         return Rules(cart, churn, s.stale_s)
 
 
@@ -215,12 +220,14 @@ class ProfilesFold:
         self.folded[event["site"], event["messageId"]] += 1
         ts, received = event["timestampMs"], event["receivedAtMs"]
         self.fire(key, ts, max(self.clock_ms, received))
-        profile = self.profiles.setdefault(key, new_profile())
+        profile = self.profiles.setdefault(key, self.new_profile())
         see(profile, event)
         self.count(key, profile, event)
         hear(profile["contact"], event)
         if event["type"] == "track":
             self.signal(key, profile, event)
+        elif event["type"] in ("page", "screen"):
+            self.came(profile, "visit", event)
 
     # -- merges
 
@@ -252,10 +259,15 @@ class ProfilesFold:
         part = parsed(value, "handover", "loser")
         return part is not None and (part["handover"], part["loser"]) not in self.handed
 
+    def new_profile(self) -> Json:
+        """`contact`: what is known of addresses, and whether the person unsubscribed; `gate`: ids of what was told."""
+        nothing = dict.fromkeys(("about", "cart", *self.rules.churn))
+        return {**nothing, "contact": dict(NOTHING_SAID), "gate": set()}
+
     def take_over(self, key: tuple[str, str], part: Json) -> None:
         """What a loser had becomes the winner's, field by field: each once."""
         state = self.handed[part["handover"], part["loser"]]
-        profile = self.profiles.setdefault(key, new_profile())
+        profile = self.profiles.setdefault(key, self.new_profile())
         assert part.get("piece") is None, "nobody in this traffic has a field of 256 KB"
         for name in part["fields"]:
             if name == "contact":  # a no of either stays one
@@ -270,8 +282,8 @@ class ProfilesFold:
                 self.take_visits(key, profile, theirs)
             elif profile[name] is None:
                 profile[name] = theirs
-            elif name == "purchase":
-                profile[name] = purchases.merged(profile[name], theirs, self.clock_ms, self.rules.churn)
+            elif name in self.rules.churn:
+                profile[name] = purchases.merged(profile[name], theirs, self.clock_ms, self.rules.churn[name])
             else:
                 profile[name], told = carts.merged(profile[name], theirs, self.rules.cart)
                 self.tell_carts(key, told, self.clock_ms, self.clock_ms)
@@ -296,20 +308,32 @@ class ProfilesFold:
             profile["cart"] = profile["cart"] or carts.new_log()
             told = carts.take(profile["cart"], carts.entry(event), event["receivedAtMs"], self.rules.cart)
             self.tell_carts(key, told, event["receivedAtMs"], now_ms)
-        if event["event"] == "Order Completed":
-            offset_ms = self.rules.utc_offset_s * 1000
-            profile["purchase"] = purchases.take(profile["purchase"], event, offset_ms, self.rules.churn)
+        offset_ms = self.rules.utc_offset_s * 1000
+        if event["event"] in ("Order Completed", "Order Cancelled", "Order Refunded"):
+            rules = self.rules.churn["purchase"]
+            profile["purchase"] = purchases.take(profile["purchase"], event, offset_ms, rules)
+        if MESSAGES.get(event["event"], ("", ""))[1] in ("seen", "clicked", "replied"):
+            self.came(profile, "message_engage", event)
+
+    def came(self, profile: Json, signal: str, event: Json) -> None:
+        if event.get("bot") is None:
+            profile[signal] = profile[signal] or purchases.new()
+            rules, offset_ms = self.rules.churn[signal], self.rules.utc_offset_s * 1000
+            purchases.see(profile[signal], event["timestampMs"], offset_ms, rules)
 
     def fire(self, key: tuple[str, str], until_ms: int, now_ms: int) -> None:
         """The profile's timers due <= until_ms. now_ms: the log's time, by which a trigger is stale."""
         profile = self.profiles.get(key, {})
-        cart, purchase = profile.get("cart"), profile.get("purchase")
+        cart = profile.get("cart")
         if cart is not None:
             due = carts.due_ms(cart["cart"], self.rules.cart)
             if due is not None and due <= until_ms:
                 self.tell_carts(key, carts.fire(cart, until_ms, self.rules.cart), until_ms, now_ms)
-        if purchase is not None and purchase["due_ms"] is not None and purchase["due_ms"] <= until_ms:
-            said = purchases.fire(purchase, self.rules.churn)
+        for name, rules in self.rules.churn.items():
+            state = profile.get(name)
+            if state is None or state["due_ms"] is None or state["due_ms"] > until_ms:
+                continue
+            said = purchases.fire(state, name, rules)
             id = emission_id(key[0], f"{key[1]}/{said['by']}", "churn_risk", said["n"])
             self.tell(key, "churn_risk", "churn_risk", id, said["at_ms"], now_ms, said["data"], said["reason"], True)
 
@@ -416,15 +440,16 @@ class ProfilesFold:
         gauges: Counter[str] = Counter()
         for (site, id), profile in self.profiles.items():
             keys[f"{tag}:v:{site}:{id}"] = {
-                name: profile[name] for name in ("about", "cart", "purchase") if profile[name] is not None
+                name: profile[name] for name in ("about", "cart", *self.rules.churn) if profile[name] is not None
             }
             dues = []
             if (cart := profile["cart"]) is not None:
                 dues.append(carts.due_ms(cart["cart"], self.rules.cart))
                 gauges[f"carts_open|{site}"] += cart["cart"]["state"] in ("open", "reopened")
-            if (purchase := profile["purchase"]) is not None:
-                dues.append(purchase["due_ms"])
-                gauges[f"churn_high|{site}"] += purchase["on"]
+            for name in self.rules.churn:
+                if (state := profile[name]) is not None:
+                    dues.append(state["due_ms"])
+                    gauges[f"churn_high{'' if name == 'purchase' else '_' + name}|{site}"] += state["on"]
             if any(ms is not None for ms in dues):
                 due[f"{site}|{id}"] = min(ms for ms in dues if ms is not None)
         keys |= {f"{tag}:v:{site}:{id}": {"merged": winner} for (site, id), winner in self.merged.items()}
@@ -440,11 +465,6 @@ class ProfilesFold:
 
 
 NOTHING_SAID: Json = {"email": False, "phone": False, "no": False}
-
-
-def new_profile() -> Json:
-    """`contact`: what is known of addresses, and whether the person unsubscribed; `gate`: ids of what was told."""
-    return {"about": None, "cart": None, "purchase": None, "contact": dict(NOTHING_SAID), "gate": set()}
 
 
 def hear(contact: Json, event: Json) -> None:

@@ -23,6 +23,7 @@ GAPS_S = (0.5, 1, 2, 4, 5, 6, 8, 9, 12, 13, 30, 70)
 SETTINGS = {
     "cart_idle_s": 12, "checkout_idle_s": 8, "payment_idle_s": 5, "cart_lost_s": 60, "cart_repeat_s": 40,
     "cart_click_s": 50, "stale_s": 200 * 86400, "churn_horizon_d": 28, "churn_enter": 0.8, "churn_leave": 0.65,
+    "churn_recheck_d": 0, "fit_hour": -1,
 }  # fmt: skip
 """What makes minutes out of days."""
 DAY_S = 86400.0

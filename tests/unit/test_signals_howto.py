@@ -121,17 +121,18 @@ class Guarded:
 def test_a_signal_reads_the_settings_that_it_declares_and_no_others(signal: Signal[Any]) -> None:
     from tests.unit.cart_vectors import context
     from tracker.contract.events import decode_profile_event
-    from tracker.contract.examples import MESSAGES, profile_event
+    from tracker.contract.examples import MESSAGES, MODEL, profile_event
 
     ctx = context(user_id="u1")
     guarded = Guarded(ctx.settings, signal.settings)
-    ctx = msgspec.structs.replace(ctx, settings=guarded)
+    ctx = msgspec.structs.replace(ctx, settings=guarded, models={("demo", "purchase"): MODEL})
     for name in MESSAGES:
         if signal.events is None or name in signal.events:
             golden = decode_profile_event(profile_event(name))
             state = signal.fold(None, golden, ctx).state
             if state is not None:
                 state = signal.fire(state, 10**14, ctx).state
+                signal.explain(state, 10**14, ctx)
                 again = msgspec.structs.replace(golden, message_id="another", properties=msgspec.UNSET)
                 signal.fold(state, again, ctx)
     assert guarded.read == signal.settings

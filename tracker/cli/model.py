@@ -115,7 +115,9 @@ def _params(name: str, text: str) -> dict[str, float]:
         raise Wrong(
             f"--params: give {','.join(own)} (or all of {','.join(PURCHASES + VALUES)}), each once; got '{text}'"
         )
-    found = {key: _number(f"params: {key}", given[key]) for key in (*PURCHASES, *VALUES) if key in given}
+    found: dict[str, float] = {
+        key: _number(f"params: {key}", given[key]) for key in (*PURCHASES, *VALUES) if key in given
+    }
     for key, number in found.items():
         if number <= 0:
             raise Wrong(f"--params: {key} must be above 0, is {given[key].strip()}")

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from tracker.contract import events
 from tracker.contract.codec import emission_id, new_profile_id
+from tracker.contract.models import Model, Value
 from tracker.contract.topics import DeadLetter
 from tracker.contract.triggers import (
     CART_ABANDONED,
@@ -158,6 +159,22 @@ def profile_event(name: str) -> bytes:
 
 CLOCK: Final = events.encode_clock(AT_MS)
 
+MODEL: Final = Model(
+    model_id=f"{SITE}/purchase/7",
+    site=SITE,
+    signal="purchase",
+    version=7,
+    fitted_at_ms=AT_MS,
+    r=0.524838,
+    alpha=6.182992,
+    a=0.891356,
+    b=1.614,
+    customers=2357,
+    confidence="ok",
+    value=Value(p=6.248803, q=3.744588, v=2_317_000.0, currency="VND", high=1_250_000.0),
+)
+"""Parameters of a site's churn model: those of CDNOW (docs/signals.md)."""
+
 DEAD_LETTER: Final = DeadLetter(
     reason="not_an_event",
     detail="Input data was truncated",
@@ -236,8 +253,11 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
             t_days=256.69,
             horizon_days=91.0,
             value_total=870000,
-            model="mbg-prior-1",
+            likelihood=0.0991,
+            model="mbg_nbd:prior-1",
             confidence="cold",
+            values={"VND": 870000.0},
+            currency="VND",
             **_PERSON,
         ),
     ),

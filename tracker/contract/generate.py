@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
-from tracker.contract import events, examples, keys, merges, settings, topics, triggers
+from tracker.contract import events, examples, keys, merges, models, settings, topics, triggers
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tracker.contract.generate"
@@ -118,6 +118,7 @@ def schemas() -> dict[str, Schema]:
         "merge": _schema(merges.Merge),
         "unmerge": _schema(merges.Unmerge),
         "handover": _schema(merges.Handover),
+        "model": _schema(models.Model),
         "dead-letter": _schema(topics.DeadLetter),
         "replay": _schema(topics.Replay),
         "cloudevent": _schema(triggers.CloudEvent),

@@ -23,6 +23,7 @@ touches lies in one slot of a Redis Cluster.
       {pN}:ud:SITE:CH:B  string  HyperLogLog of the visitors of local date B
       {pN}:g           hash    gauges: field -> value, moved by differences
       {pN}:due         zset    SITE|PID -> the earliest due time of the profile's timers, ms
+      {pN}:models      hash    SITE|SIGNAL -> parameters of its churn model, JSON (tracker/contract/models.py)
       {pN}:out         list    triggers not yet known to be in Kafka, oldest first (msgpack: topic, key, value)
 
     site
@@ -36,6 +37,8 @@ touches lies in one slot of a Redis Cluster.
       {s:SITE}:k:NAME:VALUE   hash    NAME = order_id, checkout_id, cart_id: to = the profile that carried it first, and
                                       each other profile whose events it has led there
       {s:SITE}:run            string  id of the server's run that has all that there is of the site's identifiers
+      {s:SITE}:fit            hash    SIGNAL -> the last fit of its churn model, JSON; `lock` is {s:SITE}:fit:lock
+      {s:SITE}:fit:lock       string  who fits now; expires
       {s:SITE}:merges         list    merges not yet known to be in Kafka (msgpack: winner, loser, rule, messageId, ms)
 
     {...}:none, {s:SITE}:id:none never exist: scripts ask for them to find out that a cluster moves the slot.
@@ -147,6 +150,14 @@ def merged_key(site: str, profile_id: str) -> str:
 
 def merges_key(site: str) -> str:
     return f"{{s:{site}}}:merges"
+
+
+def models_key(partition: int) -> str:
+    return f"{{p{partition}}}:models"
+
+
+def fit_key(site: str) -> str:
+    return f"{{s:{site}}}:fit"
 
 
 # Fields of the counter hashes. Names that come from clients are the last part, so no separator in them can lie.

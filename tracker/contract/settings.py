@@ -529,12 +529,43 @@ class Settings(Struct, frozen=True, kw_only=True):
     cart_click_s: Annotated[float, _s("s", "A message click counts for an order this long after it.", ge=0)] = (
         5 * 86400.0
     )
-    churn_horizon_d: Annotated[float, _s("days", "Churn risk = 1 - P(at least one order within this time).", gt=0)] = (
-        91.0
-    )
+    churn_horizon_d: Annotated[
+        float, _s("days", "Churn risk by purchases = 1 - P(an order within this time).", gt=0)
+    ] = 91.0
     churn_enter: Annotated[float, _s("probability", "Risk at which the churn signal goes on.", gt=0, lt=1)] = 0.90
     churn_leave: Annotated[float, _s("probability", "Risk at which the churn signal goes off.", gt=0, lt=1)] = 0.80
     churn_gap_d: Annotated[float, _s("days", "Least time between two churn signals of one customer.", ge=0)] = 14.0
+    visit_horizon_d: Annotated[float, _s("days", "The same by visits: P(a visit within this time).", gt=0)] = 28.0
+    message_horizon_d: Annotated[
+        float, _s("days", "The same by messages: P(one opened, clicked or answered within this time).", gt=0)
+    ] = 28.0
+    churn_min_repeats: Annotated[
+        int, _s("days", "Who bought (visited, ...) on fewer days after the first is not told.", ge=0)
+    ] = 1
+    churn_recheck_d: Annotated[
+        float,
+        _s(
+            "days",
+            "How often a waiting churn timer is solved again, for parameters may have changed: the latest that a "
+            "crossing under new ones is noticed. 0: only when it is due, and at the next event.",
+            ge=0,
+        ),
+    ] = 14.0
+    clv_weeks: Annotated[int, _s("weeks", "How far the predicted customer value looks ahead.", ge=1, le=520)] = 52
+    clv_discount_rate: Annotated[float, _s("a year", "What it discounts.", ge=0, le=10)] = 0.15
+    fit_hour: Annotated[
+        int,
+        _s(
+            "hour",
+            "When a worker fits the churn models of a site anew each night, in the site's time zone: 0 to 23; -1: "
+            "never (`tracker fit` does it by hand).",
+            ge=-1,
+            le=23,
+        ),
+    ] = 3
+    fit_max_customers: Annotated[
+        int, _s("customers", "Most histories that a fit takes; of more a sample by profile id.", ge=1000)
+    ] = 1_000_000
     stale_s: Annotated[
         float, _s("s", "A timer due longer ago than this changes state, but its trigger is suppressed.", ge=0)
     ] = 86400.0

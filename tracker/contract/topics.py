@@ -35,7 +35,7 @@ TOPICS: Final[tuple[Topic, ...]] = (
     Topic(
         name=PROFILE_EVENTS, owner="worker, resolve hop",
         key="profileId (of a Merge the loser's); none for clock records",
-        value="ProfileEvent, Merge, Unmerge, Handover, or Clock once a second", retention_ms=7 * DAY_MS,
+        value="ProfileEvent, Merge, Unmerge, Handover, Model, or Clock once a second", retention_ms=7 * DAY_MS,
     ),
     Topic(
         name=MERGES, owner="worker, resolve hop, CLI", key="the loser's profileId", value="Merge, or Unmerge",

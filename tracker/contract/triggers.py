@@ -88,19 +88,33 @@ class CartAbandonmentRetracted(Struct, rename="camel", kw_only=True, omit_defaul
 
 
 class ChurnRisk(Person):
-    """A customer's probability not to buy again within the horizon rose over the threshold."""
+    """The probability that a customer does not buy (or visit, or answer a message) again within the horizon rose over
+    the threshold."""
 
-    signal: Annotated[str, Meta(description="What is awaited: 'purchase'.")]
+    signal: Annotated[str, Meta(description="What is awaited: purchase, visit or message_engage.")]
     risk: Annotated[float, Meta(description="1 - P(at least one in the horizon), 0..1.")]
     p_alive: float
     band: Annotated[str, Meta(description="low (< .33), medium, high (> .66).")]
-    x: Annotated[int, Meta(description="Repeat purchase days so far.")]
-    t_x_days: Annotated[float, Meta(description="Age at the last purchase, days.")]
+    x: Annotated[int, Meta(description="Repeat days so far: days with a purchase (visit, ...) after the first.")]
+    t_x_days: Annotated[float, Meta(description="Age at the last of them, days.")]
     t_days: Annotated[float, Meta(description="Age at the crossing, days.")]
     horizon_days: float
-    value_total: Annotated[float, Meta(description="Sum of the orders' values so far.")]
     model: Annotated[str, Meta(description="Model and version of its parameters.")]
-    confidence: Annotated[str, Meta(description="cold: parameters are the prior alone.")]
+    confidence: Annotated[
+        str, Meta(description="Of the parameters. cold: the prior alone; low: of few customers; ok: of 500 and more.")
+    ]
+    likelihood: Annotated[float, Meta(description="P(at least one in 90 days).", ge=0, le=1)] = 0.0
+    version: Annotated[int, Meta(description="Of the parameters; 0: the prior.")] = 0
+    value_total: Annotated[
+        float, Meta(description="Sum of the orders' values so far, less what was given back, in `currency`.")
+    ] = 0.0
+    values: Annotated[dict[str, float], Meta(description="The same by currency ('': not said); not converted.")] = {}
+    currency: Annotated[str | None, Meta(description="Of value_total, mean_value and clv.")] = None
+    mean_value: Annotated[float | None, Meta(description="Expected value of a purchase to come.")] = None
+    clv: Annotated[float | None, Meta(description="Expected value of the purchases in clv_weeks (52), discounted.")] = (
+        None
+    )
+    high_value: Annotated[bool | None, Meta(description="clv is among the highest tenth of the site's.")] = None
 
 
 INFORMING: Final = frozenset(
