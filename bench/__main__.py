@@ -1,15 +1,15 @@
-"""`python -m bench [endpoint|worker|stream-peers [options]]`: CPU us an event and events/s, in one run on one machine.
+"""`python -m bench [endpoint|worker|stream-peers|fit [options]]`: CPU us an event, events/s, seconds of a fit.
 
-Compare rows with each other, not with another machine's figures.
+In one run on one machine: compare rows with each other, not with another machine's figures.
 """
 
 from __future__ import annotations
 
 import sys
 
-from bench import endpoint, stream, stream_peers
+from bench import endpoint, fit, stream, stream_peers
 
-PARTS = {"endpoint": endpoint.main, "worker": stream.main, "stream-peers": stream_peers.main}
+PARTS = {"endpoint": endpoint.main, "worker": stream.main, "stream-peers": stream_peers.main, "fit": fit.main}
 
 
 def main() -> int:

@@ -213,7 +213,7 @@ class Folder:
         self._read = frozenset().union(*(s.reads for s in signals))
         """What is read of others, by any signal."""
         self._for_all = _steps_of(signals, None)
-        self._none_for_all = all(s.events is not None for s in signals)
+        self._read_all = tuple(s for s in signals if s.events is None)
         self._steps = {name: _steps_of(signals, name) for s in signals for name in s.events or ()}
         self._steps_by_type = {type: _steps_of(signals, None, type) for s in signals for type in s.types}
         self._gated = GATE in self._by_name
@@ -412,7 +412,7 @@ class Folder:
             steps = self._steps.get(event.event, self._for_all)
         else:
             steps = self._steps_by_type.get(event.type, self._for_all)
-        if steps is self._for_all and self._none_for_all and not changed:
+        if steps is self._for_all and not changed and self._all_idle(profile, event):
             return
         now_ms = max(fx.clock_ms, event.received_at_ms)
         try:  # All of them first: an event that one signal fails on is counted, but changes no signal's state.
@@ -428,6 +428,14 @@ class Folder:
                     extra[field] = extra.get(field, 0) + n
             self._keep(profile, signal, result, now_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
+
+    def _all_idle(self, profile: Profile, event: ProfileEvent) -> bool:
+        """Whether no signal has anything to do: by far the most page views, for which not even a context is made."""
+        if not self._read_all:
+            return True
+        offset_ms = self.zone(profile.site).offset_s(event.timestamp_ms // 1000) * 1000
+        states = profile.states
+        return all(s.idle(states.get(s.name), event, offset_ms) for s in self._read_all)
 
     def _results(
         self, steps: Steps, profile: Profile, event: ProfileEvent, at_ms: int, changed: set[str]

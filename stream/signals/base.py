@@ -100,6 +100,11 @@ class Signal(ABC, Generic[S]):
         """The JSON fields of a state stored under an older version (any of them) -> those of this one."""
         raise NotImplementedError(f"{self.name}: version {self.version} needs a `migrate` from version {version}")
 
+    def idle(self, state: S | None, event: ProfileEvent, utc_offset_ms: int) -> bool:
+        """Whether `fold` would give the same state and nothing else: asked first of a signal that reads every event, as
+        it costs less. False is always right."""
+        return False
+
     @abstractmethod
     def fold(self, state: S | None, event: ProfileEvent, ctx: Context) -> Result: ...
 

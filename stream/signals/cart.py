@@ -106,8 +106,7 @@ class CartSignal(Signal[CartLog]):
 
     def still_true(self, state: CartLog, kind: TriggerKind, data: Any) -> bool:
         """The cart of the reminder still lies there, and nobody has come back to it."""
-        key = data.cart_id or ""
-        return any(c.key == key and c.state == "abandoned" and c.episode == data.episode for c in state.carts.carts)
+        return state.cart.state == "abandoned" and state.cart.episode == data.episode
 
     def gauges(self, state: CartLog) -> tuple[tuple[str, int], ...]:
         return (("carts_open", 1),) if state.cart.state in WAITING else ()

@@ -21,10 +21,13 @@ class VisitSignal(ChurnSignal[Watched]):
     horizon = "visit_horizon_d"
     gauge = "churn_high_visit"
 
-    def fold(self, state: Watched | None, event: ProfileEvent, ctx: Context) -> Result:
+    def idle(self, state: Watched | None, event: ProfileEvent, utc_offset_ms: int) -> bool:
         if event.type not in _LOOKS or event.bot is not None:
-            return Result(state=state)
-        if state is not None and state.days[-1] == (event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS:
+            return True
+        return state is not None and state.days[-1] == (event.timestamp_ms + utc_offset_ms) // DAY_MS
+
+    def fold(self, state: Watched | None, event: ProfileEvent, ctx: Context) -> Result:
+        if self.idle(state, event, ctx.utc_offset_ms):
             return Result(state=state)
         before = Watched() if state is None else state
         after = self.seen(before, event.timestamp_ms, ctx)

@@ -151,6 +151,22 @@ def test_nothing_that_a_client_sends_makes_it_raise_and_replays_are_equal(
 
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
+@given(
+    stream=streams(), kind=st.sampled_from(["track", "page", "screen", "identify"]), bot=st.sampled_from([None, "x"])
+)
+@settings(max_examples=60, deadline=None)
+def test_what_it_calls_idle_changes_nothing(
+    signal: Signal[Any], stream: list[ProfileEvent], kind: str, bot: str | None
+) -> None:
+    state, _ = play(signal, stream, stored=False)
+    for e in stream:
+        e = msgspec.structs.replace(e, type=kind, bot=bot)
+        if (signal.events is None or e.event in signal.events) and signal.idle(state, e, CTX.utc_offset_ms):
+            assert signal.fold(state, e, CTX) == Result(state=state)
+            assert signal.fold(state, e, CTX).state is state
+
+
+@pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 @given(stream=streams())
 @settings(max_examples=60, deadline=None)
 def test_it_changes_no_state_in_place_and_its_timer_moves_beyond_now(

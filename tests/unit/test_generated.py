@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from stream import poison
 from tracker import rejections
-from tracker.contract import events, examples, generate, settings, topics, triggers
+from tracker.contract import events, examples, generate, models, settings, topics, triggers
 
 SCHEMAS = generate.schemas()
 
@@ -103,9 +103,13 @@ def test_a_trigger_of_another_kind_does_not_fit_the_schema() -> None:
     assert errors("trigger-cart_abandoned", abandoned.replace(b'"specversion":"1.0",', b"")) != []
 
 
-def test_the_clock_and_the_dead_letter_fit_their_schemas() -> None:
+def test_the_clock_the_model_and_the_dead_letter_fit_their_schemas() -> None:
     assert errors("clock", examples.CLOCK) == []
     assert events.decode_clock(examples.CLOCK) == examples.AT_MS
+    model = models.encode_model(examples.MODEL)
+    assert errors("model", model) == []
+    assert model.startswith(models.MODEL_PREFIX)
+    assert models.decode_model(model) == examples.MODEL
     letter = msgspec.json.encode(examples.DEAD_LETTER)
     assert errors("dead-letter", letter) == []
     assert msgspec.json.decode(letter, type=topics.DeadLetter) == examples.DEAD_LETTER
@@ -130,6 +134,16 @@ def test_the_churn_example_has_the_model_s_figures() -> None:
     risk = 1 - p_alive * (1 - math.exp((r + told.x) * (math.log(alpha + t) - math.log(alpha + t + h))))
     assert told.risk == pytest.approx(risk, abs=1e-5)
     assert told.risk == settings.Settings().churn_enter
+    likelihood = p_alive * (1 - math.exp((r + told.x) * (math.log(alpha + t) - math.log(alpha + t + 90 / 7))))
+    assert told.likelihood == pytest.approx(likelihood, abs=1e-4)
+
+
+def test_the_examples_of_the_triggers_page_are_the_golden_ones() -> None:
+    page = (generate.ROOT / "docs/triggers.md").read_text("utf-8")
+    golden = {json.dumps(json.loads(examples.trigger(*one)), sort_keys=True) for one in examples.TRIGGERS}
+    shown = [json.loads(block.split("```")[0]) for block in page.split("```json")[1:]]
+    assert shown
+    assert {json.dumps(example, sort_keys=True) for example in shown} <= golden
 
 
 # -- drift ---------------------------------------------------------------------------------------------------

@@ -475,6 +475,12 @@ def topics_page() -> str:
 
 {_fields(merges.Handover)}
 
+## Model
+
+{_one_line(models.Model.__doc__ or "")}
+
+{_fields(models.Model)}
+
 ## DeadLetter
 
 {_one_line(topics.DeadLetter.__doc__ or "")}
