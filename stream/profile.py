@@ -263,6 +263,7 @@ class ProfileCodec:
     def __init__(self, signals: Sequence[Signal[Any]]) -> None:
         self._signals = [s for s in signals if s.state_type is not type(None)]
         self._stored = {s.name: _Stored(s) for s in self._signals}
+        self._timed = [s for s in self._signals if type(s).due_ms is not Signal.due_ms]
 
     def decode(self, site: str, id: str, fields: Sequence[str]) -> Profile:
         """`fields`: field, value, field, value, ... as HGETALL gives them. Unknown fields stay in Redis untouched.
@@ -286,7 +287,7 @@ class ProfileCodec:
 
     def due_ms(self, profile: Profile) -> int | None:
         dues = [
-            max(due, profile.broken.get(s.name, due)) for s in self._signals
+            max(due, profile.broken.get(s.name, due)) for s in self._timed
             if (state := profile.states.get(s.name)) is not None and (due := s.due_ms(state)) is not None
         ]  # fmt: skip
         return min(dues, default=None)
