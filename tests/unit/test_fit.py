@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from stream.core.churn import COLD, Params, bg_p_alive, p_alive
-from stream.core.churn_watch import Watched
 from stream.core.expected import mean_purchases
 from stream.core.orders import Order
 from stream.core.value import ValueParams, factors, lifetime_value
@@ -228,15 +227,14 @@ def test_a_fit_that_the_newest_customers_speak_against_is_refused() -> None:
     assert report.model is not None
 
 
-def test_a_parameter_at_its_bound_is_refused() -> None:
-    found = Found(10**6)
-    for n in range(3000):  # everybody buys every day and nobody ever leaves
-        found.take(f"p{n}", Watched(days=tuple(range(19_600, 20_001))), 20_000)
+def test_a_parameter_at_its_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = site_of(200, 300)
+    assert judged(found).status == "published"
+    monkeypatch.setattr(likelihood, "HIGH", float(np.log(4.0)))  # alpha is about 6
     report = judged(found)
-    fit = fit_purchases("mbgnbd", compressed(*(np.array(c) for c in (found.x, found.t_x_days, found.t_days))))
-    assert fit.at_bound
-    assert report.status in ("refused", "published")
-    assert (report.status == "refused") == (report.reason != "")
+    assert (report.status, report.reason) == ("refused", "a parameter is at its bound")
+    assert report.model is not None
+    assert report.model.alpha == pytest.approx(4.0, rel=0.01)
 
 
 def test_five_good_sites_are_the_prior_of_the_next() -> None:

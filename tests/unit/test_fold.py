@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from stream.fold import Effects, Folder, decode
 from stream.profile import Profile
 from stream.signals import SIGNALS
 from tracker.contract.events import REPLAYS, encode_clock
+from tracker.contract.examples import MODEL
+from tracker.contract.models import Models, encode_model
 from tracker.contract.settings import Settings, load
 
 T0 = 1_795_000_000_000
@@ -40,6 +43,7 @@ class Owner:
         self.folder = Folder(SIGNALS, settings)
         self.profiles: dict[tuple[str, str], Profile] = {}
         self.src: dict[int, tuple[int, int]] = {}
+        self.models: Models = {}
         self.clock_ms = 0
         self.counts: dict[tuple[str, int, str], int] = {}
         self.gauges: dict[str, int] = {}
@@ -56,10 +60,11 @@ class Owner:
             key for key, p in sorted(self.profiles.items())
             if decoded.clock_ms is not None and p.stored_due_ms is not None and p.stored_due_ms <= decoded.clock_ms
         ]  # fmt: skip
-        fx = self.folder.fold(decoded, self.profiles, due, self.src, self.clock_ms)
+        fx = self.folder.fold(decoded, self.profiles, due, self.src, self.clock_ms, self.models)
         self.folder.blob(fx, epoch=1, seq=1, base=self.next, next=self.next + len(values))
         self.next += len(values)
         self.src.update(fx.src)
+        self.models = {**self.models, **{(m.site, m.signal): m for m in fx.models}}
         self.clock_ms = fx.clock_ms
         for (site, minute), fields in fx.counts().items():
             for field, n in fields.items():
@@ -234,3 +239,22 @@ def test_traits_take_the_last_writer_by_event_time() -> None:
     assert about is not None
     assert about.traits == {"city": "Hà Nội", "name": "An", "age": 30}
     assert about.user_id == "u1"
+
+
+def test_parameters_are_taken_up_where_they_stand_in_the_log_and_an_older_version_never() -> None:
+    def bought(n: int) -> list[bytes]:
+        days = (T0, T0 + 7 * 86_400_000)
+        return [record(10 * n + i, pid=f"p{n}", ts=ts, name="Order Completed", revenue=5) for i, ts in enumerate(days)]
+
+    newer, older = (encode_model(msgspec.structs.replace(MODEL, version=v, alpha=v * 3.0)) for v in (8, 7))
+    log = [*bought(1), newer, older, *bought(2), encode_clock(T0 + 300 * 86_400_000)]
+    for cuts in ([], [3], [2, 4], range(1, len(log))):
+        owner, start = Owner(msgspec.structs.replace(SETTINGS, churn_recheck_d=0, stale_s=10**9)), 0
+        for cut in (*cuts, len(log)):
+            owner.take(log[start:cut])
+            start = cut
+        told = {t["subject"]: t for t in map(json.loads, owner.triggers)}
+        assert owner.models["demo", "purchase"].version == 8
+        assert {t["data"]["version"] for t in told.values()} == {8}  # of both: solved again when the timer was due
+        assert told["p2"]["time"] <= told["p1"]["time"]
+        assert sorted(owner.folder.blob(owner.take([newer]), epoch=1, seq=1, base=0, next=1)["models"]) == []
