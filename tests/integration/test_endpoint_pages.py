@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.endpoint import (
     Http,
 )
 from tests.harness import Stack
+from tracker.contract.topics import EVENTS
 from tracker.routes import ROUTES
 
 pytestmark = pytest.mark.integration
@@ -33,6 +35,29 @@ def test_the_snippet_is_cached_and_compressed(shop: int) -> None:
             assert (again[0], again[2], again[1]["etag"]) == (304, b"", headers["etag"])
         assert client.request("GET", "/t.js", If_None_Match='"other"')[0] == 200
         assert client.request("HEAD", "/t.js")[2] == b""
+
+
+@pytest.mark.parametrize("name", ["t.lite.js", "t.full.js", "t.sw.js"])
+def test_each_build_of_the_snippet_is_served(shop: int, name: str) -> None:
+    built = (Path(__file__).parents[2] / "tracker" / "static" / name).read_bytes()
+    with Http(shop) as client:
+        assert client.request("GET", f"/{name}")[::2] == (200, built)
+
+
+async def test_what_a_stub_sends_is_in_kafka_as_messages(stack: Stack) -> None:
+    site = stack.site()
+    calls = [[1_793_588_645_678, "page"], [1_793_588_645_679, "track", "Seen", {"n": 1}], [1, "ready", None]]
+    body = json.dumps(["https://shop.example/a?utm_source=zalo", "", calls, 1_793_588_646_000]).encode()
+    for headers, anonymous_id in (({"Cookie": "a=b; trk_anonymous_id=known-1; c=d"}, "known-1"), ({}, "stub-")):
+        with Http(stack.settings.http_port) as client:
+            path = f"/v1/batch?writeKey={site.write_key}"
+            status, _, answer = client.request("POST", path, body, Content_Type="text/plain", **headers)
+            assert (status, json.loads(answer)) == (200, {"success": True})
+        mine = lambda e, start=anonymous_id: e["anonymousId"].startswith(start)  # noqa: E731
+        found = await stack.consume(EVENTS, 2, site=site, match=mine)
+        assert sorted(e.get("event", e["type"]) for e in found) == ["Seen", "page"]
+        assert {e["campaign"]["source"] for e in found} == {"zalo"}
+        assert len({e["anonymousId"] for e in found}) == 1
 
 
 def test_the_start_page_leads_to_the_demo_where_there_is_one(stack: Stack, shop: int) -> None:
