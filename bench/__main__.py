@@ -1,4 +1,4 @@
-"""`python -m bench [endpoint|worker|stream-peers|fit [options]]`: CPU us an event, events/s, seconds of a fit.
+"""`python -m bench [endpoint|worker|stream-peers|fit|snippet [options]]`: what each stage costs, in one run.
 
 In one run on one machine: compare rows with each other, not with another machine's figures.
 """
@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import sys
 
-from bench import endpoint, fit, stream, stream_peers
+from bench import endpoint, fit, snippet, stream, stream_peers
 
-PARTS = {"endpoint": endpoint.main, "worker": stream.main, "stream-peers": stream_peers.main, "fit": fit.main}
+PARTS = {
+    "endpoint": endpoint.main,
+    "worker": stream.main,
+    "stream-peers": stream_peers.main,
+    "fit": fit.main,
+    "snippet": snippet.main,
+}
 
 
 def main() -> int:
