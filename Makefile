@@ -95,15 +95,12 @@ else
 endif
 	@touch $@
 
-peers: $(VENV)/.peers ## Other stream engines and snippets, for `make bench`
+peers: $(VENV)/.peers ## Other stream engines for Python, for `make bench`
 
-$(VENV)/.peers: bench/peers/requirements.txt bench/snippet_peers/package-lock.json | $(VENV)/.packages
+$(VENV)/.peers: bench/peers/requirements.txt | $(VENV)/.packages
 	@rm -rf $(VENV)/peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
 		--target $(VENV)/peers -r bench/peers/requirements.txt
-ifneq ($(NODE),)
-	cd bench/snippet_peers && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
-endif
 	@touch $@
 
 # Without Node 20+ the built snippet in tracker/static is used as it is.

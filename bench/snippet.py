@@ -2,8 +2,8 @@
 
 Sizes are gzip -9: ours as they are served, the others' npm package bundled and minified as a site would. Cost is the
 CPU time of the page's main thread (DevTools' TaskDuration) with the CPU throttled to a quarter: to load the client, and
-for 100 events in one go with what follows for 2 s. Needs Chromium, Node and, for the others' clients, `npm ci` in
-bench/snippet_peers; what is not there is left out.
+for 100 events in one go with what follows for 2 s. Needs Chromium, Node and, for the others' clients, `make clients`;
+what is not there is left out (Plausible's, Snowplow's and PostHog's are not pinned there).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from playwright.async_api import Browser, async_playwright
 
 ROOT: Final = Path(__file__).parents[1]
 STATIC: Final = ROOT / "tracker" / "static"
-MODULES: Final = ROOT / "bench" / "snippet_peers" / "node_modules"
+MODULES: Final = ROOT / "tests" / "clients" / "node" / "node_modules"
 ESBUILD: Final = ROOT / "sdk_js" / "node_modules" / ".bin" / "esbuild"
 EVENTS: Final = 100
 THROTTLE: Final = 4

@@ -51,7 +51,7 @@ for (const { entry, name, budget, target = TARGET } of files) {
     entryPoints: [new URL(`src/${entry}.ts`, root).pathname],
     target,
     define: { VERSION: JSON.stringify(version), },
-    banner: name === "stub.js" ? {} : { js: "/* Built from sdk_js/src by npm run build. Apache-2.0 */" },
+    banner: name === "stub.js" ? {} : { js: "/* sdk_js, Apache-2.0 */" },
   });
   const text = name === "stub.js" ? outputFiles[0].text.trim() : outputFiles[0].text;
   const size = gzipSync(text, { level: 9 }).length;
