@@ -86,7 +86,7 @@ def fit_site(
     dry_run: bool = False,
     progress: Callable[[str, int], None] = lambda what, n: None,
 ) -> list[Report]:
-    """Fit a site's signals and publish what is good. Raises Busy, Missing, RedisError, ProduceError, StateError."""
+    """Fit a site's signals and publish what is good. Raises Busy, Missing, RedisError, ProduceError, OSError, StateError."""
     try:
         import stream.fit.likelihood  # noqa: F401  # said before anything is read
     except ImportError:
@@ -209,7 +209,7 @@ def prior_of(signal: str, site: str, current: Mapping[tuple[str, str], Model]) -
 
 
 async def publish(settings: Settings, models: Sequence[Model]) -> None:
-    """To every partition, all acked. Raises ProduceError."""
+    """To every partition, all acked. Raises ProduceError, TimeoutError (an OSError) when Kafka does not answer."""
     out = KafkaOut(
         settings.kafka,
         linger_ms=1.0,
@@ -220,6 +220,9 @@ async def publish(settings: Settings, models: Sequence[Model]) -> None:
     )
     await out.start({topic.name: None for topic in TOPICS})
     try:
+        async with asyncio.timeout(settings.produce_timeout_s):
+            while not out.ready:
+                await asyncio.sleep(0.05)
         await acked(
             {
                 out.append(PROFILE_EVENTS, None, encode_model(model), None, partition)
