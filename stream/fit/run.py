@@ -86,7 +86,10 @@ def fit_site(
     dry_run: bool = False,
     progress: Callable[[str, int], None] = lambda what, n: None,
 ) -> list[Report]:
-    """Fit a site's signals and publish what is good. Raises Busy, Missing, RedisError, ProduceError, OSError, StateError."""
+    """Fit a site's signals and publish what is good.
+
+    Raises Busy, Missing, RedisError, ProduceError, OSError, StateError.
+    """
     try:
         import stream.fit.likelihood  # noqa: F401  # said before anything is read
     except ImportError:
@@ -221,7 +224,7 @@ async def publish(settings: Settings, models: Sequence[Model]) -> None:
     await out.start({topic.name: None for topic in TOPICS})
     try:
         async with asyncio.timeout(settings.produce_timeout_s):
-            while not out.ready:
+            while not out.ready:  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0.05)
         await acked(
             {
