@@ -19,12 +19,12 @@ from redis.exceptions import ConnectionError
 from stream import recovery as recovery_module
 from stream.recovery import Records, Recovery, split
 from stream.redis_store import Lost, Store
-from stream.resolve import Resolve
+from stream.resolve import Resolve, Restarted, _heads
 from tests.harness import await_redis, embedded_redis
 from tests.integration.test_stream_hops import SETTINGS, T0, chunk, event
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, partition_of
-from tracker.contract.events import LEFT
+from tracker.contract.events import LEFT, EventHead
 from tracker.contract.merges import Unmerge, encode_unmerge, split_profile_id
 from tracker.contract.topics import EVENTS, MERGES, PROFILE_EVENTS
 from tracker.embedded.process import Child
@@ -148,6 +148,21 @@ async def test_a_user_is_the_same_profile_again_after_redis_has_lost_the_decisio
             (("user_id", "u"), ("anonymous_id", "a"), ("anonymous_id", "b"))} == {A}  # fmt: skip
 
 
+async def test_an_event_stays_whose_it_was_published_as_though_its_profile_was_merged_since(world: World) -> None:
+    """Decided anew it would be the winner's, and count for the loser, too."""
+    one, other = await world.worker(0, 1)
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    size = world.size()
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId="b")))
+    await other.process(chunk(EVENTS, 0, event(2, anonymousId="a", userId="u"), event(3, anonymousId="b", userId="u")))
+    assert world.log.merges() == {(B, A)}
+    n = len(world.log.records)
+    await world.rewind(size)
+    (one,) = await world.worker(0)
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId="b"), event(4, anonymousId="b")))
+    assert world.log.events(n) == [(B, (0, 1)), (A, (0, 2))]
+
+
 async def test_what_is_lost_is_looked_for_once_in_a_life_of_the_server(world: World) -> None:
     reads = world.log.reads
     (one,) = await world.worker(0)
@@ -178,6 +193,11 @@ async def test_a_worker_that_did_not_notice_the_restart_decides_nothing(world: W
         await redis.set("x", "y")
     await world.rewind(world.size() - 1)
     n = len(world.log.records)
+    (head,) = _heads([event(9, anonymousId="new")])
+    assert isinstance(head, EventHead)
+    with pytest.raises(Restarted):
+        await one._ids.ask(SITE, [(head, (("anonymous_id", "new"),), ())])
+    assert await world.owner("anonymous_id", "new") is None
     for value in (event(2, anonymousId="a", userId="u"), event(3, anonymousId="new")):
         with pytest.raises(Lost, match="run"):  # of what its cache knows, and of what it asks for
             await one.process(chunk(EVENTS, before, value))
