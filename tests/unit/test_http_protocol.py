@@ -20,6 +20,7 @@ from tracker.http_protocol import Protocol
 from tracker.limits import Guard
 from tracker.post import OK, Body
 from tracker.rejections import Refusal
+from tracker.routes import ROUTES
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
 gone: list[str] = []
@@ -223,6 +224,8 @@ async def test_addresses_have_a_limit() -> None:
 
 class FrontDoor:
     """Answers what is not left to uvicorn's path."""
+
+    targets = {path.encode(): route for path, route in ROUTES.items()}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.taken = 0

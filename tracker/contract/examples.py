@@ -144,7 +144,7 @@ def event(name: str) -> bytes:
             "timestampMs": at_ms,
             "receivedAtMs": at_ms + 250,
             "channel": message.get("properties", {}).get("channel")
-            or ("popup" if name in events.POPUP_ACTIONS else "site"),
+            or ("popup" if name in events.POPUP_ACTIONS else "form" if name.startswith("Form ") else "site"),
             **_FOUND.get(name, {}),
             **{k: v for k, v in message.items() if k != "timestamp"},
         }
