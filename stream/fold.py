@@ -518,6 +518,9 @@ class Folder:
         for field, difference in result.gauges:
             name = f"{field}|{profile.site}"
             fx.gauges[name] = fx.gauges.get(name, 0) + difference
+        for field, more, ms in result.counts_at:
+            extra = fx.extra.setdefault((profile.site, ms // 60_000 * 60), {})
+            extra[field] = extra.get(field, 0) + more
         for name, labels, n in result.metrics:
             fx.metrics[name, labels] = fx.metrics.get((name, labels), 0) + n
         for trigger in result.triggers:

@@ -105,6 +105,9 @@ SIGNAL_COUNTERS: Final = {
     ),
     "carts_lost_total": Counter("stream_carts_lost_total", "Abandoned carts that nobody came back to.", ["site"]),
     "carts_emptied_total": Counter("stream_carts_emptied_total", "Carts emptied by their visitor.", ["site"]),
+    "cart_reasons_total": Counter(
+        "stream_cart_reasons_total", "Carts abandoned, by why as far as events tell.", ["site", "reason"]
+    ),
     "orders_total": Counter("stream_orders_total", "Orders, each order_id once.", ["site"]),
     "revenue_minor_total": Counter("stream_revenue_minor_total", "Revenue of orders in minor units.", ["currency"]),
     "triggers_held_total": Counter(
@@ -122,6 +125,9 @@ GAUGES: Final = {
     "churn_high_message_engage": CHURN_HIGH_MESSAGE,
 }
 """Result.gauges that are shown, by field; sums over the partitions owned, rebuilt on every assignment."""
+
+CART_REASONS: Final = ("coupon", "shipping", "payment", "unknown", OTHER)
+"""What stream/core/cart.py finds; other: what a survey's answer says."""
 
 CURRENCIES: Final = frozenset(
     [
@@ -219,6 +225,9 @@ def declare(sites: Iterable[str]) -> None:
         for name, counter in SIGNAL_COUNTERS.items():
             if counter._labelnames == ("site",):
                 counter.labels(site)
+            elif name == "cart_reasons_total":
+                for reason in CART_REASONS:
+                    counter.labels(site, reason)
             elif name == "popup_events_total":
                 for action in POPUP_ACTIONS.values():
                     counter.labels(site, action)

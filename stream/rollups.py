@@ -31,10 +31,14 @@ AT_ONCE: Final = 16
 """Partitions whose buckets are read together."""
 
 
+_OPEN: Final = frozenset(keys.OPEN_KINDS)
+
+
 def merged(buckets: Iterable[list[Any]]) -> tuple[int, dict[str, int]]:
     """(sum, field -> count) of the same day's buckets of all partitions, [field, count, ...] each. Pure.
 
-    The names are the largest; the counts of the others go to their kind's field without a name.
+    The names are the largest of those that clients make up, and all others; the counts of the rest go to their kind's
+    field without a name.
     """
     total, fields = 0, dict[str, int]()
     for flat in buckets:
@@ -44,7 +48,7 @@ def merged(buckets: Iterable[list[Any]]) -> tuple[int, dict[str, int]]:
             else:
                 fields[field] = fields.get(field, 0) + int(count)
     if len(fields) > keys.MAX_ROLLED_FIELDS:
-        ranked = sorted(fields.items(), key=lambda item: (-item[1], item[0]))
+        ranked = sorted(fields.items(), key=lambda item: (item[0].partition("|")[0] in _OPEN, -item[1], item[0]))
         fields = dict(ranked[: keys.MAX_ROLLED_FIELDS])
         for field, count in ranked[keys.MAX_ROLLED_FIELDS :]:
             unnamed = keys.unnamed_field(field.partition("|")[0])

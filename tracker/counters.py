@@ -8,6 +8,8 @@ partitions. So an answer never depends on who rolls up, or when.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -33,6 +35,13 @@ GROUPS: Final[dict[str, tuple[str, str]]] = {
 }
 """What counters can be grouped by -> (family, how the fields begin that are counted); the rest of the field is the
 group's key: an event's name, a channel, a path, 'action|product id', of content 'kind|...'."""
+CARTS: Final = (
+    "opened", "emptied", "converted", "abandoned", "recovered", "lost", "converted_late", "converted_checkout",
+    "abandoned_checkout",
+)  # fmt: skip
+"""What carts are counted by: what became of them. `emptied`, `converted`: without an abandonment before; `_checkout`:
+those that came to the checkout."""
+BASES: Final = ("resolved", "created")
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 DAYS_A_CALL: Final = 8
@@ -90,6 +99,69 @@ async def read_counters(
     record.
     """
     family, prefix = GROUPS[by]
+    answers, clocks = await _read(redis, settings, site, family, prefix, window, now_ms)
+    return {"window": window, **_groups(answers, prefix, limit), "complete_until": _complete_until(clocks)}
+
+
+async def read_carts(
+    redis: Redis, settings: Settings, site: str, window: str, basis: str, now_ms: int
+) -> dict[str, Any]:
+    """The answer of .../carts: of the carts opened in the window, what became of them. Raises RedisError."""
+    answers, clocks = await _read(redis, settings, site, "site", "cart", window, now_ms)
+    sums: Counter[str] = Counter()
+    for flat in answers:
+        for field, count in zip(flat[::2], flat[1::2], strict=True):
+            kind, _, rest = _text(field).partition("|")
+            undone = kind.removesuffix("_undone")
+            sums[f"{undone}|{rest}"] += int(count) if undone == kind else -int(count)
+    return {"window": window, **carts(sums, basis), "complete_until": _complete_until(clocks)}
+
+
+def carts(sums: Mapping[str, int], basis: str = "resolved") -> dict[str, Any]:
+    """Numbers and rates (domain: 5.5) of the counters' fields; what was undone is taken off already. 0/0 is None.
+
+    `open`: nothing has become of them yet. Rates are of carts that were abandoned or bought before that; emptied and
+    open ones are in none. basis 'created': 1 - carts bought / carts opened, as shops usually count.
+    """
+    n = {what: max(0, sums.get(keys.cart_field(what), 0)) for what in CARTS}
+    resolved = n["abandoned"] + n["converted"]
+    bought = n["converted"] + n["recovered"] + n["converted_late"]
+    checkouts = n["abandoned_checkout"] + n["converted_checkout"]
+    created = _share(n["opened"] - bought, n["opened"])
+    return {
+        **{what: n[what] for what in CARTS if not what.endswith("_checkout")},
+        "open": max(0, n["opened"] - n["emptied"] - resolved),
+        "basis": basis,
+        "abandonment_rate": created if basis == "created" else _share(n["abandoned"], resolved),
+        "net_abandonment_rate": _share(n["abandoned"] - n["recovered"], resolved),
+        "recovery_rate": _share(n["recovered"], n["abandoned"]),
+        "checkout_abandonment_rate": _share(n["abandoned_checkout"], checkouts),
+        "reasons": [{"key": reason, "count": count} for (reason,), count in _parts(sums, "cart_reason")],
+        "recovered_revenue": [
+            {"currency": currency or None, "campaign": campaign, "minor": minor}
+            for (currency, campaign), minor in _parts(sums, "cart_revenue")
+        ],
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _parts(sums: Mapping[str, int], kind: str) -> list[tuple[tuple[str, ...], int]]:
+    """Of fields KIND|A|B: ((A, B), n), the largest first. What was counted under no name is ('', '')."""
+    bars = 1 if kind == "cart_revenue" else 0
+    found = [(field.removeprefix(f"{kind}|"), n) for field, n in sums.items() if field.startswith(f"{kind}|") and n > 0]
+    return [
+        (tuple(name.split("|", bars)) if name else ("",) * (bars + 1), n)
+        for name, n in sorted(found, key=lambda item: (-item[1], item[0]))
+    ]
+
+
+async def _read(
+    redis: Redis, settings: Settings, site: str, family: str, prefix: str, window: str, now_ms: int
+) -> tuple[list[list[bytes | str]], list[Any]]:
+    """(what is counted in the window, in parts of [field, n, ...] each; the partitions' clocks)."""
     wanted = windows.parts(now_ms // 1000, WINDOWS[window], zone_of(settings, site))
     closed = [bucket for tier, bucket in wanted if tier == "d"][:-1]  # the last is today's
     live = [(tier, bucket) for tier, bucket in wanted if tier != "d" or bucket not in closed]
@@ -128,7 +200,7 @@ async def read_counters(
         await add(keys=some, args=[prefix, len(some)], client=pipe)
     if len(pipe):
         answers += [fields for fields, _ in await pipe.execute()]
-    return {"window": window, **_groups(answers, prefix, limit), "complete_until": _complete_until(clocks)}
+    return answers, clocks
 
 
 def _groups(answers: list[list[bytes | str]], prefix: str, limit: int) -> dict[str, Any]:

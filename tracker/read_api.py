@@ -19,7 +19,7 @@ from tracker.contract.events import MAX_ID_CHARS
 from tracker.contract.ids import ID_TYPES, normal
 from tracker.contract.settings import Settings
 from tracker.contract.windows import WINDOWS
-from tracker.counters import DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_counters, read_visitors
+from tracker.counters import BASES, DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_carts, read_counters, read_visitors
 from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.rejections import INVALID_KEY, Refusal, refuse
@@ -111,6 +111,20 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
         _check("window", window, WINDOWS)
         try:
             return await read_visitors(redis, settings, site, window, _now_ms())
+        except RedisError as e:
+            raise _unavailable(e) from None
+
+    @routes.get("/carts")
+    async def carts(
+        site: str,
+        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d",
+        basis: Annotated[str, Query(description=f"Of abandonment_rate. {_one_of(BASES)}")] = "resolved",
+    ) -> dict[str, Any]:
+        """What became of the carts that were opened in a rolling window, and the rates of it (null: of none)."""
+        _check("window", window, WINDOWS)
+        _check("basis", basis, BASES)
+        try:
+            return await read_carts(redis, settings, site, window, basis, _now_ms())
         except RedisError as e:
             raise _unavailable(e) from None
 

@@ -1,10 +1,17 @@
-"""The cart of one visitor: a table of transitions, and the fold that walks it in event time.
+"""The carts of one visitor: a table of transitions, and the fold that walks it in event time.
 
-`step` takes a cart and one entry of its log, `advance` fires the timers that are due; both give the new cart and what
-was emitted on the way. The order of entries is (ms, id), id = messageId. A timer due at exactly the time of an entry
-goes first: an order in the very millisecond of the abandonment recovers the cart. Late entries: cart_log.py.
+`step` takes the carts and one entry of their log, `advance` fires the timers that are due; both give the new carts and
+what was emitted on the way. The order of entries is (ms, id), id = messageId. A timer due at exactly the time of an
+entry goes first: an order in the very millisecond of the abandonment recovers the cart. Late entries: cart_log.py.
+
+Which cart an entry is about: its cart_id, else the cart that its checkout_id or order_id came with before, else the
+visitor's cart without an id. A checkout or payment under ids that are new goes on with the cart used last: Segment's
+checkout events have no cart_id, and one purchase is not to be reminded of twice. So are what tells of a cart only
+(a coupon denied, a payment failed, a survey answered) and that names none.
 
 Rules beside the table, where the spec leaves room:
+- an order closes the cart that it names and all others that are not bought: they are abandoned by nobody's choice. Its
+  revenue is the named one's; where it names none, that of the one used last
 - an order whose order_id is known changes nothing, in whatever state: browser and server may both report it
 - a click on a message counts from the abandonment on, also after the visitor came back (providers report it late)
 - within cart_repeat_s of the last abandonment that was told, a further one of the same cart is quiet
@@ -25,9 +32,12 @@ State = Literal["none", "open", "abandoned", "reopened", "empty", "converted", "
 Input = Literal["activity", "emptying", "idle", "lost", "click", "order", "undo"]
 What = Literal[
     "cart.opened", "cart.emptied", "cart.abandoned", "cart.reopened", "cart.converted", "cart.recovered", "cart.lost",
-    "cart.converted_late", "cart.recovery_reversed", "order.without_cart", "order.completed",
+    "cart.converted_late", "cart.recovery_reversed", "order.without_cart",
+    "order.completed", "cart.checkout_reached", "cart.answered",
 ]  # fmt: skip
-Do = Literal["add", "remove", "view", "checkout", "payment", "order", "past_order", "undo", "click"]
+"""The last three are for counting only: an order that is new; an abandoned cart that comes to its checkout after all; a
+reason given after the abandonment."""
+Do = Literal["add", "remove", "view", "checkout", "payment", "order", "undo", "click", "coupon", "failed", "answer"]
 
 TABLE: Final[dict[tuple[State, Input], tuple[State, What | None]]] = {
     ("none", "activity"): ("open", "cart.opened"),
@@ -61,9 +71,18 @@ _STAGE_OF: Final[dict[str, int]] = {"checkout": 1, "payment": 2}
 ACTIVE: Final[frozenset[State]] = frozenset(("open", "reopened", "abandoned"))
 WAITING: Final[frozenset[State]] = frozenset(("open", "reopened"))
 
+SHIPPING: Final = "shipping"
+COUPON: Final = "coupon"
+PAYMENT: Final = "payment"
+UNKNOWN: Final = "unknown"
+
 MAX_LINES: Final = 100
+MAX_CARTS: Final = 8
+"""Carts a visitor has at a time, ended ones too: more are a script, and each is read with every event."""
+MAX_LINKS: Final = 16
+"""checkout_ids and order_ids whose cart is known, the latest: two for each cart."""
 MAX_ORDERS: Final = 50
-"""Orders a cart remembers; an older order_id that comes again counts again."""
+"""Orders that are remembered; an older order_id that comes again counts again."""
 MAX_QUANTITY: Final = 1e6
 
 
@@ -99,7 +118,7 @@ class Line(Struct, frozen=True, omit_defaults=True):
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
-    """One event as the cart sees it."""
+    """One event as the carts see it."""
 
     ms: int
     id: str
@@ -112,7 +131,13 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     """Of the order; with `undo` the amount given back, None = all of it."""
     cur: str | None = None
     by: str | None = None
-    """Campaign of a click."""
+    """Campaign of a click; of `checkout` that the step is the shipping's; of `answer` the reason given."""
+    cart: str | None = None
+    checkout: str | None = None
+    link: str | None = None
+    """Where the visitor goes on with it."""
+    since_ms: int | None = None
+    """When an order was made that came too late to be sorted in: it closes no cart opened after that."""
 
 
 class Order(Struct, frozen=True, omit_defaults=True):
@@ -125,11 +150,17 @@ class Order(Struct, frozen=True, omit_defaults=True):
     back: float = 0.0
     """Given back so far."""
     reversed: bool = False
+    gain: float = 0.0
+    """Its value, if the cart that it is for was recovered."""
+    opened_ms: tuple[int, ...] = ()
+    """When the carts were opened that it recovered: the one that it is for first."""
 
 
 class Cart(Struct, frozen=True, omit_defaults=True):
-    """The latest cart of a visitor. Times in ms."""
+    """One cart. Times in ms."""
 
+    key: str = ""
+    """Its cart_id; '': the visitor's cart without an id."""
     state: State = "none"
     at_ms: int = 0
     """When it last changed: by an entry or a timer."""
@@ -149,8 +180,36 @@ class Cart(Struct, frozen=True, omit_defaults=True):
     cur: str | None = None
     touch: tuple[str, int] | None = None
     """Last message click since the episode was first abandoned: (campaign, ms)."""
+    checkout: str | None = None
+    """Latest checkout_id."""
+    link: str | None = None
+    """Where the visitor goes on with it."""
+    denied: bool = False
+    """A coupon was denied in this episode."""
+    shipping: bool = False
+    """Its last step is the shipping's."""
+    failed: bool = False
+    """A payment failed in this episode."""
+    answer: str | None = None
+    """What the visitor said why it was left."""
+
+
+class Carts(Struct, frozen=True, omit_defaults=True):
+    """All carts of a visitor, and the orders."""
+
+    at_ms: int = 0
+    """Time of the last entry or timer."""
+    carts: tuple[Cart, ...] = ()
+    """Sorted by key."""
     orders: tuple[Order, ...] = ()
     """Latest last."""
+    links: dict[str, str] = {}
+    """'checkout ID' or 'order ID' -> key of its cart; latest last."""
+
+    @property
+    def latest(self) -> Cart:
+        """The cart that is not over and was used last, else the one that changed last."""
+        return max(self.carts, key=_recent, default=NEW_CART)
 
 
 class Emission(Struct, frozen=True):
@@ -161,11 +220,26 @@ class Emission(Struct, frozen=True):
     order: Order | None = None
     quiet: bool = False
     """An abandonment too soon after the former."""
+    was: str | None = None
+    """With cart.answered: the reason until then."""
     told: tuple[str, int] | None = None
     """Of what its trigger's id is made, see cart_log.Told; None: it has none, or none yet."""
 
 
-NEW: Final = Cart()
+NEW_CART: Final = Cart()
+NEW: Final = Carts()
+
+
+def _recent(cart: Cart) -> tuple[bool, int, str]:
+    active = cart.state in ACTIVE
+    return active, cart.last_ms if active else cart.at_ms, cart.key
+
+
+def reason_of(cart: Cart) -> str:
+    """Why it was left, as far as its episode tells (domain: A435)."""
+    if cart.answer is not None:
+        return cart.answer
+    return COUPON if cart.denied else SHIPPING if cart.shipping else PAYMENT if cart.failed else UNKNOWN
 
 
 def value_of(items: tuple[Line, ...]) -> float:
@@ -173,8 +247,14 @@ def value_of(items: tuple[Line, ...]) -> float:
     return round(sum(i.price * i.qty for i in items if i.price is not None), 4)
 
 
-def due_ms(cart: Cart, rules: Rules) -> int | None:
-    """When the cart's timer is due."""
+def due_ms(carts: Carts, rules: Rules) -> int | None:
+    """When the earliest timer of the carts is due."""
+    if len(carts.carts) == 1:
+        return due_of(carts.carts[0], rules)
+    return min((due for c in carts.carts if (due := due_of(c, rules)) is not None), default=None)
+
+
+def due_of(cart: Cart, rules: Rules) -> int | None:
     if cart.state in WAITING:
         return cart.last_ms + rules.idle_ms[cart.stage]
     if cart.state == "abandoned":
@@ -182,10 +262,11 @@ def due_ms(cart: Cart, rules: Rules) -> int | None:
     return None
 
 
-def advance(cart: Cart, until_ms: int, rules: Rules) -> tuple[Cart, list[Emission]]:
-    """Fire the timers due <= until_ms."""
+def advance(carts: Carts, until_ms: int, rules: Rules) -> tuple[Carts, list[Emission]]:
+    """Fire the timers due <= until_ms, the earliest first."""
     out: list[Emission] = []
-    while (due := due_ms(cart, rules)) is not None and due <= until_ms:
+    while (due := due_ms(carts, rules)) is not None and due <= until_ms:
+        cart = next(c for c in carts.carts if due_of(c, rules) == due)
         to, what = TABLE[cart.state, "idle" if cart.state in WAITING else "lost"]
         if to == "abandoned":
             quiet = cart.seq > 0 and due - cart.told_ms < rules.repeat_ms
@@ -201,55 +282,130 @@ def advance(cart: Cart, until_ms: int, rules: Rules) -> tuple[Cart, list[Emissio
         else:
             out.append(Emission(what or "cart.lost", due, cart))
             cart = _ended(cart, to, due)
-    return cart, out
+        carts = _put(carts, cart, due)
+    return carts, out
 
 
-def step(cart: Cart, e: Entry, rules: Rules) -> tuple[Cart, list[Emission]]:
-    """Take one entry, which is not before the cart's last change."""
-    cart, out = advance(cart, e.ms, rules)
+def step(carts: Carts, e: Entry, rules: Rules) -> tuple[Carts, list[Emission]]:
+    """Take one entry, which is not before the carts' last change."""
+    carts, out = advance(carts, e.ms, rules)
     match e.do:
         case "order":
-            return _order(cart, e, rules, out)
-        case "past_order":
-            return _count_order(cart, e, out)[0], out
+            return _order(carts, e, rules, out), out
         case "undo":
-            return _undo(cart, e, rules, out), out
+            return _undo(carts, e, rules, out), out
         case "click":
-            if (cart.state, "click") in TABLE and e.ms >= cart.abandoned_ms:
-                cart = replace(cart, touch=(e.by or "unknown", e.ms))
-            return _at(cart, e), out
+            return _click(carts, e), out
+        case "coupon" | "failed" | "answer":
+            return _tell_of(carts, e, out), out
         case _:
-            return _shop(cart, e, out), out
+            return _shop(carts, e, out), out
 
 
-def _at(cart: Cart, e: Entry) -> Cart:
-    return replace(cart, at_ms=e.ms) if e.ms > cart.at_ms else cart
+def _at(carts: Carts, e: Entry) -> Carts:
+    return replace(carts, at_ms=e.ms) if e.ms > carts.at_ms else carts
+
+
+def _get(carts: Carts, key: str) -> Cart:
+    for cart in carts.carts:
+        if cart.key == key:
+            return cart
+    return Cart(key=key)
+
+
+def _put(carts: Carts, cart: Cart, ms: int) -> Carts:
+    """The carts with this one, as of `ms`. Of too many the one that ended first goes, else the one used first."""
+    if not carts.carts or (len(carts.carts) == 1 and carts.carts[0].key == cart.key):
+        kept: tuple[Cart, ...] = (cart,)
+    else:
+        others = [c for c in carts.carts if c.key != cart.key]
+        if len(others) >= MAX_CARTS:
+            others.remove(min(others, key=_recent))
+        kept = tuple(sorted((*others, cart), key=lambda c: c.key))
+    return replace(carts, carts=kept, at_ms=max(ms, carts.at_ms))
 
 
 def _ended(cart: Cart, to: State, ms: int) -> Cart:
-    """The cart at the end of its episode: what belonged to the episode is dropped."""
-    return Cart(state=to, at_ms=max(ms, cart.at_ms), episode=cart.episode, orders=cart.orders)
+    """The cart at the end of its episode: what belonged to that is dropped; of a lost one its beginning stays."""
+    lost = to == "lost"
+    return Cart(
+        key=cart.key, state=to, at_ms=max(ms, cart.at_ms), episode=cart.episode,
+        opened_ms=cart.opened_ms if lost else 0, opened_by=cart.opened_by if lost else "",
+    )  # fmt: skip
 
 
-def _shop(cart: Cart, e: Entry, out: list[Emission]) -> Cart:
+def _named(carts: Carts, e: Entry) -> str | None:
+    """Key of the cart that the entry names; None: it names none that is known."""
+    if e.cart is not None:
+        return e.cart
+    if e.checkout is not None and (key := carts.links.get(f"checkout {e.checkout}")) is not None:
+        return key
+    return carts.links.get(f"order {e.order}") if e.order is not None else None
+
+
+def _linked(carts: Carts, e: Entry, key: str) -> Carts:
+    """Remember that the entry's checkout_id and order_id are this cart's."""
+    links = carts.links
+    for kind, id in (("checkout", e.checkout), ("order", e.order)):
+        if id is not None and links.get(name := f"{kind} {id}") != key:
+            links = {**{k: v for k, v in links.items() if k != name}, name: key}
+            if len(links) > MAX_LINKS:
+                del links[next(iter(links))]
+    return carts if links is carts.links else replace(carts, links=links)
+
+
+def _click(carts: Carts, e: Entry) -> Carts:
+    touch = (e.by or "unknown", e.ms)
+    touched = tuple(
+        replace(c, touch=touch) if (c.state, "click") in TABLE and e.ms >= c.abandoned_ms else c for c in carts.carts
+    )
+    return replace(carts, carts=touched, at_ms=max(e.ms, carts.at_ms))
+
+
+def _tell_of(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
+    """Something that tells why a cart may be left."""
+    key = _named(carts, e)
+    cart = carts.latest if key is None else _get(carts, key)
+    if cart.state not in ACTIVE:
+        return _at(carts, e)
+    before = reason_of(cart)
+    match e.do:
+        case "coupon":
+            cart = replace(cart, denied=True)
+        case "failed":
+            cart = replace(cart, failed=True)
+        case _:
+            cart = replace(cart, answer=e.by)
+    if e.do == "answer" and cart.seq and reason_of(cart) != before:
+        out.append(Emission("cart.answered", e.ms, cart, was=before))
+    return _put(carts, cart, e.ms)
+
+
+def _shop(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
     """Something was put in, taken out, looked at, or carried on to the checkout."""
+    stage = _STAGE_OF.get(e.do, 0)
+    key = _named(carts, e)
+    if key is None:
+        key = carts.latest.key if stage and carts.latest.state in ACTIVE else ""
+    cart = _get(carts, key)
     active = cart.state in ACTIVE
     items = _items(cart.items, e)
     emptying = not items and (e.do == "remove" or (e.do == "view" and e.lines is not None))
     if not active and e.do == "view" and not items:
-        return _at(cart, e)
+        return _at(carts, e)
     row = TABLE.get((cart.state, "emptying" if emptying else "activity"))
     if row is None:
-        return _at(cart, e)
+        return _at(carts, e)
     to, what = row
     if to == "empty":
         out.append(Emission("cart.emptied", e.ms, cart))
-        return _ended(cart, to, e.ms)
-    stage = _STAGE_OF.get(e.do, 0)
+        return _put(carts, _ended(cart, to, e.ms), e.ms)
+    shipping = e.by == SHIPPING if stage else cart.shipping
     if not active:
         cart = Cart(
+            key=key,
             state=to,
-            at_ms=max(e.ms, cart.at_ms),
+            at_ms=e.ms,
             episode=cart.episode + 1,
             stage=stage,
             opened_ms=e.ms,
@@ -257,9 +413,12 @@ def _shop(cart: Cart, e: Entry, out: list[Emission]) -> Cart:
             last_ms=e.ms,
             items=items,
             cur=e.cur,
-            orders=cart.orders,
+            checkout=e.checkout,
+            link=e.link,
+            shipping=shipping,
         )
     else:
+        reached = cart.seq > 0 and stage > cart.stage == 0
         cart = replace(
             cart,
             state=to,
@@ -268,10 +427,16 @@ def _shop(cart: Cart, e: Entry, out: list[Emission]) -> Cart:
             last_ms=max(e.ms, cart.last_ms),
             items=items,
             cur=e.cur or cart.cur,
+            checkout=e.checkout or cart.checkout,
+            link=e.link or cart.link,
+            shipping=shipping,
         )
+        if reached:
+            out.append(Emission("cart.checkout_reached", e.ms, cart))
     if what is not None:
         out.append(Emission(what, e.ms, cart))
-    return cart
+    carts = _put(carts, cart, e.ms)
+    return carts if e.checkout is None and e.order is None else _linked(carts, e, key)
 
 
 def _added(old: Line, line: Line) -> Line:
@@ -308,74 +473,109 @@ def _items(items: tuple[Line, ...], e: Entry) -> tuple[Line, ...]:
     return tuple(by_id.values())
 
 
-def _count_order(cart: Cart, e: Entry, out: list[Emission]) -> tuple[Cart, Order | None]:
-    """Remember the order and emit order.completed; None when its id is known."""
+def _closed_by(carts: Carts, e: Entry) -> list[Cart]:
+    """The carts that the order is for or closes: the one that it is for first, which may be over, or never was.
+
+    Empty: all carts that it could be for were opened after it.
+    """
+    active = [c for c in carts.carts if c.state in ACTIVE and (e.since_ms is None or c.opened_ms <= e.since_ms)]
+    key = _named(carts, e)
+    named = None if key is None else _get(carts, key)
+    if named is not None and (named in active or named.state == "lost"):
+        first = named
+    elif active:
+        first = max(active, key=_recent)
+    elif e.since_ms is not None and any(c.state in ACTIVE for c in carts.carts):
+        return []
+    elif named is not None:
+        first = named
+    else:
+        first = max((c for c in carts.carts if c.state == "lost"), key=_recent, default=_get(carts, ""))
+    return [first, *(c for c in active if c is not first)]
+
+
+def _order(carts: Carts, e: Entry, rules: Rules, out: list[Emission]) -> Carts:
     id = e.order or f"message:{e.id}"
-    if any(o.id == id for o in cart.orders):
-        return _at(cart, e), None
-    order = Order(id, e.ms, e.value or 0.0, e.cur or cart.cur)
-    out.append(Emission("order.completed", e.ms, cart, order))
-    return replace(cart, at_ms=max(e.ms, cart.at_ms), orders=(*cart.orders[1 - MAX_ORDERS :], order)), order
+    if any(o.id == id for o in carts.orders):
+        return _at(carts, e)
+    closed = _closed_by(carts, e)
+    first = closed[0] if closed else carts.latest
+    order = Order(id, e.ms, e.value or 0.0, e.cur or first.cur)
+    by: dict[str, str] = {}
+    for cart in closed:
+        if TABLE[cart.state, "order"][1] == "cart.recovered":
+            clicked = cart.touch is not None and e.ms - cart.touch[1] <= rules.click_ms
+            by[cart.key] = cart.touch[0] if clicked and cart.touch else "organic"
+    if by:
+        gain = order.value if first.key in by else 0.0
+        opened = tuple(c.opened_ms for c in closed if c.key in by)
+        order = replace(order, by=next(iter(by.values())), gain=gain, opened_ms=opened)
+    carts = replace(carts, at_ms=max(e.ms, carts.at_ms), orders=(*carts.orders[1 - MAX_ORDERS :], order))
+    out.append(Emission("order.completed", e.ms, first, order))
+    for cart in closed:
+        to, what = TABLE[cart.state, "order"]
+        assert what is not None  # every row of an order emits
+        part = order if cart is first else replace(order, by=by.get(cart.key), gain=0.0)
+        out.append(Emission(what, e.ms, cart, part))
+        carts = _put(carts, _ended(cart, to, e.ms), e.ms)
+    return carts
 
 
-def _order(cart: Cart, e: Entry, rules: Rules, out: list[Emission]) -> tuple[Cart, list[Emission]]:
-    before = cart
-    cart, order = _count_order(cart, e, out)
-    if order is None:
-        return cart, out
-    to, what = TABLE[cart.state, "order"]
-    assert what is not None  # every row of an order emits
-    if what == "cart.recovered":
-        clicked = before.touch is not None and e.ms - before.touch[1] <= rules.click_ms
-        order = replace(order, by=before.touch[0] if clicked and before.touch else "organic")
-        cart = replace(cart, orders=(*cart.orders[:-1], order))
-    out.append(Emission(what, e.ms, before, order))
-    return _ended(cart, to, e.ms), out
-
-
-def _undo(cart: Cart, e: Entry, rules: Rules, out: list[Emission]) -> Cart:
+def _undo(carts: Carts, e: Entry, rules: Rules, out: list[Emission]) -> Carts:
     """An order was cancelled or refunded."""
-    i = next((i for i, o in enumerate(cart.orders) if o.id == e.order), None)
+    i = next((i for i, o in enumerate(carts.orders) if o.id == e.order), None)
     if i is None:
-        return _at(cart, e)
-    order = cart.orders[i]
+        return _at(carts, e)
+    order = carts.orders[i]
     back = order.value if e.value is None else min(order.value, order.back + e.value)
     full = e.value is None or back >= order.value
     reverse = full and order.by is not None and not order.reversed and e.ms - order.ms <= rules.lost_ms
     order = replace(order, back=back, reversed=order.reversed or reverse)
     if reverse:
-        out.append(Emission("cart.recovery_reversed", e.ms, cart, order))
-    orders = (*cart.orders[:i], order, *cart.orders[i + 1 :])
-    return replace(cart, at_ms=max(e.ms, cart.at_ms), orders=orders)
+        out.append(Emission("cart.recovery_reversed", e.ms, NEW_CART, order))
+    orders = (*carts.orders[:i], order, *carts.orders[i + 1 :])
+    return replace(carts, at_ms=max(e.ms, carts.at_ms), orders=orders)
 
 
-def merge_carts(one: Cart, other: Cart) -> Cart:
-    """Two carts without their entries as one person's; the same whichever comes first. Of two that both have something
-    in them the lines are added up, as if put into one; an order of one that is later than the other's last activity has
-    closed that, too."""
+def merge_carts(one: Carts, other: Carts) -> Carts:
+    """Two visitors' carts without their entries as one person's; the same whichever comes first. Of one cart that both
+    had in use the lines are added up, as if put into one; an order of one that is later than the other's last activity
+    has closed that, too."""
     if other in (NEW, one):
         return one
     if one == NEW:
         return other
-    older, newer = sorted((one, other), key=lambda c: (c.opened_ms, c.last_ms, c.at_ms, _sortable(c)))
     known = sorted(
         (*one.orders, *other.orders), key=lambda o: (o.ms, o.id, o.back, o.reversed, o.value, o.cur or "", o.by or "")
     )
     orders = {o.id: o for o in known}
     closed_ms = max((o.ms for o in orders.values()), default=0)
-    active = [c for c in (older, newer) if c.state in ACTIVE and c.last_ms > closed_ms]
-    kept = {
-        "at_ms": max(one.at_ms, other.at_ms),
-        "episode": max(one.episode, other.episode),
-        "orders": tuple(orders.values())[-MAX_ORDERS:],
-    }
+    both: dict[str, list[Cart]] = {}
+    for cart in (*one.carts, *other.carts):
+        both.setdefault(cart.key, []).append(cart)
+    carts = sorted((_merged(each, closed_ms) for each in both.values()), key=_recent)[-MAX_CARTS:]
+    links = dict(sorted({*one.links.items(), *other.links.items()})[-MAX_LINKS:])
+    return Carts(
+        at_ms=max(one.at_ms, other.at_ms),
+        carts=tuple(sorted(carts, key=lambda c: c.key)),
+        orders=tuple(orders.values())[-MAX_ORDERS:],
+        links=links,
+    )
+
+
+def _merged(carts: list[Cart], closed_ms: int) -> Cart:
+    """One cart of one or two with the same key."""
+    older, newer = carts = sorted((carts * 2)[:2], key=lambda c: (c.opened_ms, c.last_ms, c.at_ms, repr(c)))
+    active = [c for c in carts if c.state in ACTIVE and c.last_ms > closed_ms]
+    at_ms, episode = max(c.at_ms for c in carts), max(c.episode for c in carts)
     if not active:
-        # Both are over, or closed by the other's order: the one that changed last says how it ended.
-        last = max((older, newer), key=lambda c: c.at_ms)
-        ended = last.state if last.state not in ACTIVE else "converted"
-        return replace(NEW, state=ended, **kept)
-    if len(active) == 1:
-        return replace(active[0], **kept)
+        # Both are over, or closed by an order: the one that changed last says how it ended.
+        last = max(carts, key=lambda c: c.at_ms)
+        if last.state in ACTIVE:
+            return Cart(key=last.key, state="converted", at_ms=at_ms, episode=episode)
+        return replace(last, at_ms=at_ms, episode=episode)
+    if len(active) == 1 or older == newer:
+        return replace(active[0], at_ms=at_ms, episode=episode)
     waiting = [c for c in active if c.state in WAITING]
     seq = max(c.seq for c in active)
     state: State = "abandoned" if not waiting else "reopened" if seq else "open"
@@ -388,6 +588,8 @@ def merge_carts(one: Cart, other: Cart) -> Cart:
     return replace(
         older,
         state=state,
+        at_ms=at_ms,
+        episode=episode,
         stage=max(c.stage for c in active),
         seq=seq,
         last_ms=max(c.last_ms for c in active),
@@ -396,27 +598,28 @@ def merge_carts(one: Cart, other: Cart) -> Cart:
         items=tuple(lines.values()),
         cur=newer.cur or older.cur,
         touch=max((c.touch for c in active if c.touch), key=lambda t: (t[1], t[0]), default=None),
-        **kept,
+        checkout=newer.checkout or older.checkout,
+        link=newer.link or older.link,
+        denied=older.denied or newer.denied,
+        shipping=newer.shipping,
+        failed=older.failed or newer.failed,
+        answer=newer.answer or older.answer,
     )
 
 
-def _sortable(cart: Cart) -> str:
-    return repr((cart.state, cart.stage, cart.seq, cart.opened_by, cart.items, cart.cur, cart.touch, cart.orders))
-
-
-def fold(entries: list[Entry], now_ms: int, rules: Rules, start: Cart = NEW) -> tuple[Cart, list[Emission]]:
-    """The definition of a cart: its entries in the order of (ms, id), then the timers due <= now_ms.
+def fold(entries: list[Entry], now_ms: int, rules: Rules, start: Carts = NEW) -> tuple[Carts, list[Emission]]:
+    """The definition of the carts: their entries in the order of (ms, id), then the timers due <= now_ms.
 
     Entries of one id count once. Entries after now_ms count too.
     """
-    cart, out, seen = start, [], set()
+    carts, out, seen = start, [], set()
     for e in sorted(entries, key=key_of):
         if e.id not in seen:
             seen.add(e.id)
-            cart, emitted = step(cart, e, rules)
+            carts, emitted = step(carts, e, rules)
             out += emitted
-    cart, emitted = advance(cart, now_ms, rules)
-    return cart, out + emitted
+    carts, emitted = advance(carts, now_ms, rules)
+    return carts, out + emitted
 
 
 def key_of(e: Entry) -> tuple[int, str]:

@@ -67,6 +67,8 @@ class Result(Struct, frozen=True, kw_only=True):
     triggers: tuple[Trigger, ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
     """(field, n): added to the site's counters at the event's time (tracker/contract/keys.py makes fields)."""
+    counts_at: tuple[tuple[str, int, int], ...] = ()
+    """(field, n, ms): the same at another time than the event's; also of a timer or a merge."""
     gauges: tuple[tuple[str, int], ...] = ()
     """(field, difference): for example ('carts_open', +1). Summed by site and partition in Redis."""
     metrics: tuple[tuple[str, tuple[str, ...], float], ...] = ()

@@ -48,6 +48,15 @@ class Properties(Struct):
     campaign_name: Any = None
     template_id: Any = None
     popup_id: Any = None
+    cart_id: Any = None
+    checkout_id: Any = None
+    cart_url: Any = None
+    checkout_url: Any = None
+    step: Any = None
+    step_name: Any = None
+    shipping_method: Any = None
+    reason: Any = None
+    type: Any = None
 
 
 _properties = msgspec.json.Decoder(Properties)
@@ -74,6 +83,8 @@ def number(value: object, limit: float) -> float | None:
 
 def text(value: object, limit: int) -> str | None:
     """A text of at most `limit` characters, also out of a number; None when there is nothing in it."""
+    if value is None:
+        return None
     if isinstance(value, str):
         value = value.strip()
         return value[:limit] or None
@@ -161,6 +172,25 @@ def refunded(p: Properties) -> float | None:
 
 def order_id(p: Properties) -> str | None:
     return text(p.order_id, MAX_ID_CHARS)
+
+
+def cart_id(p: Properties) -> str | None:
+    return text(p.cart_id, MAX_ID_CHARS)
+
+
+def checkout_id(p: Properties) -> str | None:
+    return text(p.checkout_id, MAX_ID_CHARS)
+
+
+def link(p: Properties) -> str | None:
+    """Where a visitor goes on with a checkout or a cart."""
+    return url(p.checkout_url) or url(p.cart_url)
+
+
+def is_shipping(p: Properties) -> bool:
+    """Is a checkout's step the one about shipping: by its name, or because it tells the method."""
+    named = any(isinstance(name, str) and "shipping" in name.lower() for name in (p.step_name, p.step, p.name))
+    return named or text(p.shipping_method, MAX_ID_CHARS) is not None
 
 
 def campaign(p: Properties) -> str | None:

@@ -30,7 +30,7 @@ from tracker.contract.codec import new_profile_id
 from tracker.contract.settings import Settings, load
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.windows import Zone
-from tracker.counters import read_counters, read_visitors
+from tracker.counters import read_carts, read_counters, read_visitors
 
 pytestmark = pytest.mark.integration
 VN = ZoneInfo("Asia/Ho_Chi_Minh")
@@ -296,6 +296,33 @@ async def test_rolled_up_days_are_what_is_read(bench: Bench, redis: Redis) -> No
     await redis.hset(key, "event|page", 77)
     answer = await read_counters(redis, bench.settings, site, "event", "7d", NOW_MS)
     assert answer["groups"] == [{"key": "page", "count": 77}]
+
+
+async def test_carts_are_read_by_when_they_were_opened(bench: Bench, redis: Redis) -> None:
+    """Opened 3 days ago in two partitions; one is bought, then a late order shows the other to be bought, too."""
+    site, at_ms = new_site(), NOW_MS - 3 * DAY_MS
+
+    def cart(partition: int, name: str, after_ms: int, **properties: object) -> dict[str, Any]:
+        profile = visitor(site, partition)
+        about = {"product_id": "A", "price": 10, **properties}
+        return {
+            "site": site, "profileId": profile, "event": name, "timestampMs": at_ms + after_ms, "properties": about,
+            "receivedAtMs": at_ms + max(after_ms, 7_300_000),
+        }  # fmt: skip
+
+    recovered = cart(0, "Order Completed", 7_200_000, order_id="o0", revenue=20, currency="VND")
+    await bench.take(0, [cart(0, "Product Added", 0), recovered])
+    await bench.take(1, [cart(1, "Product Added", 0), cart(1, "Product Added", 7_200_000)])
+    await roll(bench.store, bench.settings, site, ZONE, NOW_S, 7 * 86400)
+    answer = await read_carts(redis, bench.settings, site, "7d", "resolved", NOW_MS)
+    assert (answer["opened"], answer["abandoned"], answer["recovered"]) == (2, 2, 1)
+    assert answer["recovered_revenue"] == [{"currency": "VND", "campaign": "organic", "minor": 20}]
+    assert (await read_carts(redis, bench.settings, site, "24h", "resolved", NOW_MS))["opened"] == 0
+    await bench.take(1, [cart(1, "Order Completed", 60_000, order_id="o1")])
+    answer = await read_carts(redis, bench.settings, site, "7d", "resolved", NOW_MS)
+    # Bought after a minute, so what was added two hours later is another cart: nothing has become of that.
+    assert (answer["opened"], answer["open"], answer["abandoned"], answer["converted"]) == (3, 1, 1, 1)
+    assert answer["abandonment_rate"] == 0.5
 
 
 async def test_an_older_reading_of_a_day_never_takes_the_place_of_a_later_one(bench: Bench, redis: Redis) -> None:

@@ -1,14 +1,18 @@
-"""The cart of one profile, written from domain.md section 5 and nothing else: slow and plain.
+"""The carts of one profile, written from domain.md section 5 and nothing else: slow and plain.
 
 The whole log is folded again for every event. A cart is a dictionary that is changed in place; what is said of it keeps
 a copy. Beside the table of 5.3:
 
 - times in ms; the order of entries is (time, messageId); a timer goes before an entry of the same time
+- an entry is about the cart of its cart_id, else of the checkout_id or order_id that came with one before, else about
+  the cart without an id; a checkout or payment under new ids goes on with the cart used last. What only tells of a
+  cart (coupon, payment failed, survey) and names none is about that one, too
+- an order closes the cart that it names and all others in use, and is for the named one, else for the one used last
 - the log: the last 48 h before its newest entry, at most 200 entries and 400 product lines; what falls out is folded
-  into `base` for good. An entry from before the base: an order counts at the base's time (one from before the base's
-  cart was opened closes nothing), a cancellation or refund is applied there, anything else is ignored
-- an abandonment keeps the id that it was told under: (messageId that opened the episode, number), found again by
-  overlapping episodes
+  into `base` for good. An entry from before the base: an order counts at the base's time (it closes nothing that was
+  opened after it), a cancellation or refund is applied there, anything else is ignored
+- an abandonment and a recovery keep the id that they were told under: (messageId that opened the episode, number),
+  found again by cart and overlapping episodes, of a recovery by its order, too
 """
 
 from __future__ import annotations
@@ -17,15 +21,20 @@ from collections.abc import Sequence
 from typing import Any
 
 Cart = dict[str, Any]
+Carts = dict[str, Any]
+"""at_ms, carts (sorted by key), orders, links."""
 Entry = dict[str, Any]
 Said = dict[str, Any]
 
 HOUR_MS = 3_600_000
 MOST_ENTRIES = 200
 NEW: Cart = {
-    "state": "none", "at_ms": 0, "episode": 0, "stage": 0, "seq": 0, "opened_ms": 0, "opened_by": "", "last_ms": 0,
-    "abandoned_ms": 0, "told_ms": 0, "items": [], "cur": None, "touch": None, "orders": [],
+    "key": "", "state": "none", "at_ms": 0, "episode": 0, "stage": 0, "seq": 0, "opened_ms": 0, "opened_by": "",
+    "last_ms": 0, "abandoned_ms": 0, "told_ms": 0, "items": [], "cur": None, "touch": None, "checkout": None,
+    "link": None, "denied": False, "shipping": False, "failed": False, "answer": None,
 }  # fmt: skip
+NONE: Carts = {"at_ms": 0, "carts": [], "orders": [], "links": {}}
+IN_USE = ("open", "reopened", "abandoned")
 STAGES = ("cart", "checkout", "payment")
 
 
@@ -47,13 +56,20 @@ class Rules:
 
 
 def copied(cart: Cart) -> Cart:
-    return {**cart, "items": [dict(x) for x in cart["items"]], "orders": [dict(x) for x in cart["orders"]]}
+    return {**cart, "items": [dict(x) for x in cart["items"]]}
+
+
+def all_copied(carts: Carts) -> Carts:
+    return {
+        "at_ms": carts["at_ms"], "carts": [copied(c) for c in carts["carts"]],
+        "orders": [dict(o) for o in carts["orders"]], "links": dict(carts["links"]),
+    }  # fmt: skip
 
 
 # -- one entry, one timer
 
 
-def due_ms(cart: Cart, rules: Rules) -> int | None:
+def due_of(cart: Cart, rules: Rules) -> int | None:
     if cart["state"] in ("open", "reopened"):
         return int(cart["last_ms"]) + rules.idle_ms[cart["stage"]]
     if cart["state"] == "abandoned":
@@ -61,8 +77,14 @@ def due_ms(cart: Cart, rules: Rules) -> int | None:
     return None
 
 
-def run_timers(cart: Cart, until_ms: int, rules: Rules, said: list[Said]) -> None:
-    while (due := due_ms(cart, rules)) is not None and due <= until_ms:
+def due_ms(carts: Carts, rules: Rules) -> int | None:
+    return min((due for c in carts["carts"] if (due := due_of(c, rules)) is not None), default=None)
+
+
+def run_timers(carts: Carts, until_ms: int, rules: Rules, said: list[Said]) -> None:
+    while (due := due_ms(carts, rules)) is not None and due <= until_ms:
+        cart = next(c for c in carts["carts"] if due_of(c, rules) == due)
+        carts["at_ms"] = max(carts["at_ms"], due)
         if cart["state"] == "abandoned":
             said.append({"what": "lost", "at_ms": due, "cart": copied(cart)})
             end(cart, "lost", due)
@@ -77,29 +99,92 @@ def run_timers(cart: Cart, until_ms: int, rules: Rules, said: list[Said]) -> Non
 
 
 def end(cart: Cart, state: str, ms: int) -> None:
-    """The episode is over: what belonged to it goes."""
-    episode, orders, at_ms = cart["episode"], cart["orders"], max(ms, cart["at_ms"])
+    """The episode is over: what belonged to it goes; a lost one may still be bought, so its beginning stays."""
+    kept = {name: cart[name] for name in ("key", "episode")}
+    if state == "lost":
+        kept |= {"opened_ms": cart["opened_ms"], "opened_by": cart["opened_by"]}
+    at_ms = max(ms, cart["at_ms"])
     cart.clear()
-    cart.update(copied(NEW))
-    cart.update(state=state, at_ms=at_ms, episode=episode, orders=orders)
+    cart.update({**copied(NEW), **kept, "state": state, "at_ms": at_ms})
 
 
-def apply(cart: Cart, e: Entry, rules: Rules, said: list[Said]) -> None:
-    run_timers(cart, e["ms"], rules, said)
-    cart["at_ms"] = max(cart["at_ms"], e["ms"])
-    if e["do"] in ("order", "past_order"):
-        apply_order(cart, e, rules, said)
+def recent(cart: Cart) -> tuple[bool, int, str]:
+    used = cart["state"] in IN_USE
+    return used, cart["last_ms"] if used else cart["at_ms"], cart["key"]
+
+
+def latest(carts: Carts) -> Cart:
+    return max(carts["carts"], key=recent, default=NEW)
+
+
+def find(carts: Carts, key: str) -> Cart:
+    """The cart, which need not be there yet."""
+    return next((c for c in carts["carts"] if c["key"] == key), {**copied(NEW), "key": key})
+
+
+def keep(carts: Carts, cart: Cart) -> None:
+    if cart not in carts["carts"]:
+        others = [c for c in carts["carts"] if c["key"] != cart["key"]]
+        if len(others) >= 8:
+            others.remove(min(others, key=recent))
+        carts["carts"] = sorted([*others, cart], key=lambda c: str(c["key"]))
+
+
+def named(carts: Carts, e: Entry) -> str | None:
+    if e["cart"] is not None:
+        return str(e["cart"])
+    for kind in ("checkout", "order"):
+        if e[kind] is not None and (key := carts["links"].get(f"{kind} {e[kind]}")) is not None:
+            return str(key)
+    return None
+
+
+def apply(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
+    run_timers(carts, e["ms"], rules, said)
+    carts["at_ms"] = max(carts["at_ms"], e["ms"])
+    if e["do"] == "order":
+        apply_order(carts, e, rules, said)
     elif e["do"] == "undo":
-        apply_undo(cart, e, rules, said)
+        apply_undo(carts, e, rules, said)
     elif e["do"] == "click":
-        if cart["state"] in ("abandoned", "reopened") and e["ms"] >= cart["abandoned_ms"]:
-            cart["touch"] = [e["by"] or "unknown", e["ms"]]
+        for cart in carts["carts"]:
+            if cart["state"] in ("abandoned", "reopened") and e["ms"] >= cart["abandoned_ms"]:
+                cart["touch"] = [e["by"] or "unknown", e["ms"]]
+    elif e["do"] in ("coupon", "failed", "answer"):
+        apply_telling(carts, e, said)
     else:
-        apply_shopping(cart, e, said)
+        apply_shopping(carts, e, said)
 
 
-def apply_shopping(cart: Cart, e: Entry, said: list[Said]) -> None:
-    active = cart["state"] in ("open", "reopened", "abandoned")
+def reason(cart: Cart) -> str:
+    if cart["answer"] is not None:
+        return str(cart["answer"])
+    return next((r for r, true in (
+        ("coupon", cart["denied"]), ("shipping", cart["shipping"]), ("payment", cart["failed"]),
+    ) if true), "unknown")  # fmt: skip
+
+
+def apply_telling(carts: Carts, e: Entry, said: list[Said]) -> None:
+    key = named(carts, e)
+    cart = latest(carts) if key is None else find(carts, key)
+    if cart["state"] not in IN_USE:
+        return
+    was = reason(cart)
+    if e["do"] == "answer":
+        cart["answer"] = e["by"]
+    else:
+        cart[{"coupon": "denied", "failed": "failed"}[e["do"]]] = True
+    if e["do"] == "answer" and cart["seq"] and reason(cart) != was:
+        said.append({"what": "answered", "at_ms": e["ms"], "cart": copied(cart), "was": was})
+
+
+def apply_shopping(carts: Carts, e: Entry, said: list[Said]) -> None:
+    stage = {"checkout": 1, "payment": 2}.get(e["do"], 0)
+    key = named(carts, e)
+    if key is None:
+        key = latest(carts)["key"] if stage and latest(carts)["state"] in IN_USE else ""
+    cart = find(carts, key)
+    active = cart["state"] in IN_USE
     items = items_after(cart["items"], e)
     empties = not items and (e["do"] == "remove" or (e["do"] == "view" and e["lines"] is not None))
     if empties:
@@ -107,23 +192,39 @@ def apply_shopping(cart: Cart, e: Entry, said: list[Said]) -> None:
             said.append({"what": "emptied", "at_ms": e["ms"], "cart": copied(cart)})
             end(cart, "empty", e["ms"])
         return
-    stage = {"checkout": 1, "payment": 2}.get(e["do"], 0)
+    if not active and (e["do"] == "remove" or (e["do"] == "view" and not items)):
+        return
     if active:
+        before = (cart["stage"], cart["state"])
         if cart["state"] == "abandoned":
             cart["state"] = "reopened"
-            said.append({"what": "reopened", "at_ms": e["ms"], "cart": copied(cart)})
+        cart["at_ms"] = max(cart["at_ms"], e["ms"])
         cart["stage"] = max(cart["stage"], stage)
         cart["last_ms"] = max(cart["last_ms"], e["ms"])
         cart["items"] = items
-        cart["cur"] = e["cur"] or cart["cur"]
-    elif not (e["do"] == "view" and not items):
-        episode, orders, at_ms = cart["episode"], cart["orders"], cart["at_ms"]
+        for field in ("cur", "checkout", "link"):
+            cart[field] = e[field] or cart[field]
+        if stage:
+            cart["shipping"] = e["by"] == "shipping"
+        if cart["seq"] and before[0] == 0 < stage:
+            said.append({"what": "checkout_reached", "at_ms": e["ms"], "cart": copied(cart)})
+        if before[1] == "abandoned":
+            said.append({"what": "reopened", "at_ms": e["ms"], "cart": copied(cart)})
+    else:
+        episode = cart["episode"] + 1
         cart.update(copied(NEW))
         cart.update(
-            state="open", at_ms=at_ms, episode=episode + 1, stage=stage, opened_ms=e["ms"], opened_by=e["id"],
-            last_ms=e["ms"], items=items, cur=e["cur"], orders=orders,
+            key=key, state="open", at_ms=e["ms"], episode=episode, stage=stage, opened_ms=e["ms"], opened_by=e["id"],
+            last_ms=e["ms"], items=items, cur=e["cur"], checkout=e["checkout"], link=e["link"],
+            shipping=bool(stage) and e["by"] == "shipping",
         )  # fmt: skip
         said.append({"what": "opened", "at_ms": e["ms"], "cart": copied(cart)})
+    keep(carts, cart)
+    for kind in ("checkout", "order"):
+        if e[kind] is not None and carts["links"].get(f"{kind} {e[kind]}") != key:
+            carts["links"].pop(f"{kind} {e[kind]}", None)
+            carts["links"][f"{kind} {e[kind]}"] = key
+    carts["links"] = dict(list(carts["links"].items())[-16:])
 
 
 def items_after(items: list[dict[str, Any]], e: Entry) -> list[dict[str, Any]]:
@@ -154,45 +255,68 @@ def items_after(items: list[dict[str, Any]], e: Entry) -> list[dict[str, Any]]:
     return after
 
 
-def apply_order(cart: Cart, e: Entry, rules: Rules, said: list[Said]) -> None:
+def apply_order(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
     id = e["order"] or f"message:{e['id']}"
-    if any(o["id"] == id for o in cart["orders"]):
+    if any(o["id"] == id for o in carts["orders"]):
         return
+    since = e.get("since_ms")
+    used = [c for c in carts["carts"] if c["state"] in IN_USE and (since is None or c["opened_ms"] <= since)]
+    lost = [c for c in carts["carts"] if c["state"] == "lost"]
+    key = named(carts, e)
+    its = None if key is None else find(carts, key)
+    closes = True
+    if its is not None and (its in used or its["state"] == "lost"):
+        first = its
+    elif used:
+        first = max(used, key=recent)
+    elif since is not None and any(c["state"] in IN_USE for c in carts["carts"]):
+        first, closes = latest(carts), False
+    elif its is not None:
+        first = its
+    else:
+        first = max(lost, key=recent) if lost else find(carts, "")
+    closed = [first, *(c for c in used if c is not first)] if closes else []
     order = {
-        "id": id, "ms": e["ms"], "value": e["value"] or 0.0, "cur": e["cur"] or cart["cur"], "by": None, "back": 0.0,
-        "reversed": False,
+        "id": id, "ms": e["ms"], "value": e["value"] or 0.0, "cur": e["cur"] or first["cur"], "by": None, "back": 0.0,
+        "reversed": False, "gain": 0.0, "opened_ms": [],
     }  # fmt: skip
-    state = cart["state"]
-    if e["do"] == "past_order":
-        cart["orders"] = [*cart["orders"], order][-50:]
-        return
-    if state in ("abandoned", "reopened"):
-        touch = cart["touch"]
-        order["by"] = touch[0] if touch is not None and e["ms"] - touch[1] <= rules.click_ms else "organic"
+    by = {}
+    for cart in closed:
+        if cart["state"] in ("abandoned", "reopened"):
+            touch = cart["touch"]
+            by[cart["key"]] = touch[0] if touch is not None and e["ms"] - touch[1] <= rules.click_ms else "organic"
+            order["opened_ms"].append(cart["opened_ms"])
+    if by:
+        order["by"] = next(iter(by.values()))
+        order["gain"] = order["value"] if first["key"] in by else 0.0
+    carts["orders"] = [*carts["orders"], order][-50:]
     what = {"open": "converted", "abandoned": "recovered", "reopened": "recovered", "lost": "converted_late"}
-    said.append({"what": what.get(state, "without_cart"), "at_ms": e["ms"], "cart": copied(cart), "order": order})
-    cart["orders"] = [*cart["orders"], order][-50:]
-    end(cart, "converted", e["ms"])
+    for cart in closed:
+        part = order if cart is first else {**order, "by": by.get(cart["key"]), "gain": 0.0}
+        kind = what.get(cart["state"], "without_cart")
+        said.append({"what": kind, "at_ms": e["ms"], "cart": copied(cart), "order": dict(part)})
+        keep(carts, cart)
+        end(cart, "converted", e["ms"])
 
 
-def apply_undo(cart: Cart, e: Entry, rules: Rules, said: list[Said]) -> None:
-    order = next((o for o in cart["orders"] if o["id"] == e["order"]), None)
+def apply_undo(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
+    order = next((o for o in carts["orders"] if o["id"] == e["order"]), None)
     if order is None:
         return
     order["back"] = order["value"] if e["value"] is None else min(order["value"], order["back"] + e["value"])
     full = e["value"] is None or order["back"] >= order["value"]
     if full and order["by"] is not None and not order["reversed"] and e["ms"] - order["ms"] <= rules.lost_ms:
         order["reversed"] = True
-        said.append({"what": "recovery_reversed", "at_ms": e["ms"], "cart": copied(cart), "order": order})
+        said.append({"what": "recovery_reversed", "at_ms": e["ms"], "cart": NEW, "order": dict(order)})
 
 
-def fold(base: Cart, log: list[Entry], until_ms: int, rules: Rules) -> tuple[Cart, list[Said]]:
-    """The definition of a cart: its log in order, then the timers due <= until_ms."""
-    cart, said = copied(base), list[Said]()
+def fold(base: Carts, log: list[Entry], until_ms: int, rules: Rules) -> tuple[Carts, list[Said]]:
+    """The definition of the carts: their log in order, then the timers due <= until_ms."""
+    carts, said = all_copied(base), list[Said]()
     for e in sorted(log, key=place):
-        apply(cart, e, rules, said)
-    run_timers(cart, until_ms, rules, said)
-    return cart, said
+        apply(carts, e, rules, said)
+    run_timers(carts, until_ms, rules, said)
+    return carts, said
 
 
 def place(e: Entry) -> tuple[int, str]:
@@ -203,83 +327,150 @@ def place(e: Entry) -> tuple[int, str]:
 
 
 def new_log() -> dict[str, Any]:
-    return {"cart": copied(NEW), "base": copied(NEW), "log": [], "fired_ms": 0, "told": [], "minted": {}}
+    return {"carts": all_copied(NONE), "base": all_copied(NONE), "log": [], "fired_ms": 0, "told": [], "minted": {}}
 
 
 def take(state: dict[str, Any], e: Entry, received_ms: int, rules: Rules) -> list[Said]:
-    """An entry comes. What is to be told: abandonments (with `by` and `n`, also the quiet ones) and retractions."""
+    """An entry comes. What is to be told: abandonments and recoveries (with `by` and `n`; also the quiet ones),
+    retractions, and what is to be counted."""
     if any(e["id"] == old["id"] for old in state["log"]):
         return []
     base = state["base"]
     if e["ms"] < base["at_ms"]:
         if e["do"] not in ("order", "undo"):
             return []
-        past = e["do"] == "order" and e["ms"] < base["opened_ms"]
-        e = {**e, "ms": base["at_ms"], "do": "past_order" if past else e["do"]}
-    late = e["ms"] < state["cart"]["at_ms"] or any(place(e) < place(old) for old in state["log"])
+        e = {**e, "since_ms": e["ms"] if e["do"] == "order" else None, "ms": base["at_ms"]}
+    late = e["ms"] < state["carts"]["at_ms"] or any(place(e) < place(old) for old in state["log"])
+    _, before = fold(base, state["log"], state["fired_ms"], rules)
     state["log"] = sorted([*state["log"], e], key=place)
-    to_tell = compare(state, received_ms, rules, late)
+    to_tell = compare(state, received_ms, rules, late, before)
     trim(state, rules)
     return to_tell
 
 
 def fire(state: dict[str, Any], now_ms: int, rules: Rules) -> list[Said]:
     """The timers due <= now_ms fire."""
+    _, before = fold(state["base"], state["log"], state["fired_ms"], rules)
     state["fired_ms"] = max(state["fired_ms"], now_ms)
-    return compare(state, now_ms, rules, late=False)
+    return compare(state, now_ms, rules, False, before)
 
 
-def compare(state: dict[str, Any], known_ms: int, rules: Rules, late: bool, earlier: Sequence[Said] = ()) -> list[Said]:
-    """Fold again, and compare the abandonments that are true now with those that were told. Not late: all that was
-    true stays true, and what was told of it stays its own. `earlier`: is true, too, though the base has it already."""
-    cart, said = fold(state["base"], state["log"], state["fired_ms"], rules)
+def compare(
+    state: dict[str, Any], known_ms: int, rules: Rules, late: bool, before: Sequence[Said], earlier: Sequence[Said] = ()
+) -> list[Said]:
+    """Fold again, and compare what is true now with what was told. Not late: all that was true stays true, and what was
+    told of it stays its own. `before`: what was true until now; `earlier`: is true, too, though the base has it
+    already."""
+    carts, said = fold(state["base"], state["log"], state["fired_ms"], rules)
     said = [*earlier, *said]
-    state["cart"] = cart
-    before, now, to_tell = state["told"], list[Any](), list[Said]()
+    state["carts"] = carts
+    told, now, to_tell = state["told"], list[Any](), list[Said]()
     found = dict[int, Any]()
-    abandoned = [x for x in said if x["what"] == "abandoned"]
-    if not late:
-        own = {(t["opened_ms"], t["at_ms"]): i for i, t in enumerate(before) if not t["unsure"]}
-        found = {i: before[i] for x in abandoned if (i := own.get((x["cart"]["opened_ms"], x["at_ms"]))) is not None}
-        abandoned = [x for x in abandoned if (x["cart"]["opened_ms"], x["at_ms"]) not in own]
-    for x in abandoned:
-        same = [
-            i for i, t in enumerate(before)
-            if i not in found and t["opened_ms"] <= x["at_ms"] and x["cart"]["opened_ms"] <= t["at_ms"]
-            and (x["quiet"] or not t["quiet"])
-        ]  # fmt: skip
-        best = next((i for i in same if before[i]["quiet"] == x["quiet"]), same[0] if same else None)
-        place_ = {"opened_ms": x["cart"]["opened_ms"], "at_ms": x["at_ms"]}
-        if best is not None:
-            found[best] = {**before[best], **place_}
+    given_back = {x["order"]["id"] for x in said if x["what"] == "recovery_reversed"}
+    sure = {i for i, t in enumerate(told) if not t["unsure"] and in_base(t, state["base"])}
+    sure -= {i for i in sure if told[i].get("meets")}  # of a merge: the base that they were told since was older
+    sure -= {i for i in sure if told[i]["order"] in given_back}
+    for x in said:
+        if x["what"] == "abandoned":
+            order, quiet = None, x["quiet"]
+        elif x["what"] == "recovered" and x["order"]["id"] not in given_back:
+            order, quiet = x["order"]["id"], False
+        else:
             continue
-        by = x["cart"]["opened_by"]
-        n = max(x["cart"]["seq"], state["minted"].get(by, 0) + 1)
-        state["minted"][by] = n
-        now.append({"by": by, "n": n, **place_, "quiet": x["quiet"], "unsure": False})
+        c = x["cart"]
+        place_ = {"opened_ms": c["opened_ms"], "at_ms": x["at_ms"]}
+        same = [
+            i for i, t in enumerate(told)
+            if i not in found and i not in sure and t["key"] == c["key"] and t["order"] == order
+            and t["opened_ms"] <= x["at_ms"] and c["opened_ms"] <= t["at_ms"] and (quiet or not t["quiet"])
+            and (late or t["unsure"] or (t["opened_ms"], t["at_ms"]) == (c["opened_ms"], x["at_ms"]))
+        ]  # fmt: skip
+        own = [i for i in same if not late and not told[i]["unsure"]]
+        best = next((i for i in own or same if told[i]["quiet"] == quiet), same[0] if same else None)
+        if best is not None:
+            found[best] = {**told[best], **place_}
+            continue
+        by = c["opened_by"]
+        mint = by if order is None else f"recovered {by}"
+        n = max(c["seq"] if order is None else 1, state["minted"].get(mint, 0) + 1)
+        state["minted"][mint] = n
+        now.append({"by": by, "n": n, **place_, "quiet": quiet, "unsure": False, "key": c["key"], "order": order})
         to_tell.append({**x, "by": by, "n": n})
     kept, gone = [], []
-    for i, t in enumerate(before):
+    for i, t in enumerate(told):
         if i in found:
             kept.append({**found[i], "unsure": False})
-        elif not late and not t["unsure"]:
+        elif i in sure:
+            kept.append(t)
+        elif not late and not t["unsure"] and t["order"] not in given_back:
             raise AssertionError(f"an entry in order has undone {t}")
-        elif will_come(t, cart, known_ms, rules):
+        elif t["order"] is None and will_come(t, carts, known_ms, rules):
             kept.append({**t, "unsure": True})
         else:
             gone.append(t)
-    state["told"] = kept + now
-    while len(state["minted"]) > 16:
+    state["told"] = [{k: v for k, v in t.items() if k != "meets"} for t in kept + now]
+    while len(state["minted"]) > 32:
         del state["minted"][next(iter(state["minted"]))]
-    return [{"what": "retracted", **t} for t in gone if not t["quiet"]] + to_tell
+    backs = [
+        {"what": "retracted", "reason": "reversed" if t["order"] in given_back else "late", **t}
+        for t in gone if not t["quiet"]
+    ]  # fmt: skip
+    return backs + to_tell + [{"what": "counted", "counts": counts(said, 1) + counts(before, -1)}]
 
 
-def will_come(told: dict[str, Any], cart: Cart, known_ms: int, rules: Rules) -> bool:
+def counts(said: Sequence[Said], sign: int) -> list[tuple[str, int, int]]:
+    """(field, n, when the cart was opened) of all that was said."""
+    out: list[tuple[str, int, int]] = []
+    for x in said:
+        c, what = x["cart"], x["what"]
+        ms: int = c["opened_ms"]
+        order: Any = x.get("order")
+        fields: list[tuple[str, int]] = []
+        if what in ("opened", "lost", "converted_late", "converted") or (what == "emptied" and not c["seq"]):
+            fields.append((f"cart|{what}", 1))
+        if what == "converted" and c["stage"]:
+            fields.append(("cart|converted_checkout", 1))
+        if what == "abandoned" and c["seq"] == 1:
+            fields += [("cart|abandoned", 1), (f"cart_reason|{reason(c)}", 1)]
+            fields += [("cart|abandoned_checkout", 1)] if c["stage"] else []
+        if what == "checkout_reached":
+            fields.append(("cart|abandoned_checkout", 1))
+        if what == "answered":
+            fields += [(f"cart_reason|{x['was']}", -1), (f"cart_reason|{reason(c)}", 1)]
+        if what == "recovered":
+            fields.append(("cart|recovered", 1))
+        if what == "recovery_reversed":
+            out += [("cart|recovered", -sign, opened) for opened in order["opened_ms"]]
+            ms = order["opened_ms"][0]
+        if what in ("recovered", "recovery_reversed") and order["gain"]:
+            digits = {"VND": 1, "JPY": 1}.get(order["cur"] or "", 100)
+            n = round(order["gain"] * digits) * (1 if what == "recovered" else -1)
+            fields.append((f"cart_revenue|{order['cur'] or ''}|{order['by']}", n))
+        out += [(field, sign * n, ms) for field, n in fields]
+    return out
+
+
+def will_come(told: dict[str, Any], carts: Carts, known_ms: int, rules: Rules) -> bool:
     """The clock, once it is where the last entry was received, will find it true after all."""
+    cart = find(carts, told["key"])
     if cart["state"] not in ("open", "reopened"):
         return False
-    due = due_ms(cart, rules)
+    due = due_of(cart, rules)
     return due is not None and due <= known_ms and bool(cart["opened_ms"] <= told["at_ms"])
+
+
+def in_base(told: dict[str, Any], base: Carts) -> bool:
+    """At the base's time its timers have fired; of the orders of that time some are still in the log."""
+    if told["order"] is not None and told["at_ms"] == base["at_ms"]:
+        return told["order"] in [o["id"] for o in base["orders"]]
+    return bool(told["at_ms"] <= base["at_ms"])
+
+
+def since(told: list[dict[str, Any]], base: Carts, rules: Rules) -> list[dict[str, Any]]:
+    """What may have to be taken back: all since the base, and of what is older the recoveries that may be undone."""
+    kept = [t for t in told if t["unsure"] or not in_base(t, base)]
+    old = [t for t in told if t not in kept and t["order"] is not None and base["at_ms"] - rules.lost_ms <= t["at_ms"]]
+    return sorted(old, key=lambda t: int(t["at_ms"]))[-16:] + kept
 
 
 def trim(state: dict[str, Any], rules: Rules) -> None:
@@ -291,8 +482,10 @@ def trim(state: dict[str, Any], rules: Rules) -> None:
         trimmed = True
     if not trimmed:
         return
-    state["told"] = [t for t in state["told"] if t["unsure"] or t["at_ms"] > state["base"]["at_ms"]]
-    live = {state["base"]["opened_by"], *(t["by"] for t in state["told"]), *(e["id"] for e in state["log"])}
+    state["told"] = since(state["told"], state["base"], rules)
+    live = {c["opened_by"] for c in state["base"]["carts"]}
+    live |= {t["by"] for t in state["told"]} | {e["id"] for e in state["log"]}
+    live |= {f"recovered {by}" for by in live}
     state["minted"] = {by: n for by, n in state["minted"].items() if by in live}
 
 
@@ -304,9 +497,10 @@ def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[di
     the time of the later one, up to which the other's log and timers are folded into its base."""
     base_ms = max(one["base"]["at_ms"], other["base"]["at_ms"])
     bases, entries, told, minted = [], dict[str, Entry](), dict[Any, Any](), dict[str, int]()
-    earlier: list[Said] = []
+    earlier, before = list[Said](), list[Said]()
     for state in (other, one):
-        base = copied(state["base"])
+        before += fold(state["base"], state["log"], state["fired_ms"], rules)[1]
+        base = all_copied(state["base"])
         for e in state["log"]:
             if e["ms"] < base_ms:
                 apply(base, e, rules, earlier)
@@ -314,43 +508,61 @@ def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[di
                 entries[e["id"]] = e
         run_timers(base, base_ms, rules, earlier)
         bases.append(base)
-        told |= {(t["by"], t["n"]): t for t in state["told"]}
+        for t in state["told"]:
+            meets = t["unsure"] or not in_base(t, state["base"])
+            told[t["by"], t["n"], t["order"]] = {**t, "meets": True} if meets else t
         for by, n in state["minted"].items():
             minted[by] = max(n, minted.get(by, 0))
     both = {
         "base": merged_bases(*bases), "log": sorted(entries.values(), key=place),
         "fired_ms": max(one["fired_ms"], other["fired_ms"]),
-        "told": sorted(told.values(), key=lambda t: (t["opened_ms"], t["by"], t["n"])),
+        "told": sorted(told.values(), key=lambda t: (t["opened_ms"], t["by"], t["n"], t["order"] or "")),
         "minted": dict(sorted(minted.items())),
     }  # fmt: skip
-    earlier.sort(key=lambda x: (x["at_ms"], x["cart"]["opened_ms"], x["cart"]["opened_by"]))
-    to_tell = compare(both, both["fired_ms"], rules, True, earlier)
-    both["told"] = [t for t in both["told"] if t["unsure"] or t["at_ms"] > both["base"]["at_ms"]]
+    earlier.sort(
+        key=lambda x: (x["at_ms"], x["cart"]["opened_ms"], x["cart"]["opened_by"], x["cart"]["key"], x["what"])
+    )
+    to_tell = compare(both, both["fired_ms"], rules, True, before, earlier)
+    both["told"] = since(both["told"], both["base"], rules)
     if both["log"]:
         trim(both, rules)
     return both, to_tell
 
 
-def merged_bases(one: Cart, other: Cart) -> Cart:
-    """Of carts whose entries are forgotten. An order of either has closed both, unless a cart was used after it. What
-    is left of two is as if put into one: the sum of the lines, the later of all times."""
-    if one == other or other == NEW:
+def merged_bases(one: Carts, other: Carts) -> Carts:
+    """Of carts whose entries are forgotten. An order of either has closed all, unless a cart was used after it. What is
+    left of a cart in both is as if put into one: the sum of the lines, the later of all times."""
+    if one == other or other == NONE:
         return one
-    if one == NEW:
+    if one == NONE:
         return other
-    carts = sorted((one, other), key=lambda c: (c["opened_ms"], c["last_ms"], c["at_ms"]))
-    latest = sorted(
+    by_time = sorted(
         (*one["orders"], *other["orders"]),
         key=lambda o: (o["ms"], o["id"], o["back"], o["reversed"], o["value"], o["cur"] or "", o["by"] or ""),
     )
-    orders = {o["id"]: o for o in latest}
+    orders = {o["id"]: o for o in by_time}
     closed_ms = max((o["ms"] for o in orders.values()), default=0)
-    used = [c for c in carts if c["state"] in ("open", "reopened", "abandoned") and c["last_ms"] > closed_ms]
-    out = copied(used[0] if used else NEW)
+    keys = {c["key"] for c in (*one["carts"], *other["carts"])}
+    carts = [merged_cart([c for c in (*one["carts"], *other["carts"]) if c["key"] == k], closed_ms) for k in keys]
+    return {
+        "at_ms": max(one["at_ms"], other["at_ms"]),
+        "carts": sorted(sorted(carts, key=recent)[-8:], key=lambda c: str(c["key"])),
+        "orders": list(orders.values())[-50:],
+        "links": dict(sorted({*one["links"].items(), *other["links"].items()})[-16:]),
+    }
+
+
+def merged_cart(carts: list[Cart], closed_ms: int) -> Cart:
+    carts = sorted(carts, key=lambda c: (c["opened_ms"], c["last_ms"], c["at_ms"]))
+    used = [c for c in carts if c["state"] in IN_USE and c["last_ms"] > closed_ms]
+    ends = {"at_ms": max(c["at_ms"] for c in carts), "episode": max(c["episode"] for c in carts)}
     if not used:
-        last = max(carts, key=lambda c: c["at_ms"])["state"]
-        out["state"] = "converted" if last in ("open", "reopened", "abandoned") else last
-    if len(used) == 2:
+        last = max(carts, key=lambda c: c["at_ms"])
+        if last["state"] in IN_USE:
+            return {**copied(NEW), "key": last["key"], "state": "converted", **ends}
+        return {**copied(last), **ends}
+    out = copied(used[0])
+    if len(used) == 2 and used[0] != used[1]:
         for field in ("stage", "seq", "last_ms", "abandoned_ms", "told_ms"):
             out[field] = max(c[field] for c in used)
         if all(c["state"] == "abandoned" for c in used):
@@ -358,11 +570,12 @@ def merged_bases(one: Cart, other: Cart) -> Cart:
         else:
             out["state"] = "reopened" if out["seq"] else "open"
         out["items"] = items_after(out["items"], {"do": "add", "lines": used[1]["items"]})
-        out["cur"] = used[1]["cur"] or used[0]["cur"]
+        for field in ("cur", "checkout", "link", "answer"):
+            out[field] = used[1][field] or used[0][field]
         out["touch"] = max((c["touch"] for c in used if c["touch"]), key=lambda t: (t[1], t[0]), default=None)
-    out["at_ms"], out["episode"] = max(c["at_ms"] for c in carts), max(c["episode"] for c in carts)
-    out["orders"] = list(orders.values())[-50:]
-    return out
+        out["denied"], out["failed"] = (any(c[f] for c in used) for f in ("denied", "failed"))
+        out["shipping"] = used[1]["shipping"]
+    return {**out, **ends}
 
 
 # -- properties of events, of which nothing is trusted
@@ -372,24 +585,25 @@ DOES = {
     "Product Added": "add", "Product Removed": "remove", "Cart Viewed": "view", "Checkout Started": "checkout",
     "Checkout Step Viewed": "checkout", "Checkout Step Completed": "checkout", "Payment Info Entered": "payment",
     "Order Completed": "order", "Order Cancelled": "undo", "Order Refunded": "undo", "Email Link Clicked": "click",
-    "Message Link Clicked": "click", "Push Notification Tapped": "click",
+    "Message Link Clicked": "click", "Push Notification Tapped": "click", "Coupon Denied": "coupon",
+    "Payment Failed": "failed", "Survey Response Received": "answer",
 }  # fmt: skip
 
 
-def entry(event: dict[str, Any]) -> Entry:
-    """A record of profile-events as the cart sees it."""
+def entry(event: dict[str, Any]) -> Entry | None:
+    """A record of profile-events as the carts see it; None: it tells nothing of them."""
     p = event.get("properties")
     p = p if isinstance(p, dict) else {}
     do = DOES[event["event"]]
     e: Entry = {
         "ms": event["timestampMs"], "id": event["messageId"], "do": do, "lines": None, "order": None, "value": None,
-        "cur": None, "by": None,
+        "cur": None, "by": None, "cart": None, "checkout": None, "link": None, "since_ms": None,
     }  # fmt: skip
     if do == "click":
         e["by"] = campaign(p)
         return e
+    e["order"] = None if do in ("add", "remove") else text(p.get("order_id"), 100)
     if do == "undo":
-        e["order"] = text(p.get("order_id"), 100)
         if event["event"] == "Order Refunded":
             e["value"] = number(p.get("total"), 1e12)
             if e["value"] is None:
@@ -397,15 +611,31 @@ def entry(event: dict[str, Any]) -> Entry:
             if e["value"] is None and products(p, 1):
                 e["value"] = 0.0
         return e
+    e["cart"], e["checkout"] = text(p.get("cart_id"), 100), text(p.get("checkout_id"), 100)
+    if do == "answer":
+        e["by"] = (text(p.get("reason"), 40) or "").lower()
+        return e if e["by"] else None
+    if do in ("coupon", "failed"):
+        return e
     e["cur"] = currency(p)
     if do == "order":
-        e["order"], e["value"] = text(p.get("order_id"), 100), order_value(p)
-    elif do in ("add", "remove"):
+        e["value"] = order_value(p)
+        return e
+    e["link"] = next((u for n in ("checkout_url", "cart_url") if (u := address(p.get(n)))), None)
+    if do in ("add", "remove"):
         quantity = 1 if do == "add" else 0  # removed without a quantity: the whole line
         e["lines"] = products(p, quantity) or [line(p, number(p.get("quantity"), 1e6) or quantity)]
     else:
         e["lines"] = products(p, 1)
+    if event["event"] in ("Checkout Step Viewed", "Checkout Step Completed"):
+        words = [p.get(n) for n in ("step", "step_name", "name")]
+        if any(isinstance(w, str) and "shipping" in w.lower() for w in words) or text(p.get("shipping_method"), 100):
+            e["by"] = "shipping"
     return e
+
+
+def address(value: Any) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= 500 else None
 
 
 def campaign(p: dict[str, Any]) -> str | None:

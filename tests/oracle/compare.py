@@ -11,13 +11,16 @@ import re
 from math import isclose
 from typing import Any
 
-from tests.oracle.carts import NEW
+from tests.oracle.carts import NEW, NONE
 from tests.oracle.fold import Json
 
-ENTRY = {"lines": None, "order": None, "value": None, "cur": None, "by": None}
+ENTRY: Json = {
+    "lines": None, "order": None, "value": None, "cur": None, "by": None, "cart": None, "checkout": None, "link": None,
+    "since_ms": None,
+}  # fmt: skip
 LINE = {"qty": 1, "price": None, "name": None, "url": None, "img": None}
-ORDER = {"value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False}
-TOLD = {"quiet": False, "unsure": False}
+ORDER: Json = {"value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False, "gain": 0.0, "opened_ms": []}
+TOLD = {"quiet": False, "unsure": False, "key": "", "order": None}
 ABOUT: Json = {"events": 0, "user_id": None, "anonymous_ids": [], "traits": {}, "traits_ms": {}, "channels": {}}
 WATCHED: Json = {
     "days": [], "zero_ms": 0, "more": 0, "due_ms": None, "on": False, "crossed_ms": 0, "crossings": 0, "told_ms": None,
@@ -97,8 +100,8 @@ def whole_profile(fields: Json) -> Json:
     out: Json = {"about": {**ABOUT, **profile["about"]}} if "about" in profile else {}
     if (cart := profile.get("cart")) is not None:
         out["cart"] = {
-            "cart": _whole_cart(cart.get("cart", {})),
-            "base": _whole_cart(cart.get("base", {})),
+            "carts": _whole_carts(cart.get("carts", {})),
+            "base": _whole_carts(cart.get("base", {})),
             "log": [_whole_entry(e) for e in cart.get("log", [])],
             "fired_ms": cart.get("fired_ms", 0),
             "told": [{**TOLD, **t} for t in cart.get("told", [])],
@@ -114,9 +117,11 @@ def whole_profile(fields: Json) -> Json:
     return out | {name: state for name, state in profile.items() if name not in ("cart", *out)}
 
 
-def _whole_cart(cart: Json) -> Json:
-    whole = {**NEW, **cart}
-    whole["items"] = [{**LINE, **line} for line in whole["items"]]
+def _whole_carts(carts: Json) -> Json:
+    whole = {**NONE, **carts}
+    whole["carts"] = [{**NEW, **cart} for cart in whole["carts"]]
+    for cart in whole["carts"]:
+        cart["items"] = [{**LINE, **line} for line in cart["items"]]
     whole["orders"] = [{**ORDER, **order} for order in whole["orders"]]
     return whole
 
@@ -130,6 +135,8 @@ def _whole_entry(entry: Json) -> Json:
 
 def _whole_trigger(trigger: Json) -> Json:
     data = dict(trigger["data"])
+    if trigger["type"] == "tracker.cart_abandoned.v1":
+        data = {"reason": "unknown", **data}
     if "items" in data:
         data["items"] = [{"quantity": 1, **line} for line in data["items"]]
     for name in ("channels", "preferredChannel"):

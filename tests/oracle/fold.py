@@ -304,9 +304,9 @@ class ProfilesFold:
 
     def signal(self, key: tuple[str, str], profile: Json, event: Json) -> None:
         now_ms = max(self.clock_ms, event["receivedAtMs"])
-        if event["event"] in carts.DOES:
+        if event["event"] in carts.DOES and (entry := carts.entry(event)) is not None:
             profile["cart"] = profile["cart"] or carts.new_log()
-            told = carts.take(profile["cart"], carts.entry(event), event["receivedAtMs"], self.rules.cart)
+            told = carts.take(profile["cart"], entry, event["receivedAtMs"], self.rules.cart)
             self.tell_carts(key, told, event["receivedAtMs"], now_ms)
         offset_ms = self.rules.utc_offset_s * 1000
         if event["event"] in ("Order Completed", "Order Cancelled", "Order Refunded"):
@@ -326,7 +326,7 @@ class ProfilesFold:
         profile = self.profiles.get(key, {})
         cart = profile.get("cart")
         if cart is not None:
-            due = carts.due_ms(cart["cart"], self.rules.cart)
+            due = carts.due_ms(cart["carts"], self.rules.cart)
             if due is not None and due <= until_ms:
                 self.tell_carts(key, carts.fire(cart, until_ms, self.rules.cart), until_ms, now_ms)
         for name, rules in self.rules.churn.items():
@@ -338,24 +338,58 @@ class ProfilesFold:
             self.tell(key, "churn_risk", "churn_risk", id, said["at_ms"], now_ms, said["data"], said["reason"], True)
 
     def tell_carts(self, key: tuple[str, str], told: list[Json], at_ms: int, now_ms: int) -> None:
-        kind = "cart_abandoned"
         for x in told:
+            if x["what"] == "counted":
+                self.count_carts(key[0], x["counts"])
+                continue
+            recovery = x["what"] == "recovered" or (x["what"] == "retracted" and x["order"] is not None)
+            kind = "cart_recovered" if recovery else "cart_abandoned"
             id = emission_id(key[0], x["by"], kind, x["n"])
             if x["what"] == "retracted":
-                taken_back = emission_id(key[0], x["by"], "cart_abandonment_retracted", x["n"])
-                self.tell(key, kind, "cart_abandoned_retracted", taken_back, at_ms, now_ms, {"retracts": id})
+                what = "cart_recovery_retracted" if recovery else "cart_abandonment_retracted"
+                data = {"retracts": id} | ({"reason": x["reason"]} if recovery else {})
+                taken_back = emission_id(key[0], x["by"], what, x["n"])
+                self.tell(key, kind, f"{kind}_retracted", taken_back, at_ms, now_ms, data)
                 continue
             c = x["cart"]
+            data = {
+                "value": carts.value_of(c["items"]), "episode": c["episode"], "openedAtMs": c["opened_ms"],
+                "abandonedAtMs": c["abandoned_ms"], "currency": c["cur"], "cartId": c["key"] or None,
+                "checkoutId": c["checkout"],
+            }  # fmt: skip
+            if recovery:
+                o = x["order"]
+                data |= {
+                    "by": o["by"], "orderId": None if o["id"].startswith("message:") else o["id"],
+                    "revenue": o["gain"], "currency": o["cur"],
+                }  # fmt: skip
+                self.tell(key, kind, kind, id, x["at_ms"], now_ms, data, None, True)
+                continue
             lines = [
                 {"productId": i["id"], "quantity": i["qty"], "price": i["price"], "name": i["name"], "url": i["url"],
                  "imageUrl": i["img"]} for i in c["items"]
             ]  # fmt: skip
-            data = {
-                "stage": carts.STAGES[c["stage"]], "value": carts.value_of(c["items"]), "items": lines,
-                "episode": c["episode"], "seq": c["seq"], "openedAtMs": c["opened_ms"], "lastActivityMs": c["last_ms"],
-                "abandonedAtMs": c["abandoned_ms"], "currency": c["cur"],
+            data |= {
+                "stage": carts.STAGES[c["stage"]], "items": lines, "seq": c["seq"], "lastActivityMs": c["last_ms"],
+                "reason": carts.reason(c), "link": c["link"],
             }  # fmt: skip
             self.tell(key, kind, kind, id, x["at_ms"], now_ms, data, "repeat" if x["quiet"] else None, True)
+
+    def count_carts(self, site: str, counts: list[tuple[str, int, int]]) -> None:
+        """Carts are counted at the minute at which they were opened; what is undone is counted beside it."""
+        sums: Counter[tuple[str, int]] = Counter()
+        for field, n, ms in counts:
+            sums[field, ms // 60_000 * 60] += n
+        for (field, ts_s), n in sums.items():
+            kind, _, rest = field.partition("|")
+            self.add(site, "site", ts_s, {field if n > 0 else f"{kind}_undone|{rest}": abs(n)} if n else {})
+
+    def add(self, site: str, family: str, ts_s: int, fields: dict[str, int]) -> None:
+        day = (ts_s + self.rules.utc_offset_s) // 86400 * 86400
+        for tier, start in (("m", ts_s // 60 * 60), ("h", ts_s // 3600 * 3600), ("d", day)):
+            if fields:
+                self.counters[f"{site}:{family}:{tier}:{start}"].update(fields)
+                self.counters[f"{site}:{family}:{tier}:{start}"]["sum"] += sum(fields.values())
 
     def tell(
         self, key: tuple[str, str], kind: str, type: str, id: str, at_ms: int, now_ms: int, data: Json,
@@ -366,7 +400,7 @@ class ProfilesFold:
             reason = "stale"
         if reason is None and "retracts" in data:
             reason = None if data["retracts"] in told else "not_told"
-        elif reason is None:
+        elif reason is None and kind != "cart_recovered":  # no message to the person comes of that one
             reason = "repeat" if id in told else refused(self.profiles[key]["contact"])
         if reason is not None:
             self.suppressed[reason] += 1
@@ -409,12 +443,8 @@ class ProfilesFold:
             "content": names.contents(event),
         }
         day = (ts_s + self.rules.utc_offset_s) // 86400 * 86400
-        starts = {"m": ts_s // 60 * 60, "h": ts_s // 3600 * 3600, "d": day}
         for family, fields in families.items():
-            for tier, start in starts.items():
-                if fields:
-                    self.counters[f"{site}:{family}:{tier}:{start}"].update(fields)
-                    self.counters[f"{site}:{family}:{tier}:{start}"]["sum"] += len(fields)
+            self.add(site, family, ts_s, Counter(fields))
         self.visit(key, profile, channel, event, day)
 
     def visit(self, key: tuple[str, str], profile: Json, channel: str, event: Json, day: int) -> None:
@@ -444,8 +474,8 @@ class ProfilesFold:
             }
             dues = []
             if (cart := profile["cart"]) is not None:
-                dues.append(carts.due_ms(cart["cart"], self.rules.cart))
-                gauges[f"carts_open|{site}"] += cart["cart"]["state"] in ("open", "reopened")
+                dues.append(carts.due_ms(cart["carts"], self.rules.cart))
+                gauges[f"carts_open|{site}"] += sum(c["state"] in ("open", "reopened") for c in cart["carts"]["carts"])
             for name in self.rules.churn:
                 if (state := profile[name]) is not None:
                     dues.append(state["due_ms"])

@@ -14,7 +14,8 @@ SHOPPING = (
     ("Order Cancelled", 2), ("Order Refunded", 2), ("Email Link Clicked", 4), ("Message Link Clicked", 2),
     ("Push Notification Tapped", 1), ("Email Opened", 2), ("Message Seen", 2), ("Unsubscribed", 1), ("Popup Viewed", 4),
     ("Popup Submitted", 2), ("Đánh giá sản phẩm", 1),
-    ("Promotion Viewed", 1), ("Form Submitted", 1),
+    ("Promotion Viewed", 1), ("Form Submitted", 1), ("Checkout Step Viewed", 2), ("Coupon Denied", 1),
+    ("Payment Failed", 1), ("Survey Response Received", 1),
 )  # fmt: skip
 NAMES = [name for name, _ in SHOPPING]
 WEIGHTS = [weight for _, weight in SHOPPING]
@@ -119,19 +120,40 @@ class Visitor:
         quantity = draw.choice([1, 1, 2, 3, "2", None])
         return p | ({} if quantity is None else {"quantity": quantity}) | draw.choice([{}, {}, {"name": "Cà phê"}])
 
+    def cart_ids(self) -> Json:
+        """Most shops name no cart; some visitors of this one have several."""
+        draw = self.draw
+        if draw.random() < 0.7:
+            return {}
+        cart, checkout = (
+            {"cart_id": f"{self.name}-c{draw.randrange(3)}"},
+            {"checkout_id": f"{self.name}-k{draw.randrange(3)}"},
+        )
+        return draw.choice([cart, cart, checkout, cart | checkout])
+
     def properties(self, name: str) -> Json:
         draw = self.draw
         if name in ("Product Added", "Product Removed", "Product Viewed"):
             p = self.product()
             if draw.random() < 0.1:
                 p = {"products": [self.product(), self.product()]}
-            return p | draw.choice([{}, {"currency": "VND"}, {"currency": "usd"}])
+            return p | self.cart_ids() | draw.choice([{}, {"currency": "VND"}, {"currency": "usd"}])
+        if name in ("Coupon Denied", "Payment Failed", "Survey Response Received"):
+            return self.cart_ids() | draw.choice([{}, {"reason": "Price"}, {"reason": "delivery"}])
+        if name == "Checkout Step Viewed":
+            return self.cart_ids() | draw.choice([{"step": 1}, {"step": "Shipping"}, {"shipping_method": "express"}])
         if name in ("Cart Viewed", "Checkout Started", "Payment Info Entered"):
-            return draw.choice([{}, {"products": []}, {"products": [self.product() for _ in range(draw.randrange(3))]}])
+            return self.cart_ids() | draw.choice(
+                [{}, {"products": []}, {"products": [self.product() for _ in range(draw.randrange(3))]}]
+            )
         if name == "Order Completed":
             self.orders += draw.random() < 0.85  # else the one before is reported again
             order = {"order_id": f"{self.name}-o{self.orders}"} if draw.random() < 0.9 else {}
-            return order | draw.choice([{"revenue": 20}, {"total": "99.5"}, {"products": [self.product()]}, {}])
+            return (
+                order
+                | self.cart_ids()
+                | draw.choice([{"revenue": 20}, {"total": "99.5"}, {"products": [self.product()]}, {}])
+            )
         if name in ("Order Cancelled", "Order Refunded"):
             return {"order_id": f"{self.name}-o{self.orders}"} | draw.choice([{}, {"total": 5}, {"total": 100000}])
         if "Clicked" in name or "Tapped" in name:

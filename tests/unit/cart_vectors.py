@@ -16,7 +16,7 @@ from stream.signals.cart import CartSignal, entry
 from tracker.contract import events as ev
 from tracker.contract.events import ProfileEvent
 from tracker.contract.settings import Settings
-from tracker.contract.triggers import CartAbandoned, CartAbandonmentRetracted
+from tracker.contract.triggers import CartAbandoned, CartAbandonmentRetracted, CartRecovered, CartRecoveryRetracted
 
 SETTINGS: Final = Settings()
 RULES: Final[Rules] = rules_of(SETTINGS)
@@ -95,6 +95,28 @@ def click(at_s: float, campaign: str = "c1", **more: Any) -> ProfileEvent:
     return event("Email Link Clicked", at_s, {"campaign_id": campaign}, **more)
 
 
+def denied(at_s: float, **more: Any) -> ProfileEvent:
+    return event(ev.COUPON_DENIED, at_s, {"coupon_name": "SALE"}, **more)
+
+
+def failed(at_s: float, **more: Any) -> ProfileEvent:
+    return event(ev.PAYMENT_FAILED, at_s, **more)
+
+
+def answer(at_s: float, reason: str | None = "Price", **more: Any) -> ProfileEvent:
+    return event(ev.SURVEY_ANSWERED, at_s, {"reason": reason}, **more)
+
+
+def shipping(at_s: float, **more: Any) -> ProfileEvent:
+    return event(ev.CHECKOUT_STEP_VIEWED, at_s, {"step": 2, "shipping_method": "express"}, **more)
+
+
+def named(e: ProfileEvent, **ids: str) -> ProfileEvent:
+    """The event with cart_id, checkout_id, order_id or others among its properties."""
+    properties = msgspec.json.decode(bytes(e.properties)) | ids  # type: ignore[arg-type]
+    return msgspec.structs.replace(e, properties=msgspec.Raw(msgspec.json.encode(properties)))
+
+
 class Vector(NamedTuple):
     name: str
     events: Sequence[ProfileEvent]
@@ -104,6 +126,9 @@ class Vector(NamedTuple):
     """What it says, in order; cart.opened, reopened and order.completed are left out where the spec does."""
 
 
+C1: Final = {"cart_id": "c1"}
+C2: Final = {"cart_id": "c2"}
+K1: Final = {"checkout_id": "k1"}
 VECTORS: Final = (
     Vector("S1", [add(0), add(60, "B", 2)], 7200, "abandoned", ["opened@0", "abandoned cart@3660 20 #1.1"]),
     Vector("S2", [add(0), checkout(600), order(900)], 9 * H, "converted", ["opened@0", "converted checkout@900"]),
@@ -359,6 +384,89 @@ MORE: Final = (
 )
 """The rows of domain.md 5.3 that the spec's vectors leave out."""
 
+KEYS: Final = (
+    Vector(
+        "two carts are abandoned each by itself",
+        [named(add(0), **C1), named(add(600, "B"), **C2)],
+        2 * H,
+        "abandoned",
+        ["opened@0", "opened@600", "abandoned cart@3600 10 #1.1", "abandoned cart@4200 5 #1.1"],
+    ),
+    Vector(
+        "an order of one cart closes the other, too",
+        [named(add(0), **C1), named(add(600, "B"), **C2), named(order(900), **C1)],
+        2 * H,
+        "converted",
+        ["opened@0", "opened@600", "converted cart@900", "converted cart@900"],
+    ),
+    Vector(
+        "a cart of after the order stays",
+        [named(add(0), **C1), named(order(60), **C1), named(add(61, "B"), **C2)],
+        2 * H,
+        "abandoned",
+        ["opened@0", "converted cart@60", "opened@61", "abandoned cart@3661 5 #1.1"],
+    ),
+    Vector(
+        "an order that names nothing closes all",
+        [add(0), named(add(600, "B"), **C2), order(4000)],
+        9 * H,
+        "converted",
+        ["opened@0", "opened@600", "abandoned cart@3600 10 #1.1", "converted cart@4000", "recovered by organic@4000"],
+    ),
+    Vector(
+        "a checkout_id stands for the cart that it came with",
+        [named(add(0), **C1), named(checkout(60), **C1, **K1), named(add(90, "B"), **C2), named(payment(120), **K1)],
+        1020,
+        "abandoned",
+        ["opened@0", "opened@90", "abandoned payment@1020 10 #1.1"],
+    ),
+    Vector(
+        "an order_id stands for the cart that it came with",
+        [named(add(0), **C1), named(checkout(60), **C1, order_id="o1"), named(add(4000, "B"), **C2), order(4001)],
+        2 * H,
+        "converted",
+        ["opened@0", "abandoned checkout@1860 10 #1.1", "opened@4000", "recovered by organic@4001",
+         "converted cart@4001"],
+    ),
+    Vector(
+        "a checkout under a new id goes on with the cart used last",
+        [named(add(0), **C1), named(checkout(60), **K1, order_id="o1"), named(payment(120), **K1)],
+        1020,
+        "abandoned",
+        ["opened@0", "abandoned payment@1020 10 #1.1"],
+    ),
+    Vector(
+        "what names no cart is the visitor's own",
+        [named(add(0), **C1), add(60, "B"), remove(90, "B")],
+        2 * H,
+        "abandoned",
+        ["opened@0", "opened@60", "emptied@90", "abandoned cart@3600 10 #1.1"],
+    ),
+    Vector(
+        "a cart_id that is used again after its order",
+        [named(add(0), **C1), named(order(60), **C1), named(add(120, "B"), **C1), named(order(180, "o2"), **C1)],
+        2 * H,
+        "converted",
+        ["opened@0", "converted cart@60", "opened@120", "converted cart@180"],
+    ),
+    Vector(
+        "a recovery of two carts is taken back as one",
+        [named(add(0), **C1), named(add(1, "B"), **C2), named(order(4000), **C2), cancel(4100)],
+        9 * H,
+        "converted",
+        ["opened@0", "opened@1", "abandoned cart@3600 10 #1.1", "abandoned cart@3601 5 #1.1",
+         "recovered by organic@4000", "recovered by organic@4000", "reversed@4100"],
+    ),
+    Vector(
+        "what tells why a cart is left moves no timer",
+        [add(0), denied(100), shipping(200), failed(300), answer(400), denied(500)],
+        2000,
+        "abandoned",
+        ["opened@0", "abandoned checkout@2000 10 #1.1"],
+    ),
+)  # fmt: skip
+"""Several carts of a visitor: domain.md 5.2."""
+
 
 def said(emissions: Iterable[Emission]) -> list[str]:
     """Emissions in the vectors' words."""
@@ -381,16 +489,16 @@ def said(emissions: Iterable[Emission]) -> list[str]:
                 out.append(f"without cart{at}")
             case "cart.recovery_reversed":
                 out.append(f"reversed{at}")
-            case "order.completed":
+            case "order.completed" | "cart.checkout_reached" | "cart.answered":
                 pass
             case _:
                 out.append(f"{e.what.removeprefix('cart.')}{at}")
     return out
 
 
-def folded(events: Iterable[ProfileEvent], now_s: float) -> tuple[cart.Cart, list[Emission]]:
+def folded(events: Iterable[ProfileEvent], now_s: float) -> tuple[cart.Carts, list[Emission]]:
     """The definition: what the events give, all in order."""
-    return cart.fold([entry(e) for e in events], T0_MS + round(1000 * now_s), RULES)
+    return cart.fold([x for e in events if (x := entry(e))], T0_MS + round(1000 * now_s), RULES)
 
 
 class Rig(Struct):
@@ -428,17 +536,17 @@ class Rig(Struct):
         return [t for r in self.results for t in r.triggers]
 
     def published(self) -> list[str]:
-        """Ids of the abandonments a subscriber knows of and that were not taken back. Checks both streams of ids."""
+        """Ids of the triggers a subscriber knows of and that were not taken back. Checks both streams of ids."""
         told: list[str] = []
         retracted: list[str] = []
         for t in self.triggers:
             if t.suppressed:
                 continue
-            if isinstance(t.data, CartAbandonmentRetracted):
+            if isinstance(t.data, CartAbandonmentRetracted | CartRecoveryRetracted):
                 assert t.data.retracts in told
                 retracted.append(t.data.retracts)
             else:
-                assert isinstance(t.data, CartAbandoned)
+                assert isinstance(t.data, CartAbandoned | CartRecovered)
                 told.append(t.id)
         ids = [t.id for t in self.triggers if not t.suppressed]
         assert len(set(ids)) == len(ids), "an id was told twice"
@@ -447,6 +555,16 @@ class Rig(Struct):
 
     def total(self, metric: str) -> float:
         return sum(n for r in self.results for name, _, n in r.metrics if name == metric)
+
+    def counts(self) -> dict[tuple[str, int], int]:
+        """(field, minute) -> what readers make of the counters: what was counted, less what was undone."""
+        sums: dict[tuple[str, int], int] = {}
+        for name, n, ms in (each for r in self.results for each in r.counts_at):
+            assert n > 0, "counters only go up"
+            kind, _, rest = name.partition("|")
+            key = f"{kind.removesuffix('_undone')}|{rest}", ms
+            sums[key] = sums.get(key, 0) + (-n if kind.endswith("_undone") else n)
+        return {key: n for key, n in sums.items() if n}
 
     def gauge(self) -> int:
         return sum(n for r in self.results for _, n in r.gauges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import permutations
 from typing import Final, get_args
 
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from stream.core import cart, cart_log
 from stream.core.cart import TABLE, Input, State
-from stream.signals.cart import trigger_id
+from stream.signals.cart import counted, trigger_id
 from tests.unit.cart_vectors import (
+    KEYS,
     MORE,
     RULES,
     T0_MS,
@@ -22,21 +24,26 @@ from tests.unit.cart_vectors import (
     Rig,
     Vector,
     add,
+    answer,
     cancel,
     checkout,
     click,
+    denied,
+    failed,
     folded,
+    named,
     order,
     payment,
     refund,
     remove,
     said,
+    shipping,
     view,
 )
 from tracker.contract.events import ProfileEvent
-from tracker.contract.triggers import CartAbandoned, CartAbandonmentRetracted
+from tracker.contract.triggers import CART_ABANDONED, CartAbandoned, CartAbandonmentRetracted
 
-ALL: Final = (*VECTORS, *MORE)
+ALL: Final = (*VECTORS, *MORE, *KEYS)
 IN_LOG: Final = tuple(v for v in ALL if v.events[-1].timestamp_ms - v.events[0].timestamp_ms <= cart_log.MAX_LOG_MS)
 """Those within the 48 h in which late events are sorted in."""
 COUNTED: Final = {
@@ -55,7 +62,7 @@ def by_name(vector: Vector) -> str:
 @pytest.mark.parametrize("vector", ALL, ids=by_name)
 def test_the_fold_of_a_vector_says_what_the_spec_says(vector: Vector) -> None:
     state, emitted = folded(vector.events, vector.now_s)
-    assert state.state == vector.state
+    assert state.latest.state == vector.state
     assert said(emitted) == list(vector.emitted)
 
 
@@ -107,9 +114,11 @@ def test_the_table_names_only_known_states_inputs_and_emissions() -> None:
 
 # -- random logs -----------------------------------------------------------------------------------------------------
 
-_KINDS = (add, remove, view, checkout, payment, order, cancel, refund, click)
-
-
+_KINDS = (add, remove, view, checkout, payment, order, cancel, refund, click, denied, failed, answer, shipping)
+_NAMED: Final[tuple[dict[str, str], ...]] = (
+    {}, {}, {"cart_id": "c1"}, {"cart_id": "c2"}, {"checkout_id": "k1"}, {"checkout_id": "k2"},
+    {"cart_id": "c1", "checkout_id": "k1"}, {"cart_id": "c2", "checkout_id": "k2"},
+)  # fmt: skip
 _STEPS_S = (0, 1, 300, 900, 1800, 3600, 10_800, 90_000)
 
 
@@ -131,6 +140,9 @@ def logs(draw: st.DrawFn, steps_s: tuple[int, ...] = _STEPS_S, most_s: int = 48 
             out.append(kind(at, order_id=draw(st.sampled_from(["o1", "o2", "o3"])), id=id))
         else:
             out.append(kind(at, id=id))
+        if kind not in (cancel, refund, click):
+            names = draw(st.sampled_from(_NAMED))
+            out[-1] = named(out[-1], **names)
     return out
 
 
@@ -162,25 +174,42 @@ def finish(rig: Rig, arrival: list[ProfileEvent] | tuple[ProfileEvent, ...], now
     rig.clock(now_s)
     assert rig.state is not None
     state, emitted = folded(arrival, now_s)
-    assert rig.state.cart == state
+    assert rig.state.carts == state
 
     base_ms = rig.state.base.at_ms
     abandoned = [e for e in emitted if e.what == "cart.abandoned" and e.at_ms > base_ms]
-    told = rig.state.told
+    told = [t for t in rig.state.told if t.order is None]
     assert sorted((t.opened_ms, t.at_ms) for t in told) == sorted((e.cart.opened_ms, e.at_ms) for e in abandoned)
-    assert not any(t.unsure for t in told)
+    given_back = {e.order.id for e in emitted if e.what == "cart.recovery_reversed" and e.order}
+    recovered = [e for e in emitted if e.what == "cart.recovered" and e.order and e.order.id not in given_back]
+    recoveries = [t for t in rig.state.told if t.order is not None]
+    assert sorted((t.key, t.order or "", t.at_ms) for t in recoveries if t.at_ms > base_ms) == sorted(
+        (e.cart.key, e.order.id, e.at_ms) for e in recovered if e.order and e.at_ms > base_ms
+    )
+    assert {(t.key, t.order) for t in recoveries} <= {(e.cart.key, e.order.id) for e in recovered if e.order}
+    assert not any(t.unsure for t in rig.state.told)
     published = set(rig.published())
-    known = {trigger_id("demo", t) for t in told if not t.quiet}
+    known = {trigger_id("demo", t) for t in rig.state.told if not t.quiet}
     assert known <= published if base_ms else known == published
     loud = {(t.opened_ms, t.at_ms) for t in told if not t.quiet}
     assert loud >= {(e.cart.opened_ms, e.at_ms) for e in abandoned if not e.quiet}
+    assert rig.counts() == counts_of(emitted)
 
     for metric, what in COUNTED.items():
         true = sum(e.what == what for e in emitted)
         assert rig.total(metric) - rig.state.counted.get(what, 0) == true, metric
     first = sum(e.what == "cart.abandoned" and e.cart.seq == 1 for e in emitted)
     assert rig.total("carts_abandoned_total") - rig.state.counted.get("cart.abandoned", 0) == first
-    assert rig.gauge() == (state.state in cart.WAITING)
+    assert rig.gauge() == sum(c.state in cart.WAITING for c in state.carts)
+
+
+def counts_of(emitted: list[cart.Emission]) -> dict[tuple[str, int], int]:
+    """(field, minute the cart was opened) -> what the counters must say: of all that happened, added up."""
+    sums: Counter[tuple[str, int]] = Counter()
+    for x in emitted:
+        for field, n, ms in counted(x):
+            sums[field, ms // 60_000 * 60_000] += n
+    return {key: n for key, n in sums.items() if n}
 
 
 @settings(max_examples=300, deadline=None)
@@ -203,7 +232,7 @@ def test_in_order_the_log_is_never_folded_again(log: list[ProfileEvent], after_s
         rig = run(ordered, ordered[-1].timestamp_ms / 1000 - T0_MS / 1000 + after_s, [0.0] * len(ordered))
     assert not any(isinstance(t.data, CartAbandonmentRetracted) for t in rig.triggers)
     _, emitted = folded(ordered, rig.clock_ms / 1000 - T0_MS / 1000)
-    told = [(t.at_ms, t.suppressed == "repeat") for t in rig.triggers]
+    told = [(t.at_ms, t.suppressed == "repeat") for t in rig.triggers if t.kind is CART_ABANDONED]
     assert told == [(e.at_ms, e.quiet) for e in emitted if e.what == "cart.abandoned"]
 
 
@@ -233,7 +262,7 @@ def test_a_late_order_takes_the_abandonment_back_by_its_id() -> None:
     assert taken.at_ms == T0_MS + 3_700_000
     assert rig.published() == []
     assert rig.state is not None
-    assert rig.state.cart.state == "converted"
+    assert rig.state.carts.latest.state == "converted"
     # What was counted as abandoned can't be uncounted: the next abandonment is not counted.
     rig.take(add(5000, received_s=5000))
     rig.clock(5000 + H)
@@ -299,7 +328,7 @@ def test_a_late_earlier_opening_keeps_the_id() -> None:
     rig.clock(3900)
     assert len(rig.triggers) == 1
     assert rig.state is not None
-    assert rig.state.cart.opened_ms == T0_MS
+    assert rig.state.carts.latest.opened_ms == T0_MS
 
 
 def test_a_quiet_abandonment_that_turns_out_to_be_the_first_is_told() -> None:
@@ -352,7 +381,7 @@ def test_a_log_of_long_lists_is_bounded_by_its_lines() -> None:
         rig.take(e)
     assert rig.state is not None
     assert rig.state.lines == sum(len(e.lines or ()) for e in rig.state.log) <= cart_log.MAX_LOG_LINES
-    assert len(rig.state.cart.items) == 93
+    assert len(rig.state.carts.latest.items) == 93
     finish(rig, log, 2 * H)
 
 
@@ -366,10 +395,10 @@ def test_two_days_are_kept_for_late_events() -> None:
     assert rig.state.log[0].ms == log[-1].timestamp_ms - cart_log.MAX_LOG_MS
     assert len(rig.state.told) <= len(rig.state.log)
     state, _ = folded(log, 19 * 6 * H)
-    assert rig.state.cart == state
+    assert rig.state.carts == state
     late = order(19 * 6 * H - 47 * H, received_s=20 * 6 * H)
     rig.take(late)
-    assert rig.state.cart == folded([*log, late], 19 * 6 * H)[0]
+    assert rig.state.carts == folded([*log, late], 19 * 6 * H)[0]
 
 
 def _beyond() -> Rig:
@@ -395,8 +424,8 @@ def test_an_order_from_before_the_log_closes_the_cart_of_its_time() -> None:
     rig = _beyond()
     rig.take(order(40 * H, received_s=99 * H))
     assert rig.state is not None
-    assert rig.state.cart.orders[0].by == "organic"
-    assert (rig.state.cart.state, rig.state.cart.episode) == ("open", 2)
+    assert rig.state.carts.orders[0].by == "organic"
+    assert (rig.state.carts.latest.state, rig.state.carts.latest.episode) == ("open", 2)
     assert rig.total("orders_total") == 1
     rig.take(order(40 * H, id="again", received_s=99 * H))
     assert rig.total("orders_total") == 1
@@ -406,7 +435,7 @@ def test_an_order_from_before_the_cart_only_counts() -> None:
     rig = _beyond()
     rig.take(order(-10, received_s=99 * H))
     assert rig.state is not None
-    assert (rig.state.cart.state, rig.state.cart.episode) == ("reopened", 1)
+    assert (rig.state.carts.latest.state, rig.state.carts.latest.episode) == ("reopened", 1)
     assert rig.total("orders_total") == 1
     assert rig.total("revenue_minor_total") == 20
 
@@ -418,7 +447,7 @@ def test_a_cancellation_from_before_the_log_is_applied() -> None:
         rig.take(e)
     rig.take(cancel(3 * H, received_s=110 * H))
     assert rig.state is not None
-    assert rig.state.cart.orders[0].reversed
+    assert rig.state.carts.orders[0].reversed
 
 
 def test_the_definition_ignores_repeats_and_order() -> None:

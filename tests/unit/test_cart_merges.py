@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stream.core import cart_log
-from stream.core.cart import NEW, Cart, Do, Entry, Line, Order, merge_carts, rules_of
+from stream.core.cart import NEW, Cart, Carts, Do, Entry, Line, Order, merge_carts, rules_of
 from stream.core.cart_log import CartLog
 from tracker.contract.settings import Settings
 
@@ -33,11 +33,13 @@ def taken(*entries: Entry, fired_s: float) -> CartLog:
 def test_of_a_product_in_both_carts_stays_what_the_newer_one_does_not_say() -> None:
     older = Cart(state="open", opened_ms=1, last_ms=1, items=(Line("A", 1.0, 5.0, name="Coffee"),))
     newer = Cart(state="open", opened_ms=2, last_ms=2, items=(Line("A", 2.0),))
-    assert merge_carts(older, newer).items == merge_carts(newer, older).items == (Line("A", 3.0, 5.0, name="Coffee"),)
+    merged = merge_carts(Carts(carts=(older,)), Carts(carts=(newer,)))
+    assert merged == merge_carts(Carts(carts=(newer,)), Carts(carts=(older,)))
+    assert merged.latest.items == (Line("A", 3.0, 5.0, name="Coffee"),)
 
 
 def test_an_order_that_both_had_at_once_is_the_same_one_whichever_cart_comes_first() -> None:
-    one, other = (Cart(state="converted", at_ms=9, orders=(Order("o", 9, value),)) for value in (1.0, 2.0))
+    one, other = (Carts(at_ms=9, orders=(Order("o", 9, value),)) for value in (1.0, 2.0))
     assert merge_carts(one, other) == merge_carts(other, one) != NEW
 
 
@@ -47,12 +49,12 @@ def test_an_abandonment_before_the_time_at_which_the_logs_meet_is_not_told_again
     monkeypatch.setattr(cart_log, "MAX_ENTRIES", 1)
     one = taken(add(0, "x"), add(1, "y"), fired_s=2 * HOUR_S)
     other = taken(entry(5000, "p", "click"), entry(5001, "q", "click"), fired_s=2 * HOUR_S)
-    assert one.base.opened_by == "x"
+    assert one.base.latest.opened_by == "x"
     assert [(t.by, t.n) for t in one.told] == [("x", 1)]
     assert one.told[0].at_ms < other.base.at_ms
     for change in (cart_log.merge(one, other, RULES), cart_log.merge(other, one, RULES)):
         assert (change.abandoned, change.retracted) == ((), ())
-        assert change.state.cart.state == "abandoned"
+        assert change.state.carts.latest.state == "abandoned"
 
 
 def test_an_id_that_was_retracted_is_not_given_again_as_long_as_its_episode_can_come_back(

@@ -12,7 +12,9 @@ import pytest
 from tests.harness import ROOT, assert_one_line, cli
 from tracker.cli import COMMANDS, up
 from tracker.cli.common import printable
+from tracker.cli.tail import trigger_line
 from tracker.contract import settings as contract_settings
+from tracker.contract.examples import TRIGGERS, trigger
 
 
 def test_help_lists_every_command() -> None:
@@ -116,3 +118,15 @@ def test_the_memory_that_is_free_is_known() -> None:
     free = up.available_memory_mb()
     assert free is not None
     assert 0 < free < 1 << 24
+
+
+def test_tail_shows_what_a_trigger_of_each_kind_is_about() -> None:
+    lines = {
+        (kind.name, type(data).__name__): trigger_line(trigger(kind, id, at_ms, data)).plain
+        for kind, id, at_ms, data in TRIGGERS
+    }
+    assert "by cart-reminder, order order-5501 290,000 VND" in lines["cart_recovered", "CartRecovered"]
+    assert "takes back" in lines["cart_recovered", "CartRecoveryRetracted"]
+    assert "cart 290,000 VND: 2 x Cà phê Robusta" in lines["cart_abandoned", "CartAbandoned"]
+    for kind, id, _, data in TRIGGERS:
+        assert id in lines[kind.name, type(data).__name__]

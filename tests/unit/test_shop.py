@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from stream.core.cart import MAX_LINES, Line
 from stream.signals import shop
-from stream.signals.cart import entry
+from stream.signals.cart import DOES, entry
 from tests.unit.cart_vectors import Rig, add, context, event
 from tracker.contract import events as ev
 from tracker.contract.examples import MESSAGES, PROFILE_ID, profile_event
@@ -128,17 +128,46 @@ def test_amounts_in_minor_units() -> None:
 
 def test_every_event_that_the_cart_reads_is_read_from_the_golden_example() -> None:
     for name in MESSAGES:
+        e = entry(ev.decode_profile_event(profile_event(name))) if name in DOES else None
         if name in (ev.PRODUCT_ADDED, ev.CART_VIEWED, ev.CHECKOUT_STARTED):
-            (line,) = entry(ev.decode_profile_event(profile_event(name))).lines or ()
+            assert e is not None
+            (line,) = e.lines or ()
             assert (line.id, line.qty, line.price) == ("ca-phe-robusta-500", 2, 145_000)
             assert line.url == "https://shop.example/p/ca-phe-robusta-500"
             assert line.img == "https://shop.example/i/ca-phe-robusta-500.webp"
         elif name in (ev.ORDER_COMPLETED, ev.ORDER_CANCELLED, ev.ORDER_REFUNDED):
-            e = entry(ev.decode_profile_event(profile_event(name)))
+            assert e is not None
             assert e.order == "order-5501"
             assert e.value == (None if name == ev.ORDER_CANCELLED else 290_000)
         elif name in ev.MESSAGE_CLICKS:
-            assert entry(ev.decode_profile_event(profile_event(name))).by == "cart-reminder"
+            assert e is not None
+            assert e.by == "cart-reminder"
+
+
+@pytest.mark.parametrize(
+    ("properties", "shipping"),
+    [
+        ({"step": 2, "shipping_method": "express"}, True),
+        ({"step_name": "Shipping address"}, True),
+        ({"step": "shipping"}, True),
+        ({"step": 2}, False),
+        ({"step": ["shipping"], "shipping_method": {}}, False),
+    ],
+)
+def test_a_step_of_the_checkout_that_is_about_shipping(properties: dict[str, Any], shipping: bool) -> None:
+    e = entry(event(ev.CHECKOUT_STEP_VIEWED, 0, properties))
+    assert e is not None
+    assert (e.by == "shipping") is shipping
+
+
+def test_the_ids_and_the_link_of_a_cart_are_read_and_bounded() -> None:
+    about = {"cart_id": 7, "checkout_id": "k" * 300, "order_id": "o1", "checkout_url": "https://shop.example/k/1"}
+    e = entry(event(ev.CHECKOUT_STARTED, 0, about))
+    assert e is not None
+    assert (e.cart, e.checkout, e.order, e.link) == ("7", "k" * 100, "o1", "https://shop.example/k/1")
+    added = entry(event(ev.PRODUCT_ADDED, 0, {**about, "checkout_url": None, "cart_url": "https://shop.example/c"}))
+    assert added is not None
+    assert (added.cart, added.order, added.link) == ("7", None, "https://shop.example/c")
 
 
 def test_removed_quantities_are_taken_off_and_without_one_the_line_goes() -> None:
@@ -146,9 +175,9 @@ def test_removed_quantities_are_taken_off_and_without_one_the_line_goes() -> Non
     rig.take(add(0, "A", 5))
     rig.take(event(ev.PRODUCT_REMOVED, 1, {"product_id": "A", "quantity": 2}))
     assert rig.state is not None
-    assert [line.qty for line in rig.state.cart.items] == [3]
+    assert [line.qty for line in rig.state.carts.latest.items] == [3]
     rig.take(event(ev.PRODUCT_REMOVED, 2, {"products": [{"product_id": "A"}]}))
-    assert rig.state.cart.state == "empty"
+    assert rig.state.carts.latest.state == "empty"
 
 
 def test_an_added_product_fills_in_what_an_earlier_event_left_out() -> None:

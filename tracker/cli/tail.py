@@ -116,6 +116,9 @@ def trigger_line(value: bytes) -> Text:
     data: dict[str, Any] = msgspec.json.decode(event.data)
     if "retracts" in data:
         about = f"takes back {data['retracts']}"
+    elif "by" in data:
+        order = f"order {data['orderId']} " if "orderId" in data else ""
+        about = f"by {data['by']}, {order}{data['revenue']:,.0f} {data.get('currency', '')}"
     elif "risk" in data:
         about = f"risk {data['risk']:.2f} ({data['band']}), not again within {data['horizonDays']:g} days"
     else:

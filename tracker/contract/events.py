@@ -235,6 +235,9 @@ PAYMENT_INFO_ENTERED: Final = "Payment Info Entered"
 ORDER_COMPLETED: Final = "Order Completed"
 ORDER_CANCELLED: Final = "Order Cancelled"
 ORDER_REFUNDED: Final = "Order Refunded"
+COUPON_DENIED: Final = "Coupon Denied"
+PAYMENT_FAILED: Final = "Payment Failed"  # †
+SURVEY_ANSWERED: Final = "Survey Response Received"  # †
 
 ECOMMERCE: Final[tuple[str, ...]] = (
     "Products Searched", "Product List Viewed", "Product List Filtered", "Promotion Viewed", "Promotion Clicked",

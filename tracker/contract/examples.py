@@ -16,10 +16,13 @@ from tracker.contract.models import Model, Value
 from tracker.contract.topics import DeadLetter
 from tracker.contract.triggers import (
     CART_ABANDONED,
+    CART_RECOVERED,
     CHURN_RISK,
     CartAbandoned,
     CartAbandonmentRetracted,
     CartLine,
+    CartRecovered,
+    CartRecoveryRetracted,
     Channel,
     ChurnRisk,
     TriggerKind,
@@ -79,6 +82,9 @@ _TRACKS: Final[dict[str, dict[str, Any]]] = {
     events.ZALO_FOLLOWED: {"channel": "zalo"},
     events.SIGNED_UP: {"email": "lan@example.com"},
     events.FORM_SUBMITTED: {"form_id": "newsletter", "email": "lan@example.com"},
+    events.COUPON_DENIED: {**_CHECKOUT, "coupon_name": "TET", "reason": "expired"},
+    events.PAYMENT_FAILED: {**_CHECKOUT, "reason": "card declined"},
+    events.SURVEY_ANSWERED: {"survey_id": "why-left", "type": "abandonment", "reason": "price"},
 }  # fmt: skip
 
 
@@ -189,6 +195,7 @@ DEAD_LETTER: Final = DeadLetter(
 
 _OPENED: Final = str(MESSAGES[events.PRODUCT_ADDED]["messageId"])
 _ABANDONED_ID: Final = emission_id(SITE, _OPENED, CART_ABANDONED.name, 1)
+_RECOVERED_ID: Final = emission_id(SITE, _OPENED, CART_RECOVERED.name, 1)
 _ABANDONED_MS: Final = AT_MS + 3_600_000
 
 _PERSON: Final[dict[str, Any]] = {
@@ -227,7 +234,9 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
             opened_at_ms=AT_MS,
             last_activity_ms=AT_MS,
             abandoned_at_ms=_ABANDONED_MS,
+            reason="shipping",
             currency="VND",
+            cart_id="cart-77",
             **_PERSON,
         ),
     ),
@@ -236,6 +245,30 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
         emission_id(SITE, _OPENED, "cart_abandonment_retracted", 1),
         _ABANDONED_MS,
         CartAbandonmentRetracted(profile_id=PROFILE_ID, retracts=_ABANDONED_ID),
+    ),
+    (
+        CART_RECOVERED,
+        _RECOVERED_ID,
+        _ABANDONED_MS + 7_200_000,
+        CartRecovered(
+            profile_id=PROFILE_ID,
+            by="cart-reminder",
+            order_id="order-5501",
+            revenue=290000,
+            value=290000,
+            episode=1,
+            opened_at_ms=AT_MS,
+            abandoned_at_ms=_ABANDONED_MS,
+            currency="VND",
+            cart_id="cart-77",
+            **_PERSON,
+        ),
+    ),
+    (
+        CART_RECOVERED,
+        emission_id(SITE, _OPENED, "cart_recovery_retracted", 1),
+        _ABANDONED_MS + 86_400_000,
+        CartRecoveryRetracted(profile_id=PROFILE_ID, retracts=_RECOVERED_ID, reason="reversed"),
     ),
     (
         CHURN_RISK,

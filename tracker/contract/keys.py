@@ -67,12 +67,30 @@ MAX_COUNTER_FIELDS: Final = 2000
 """Fields of one bucket of the family `site`, and most of any."""
 
 FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
-    "site": (("total", "channel", "event", "popup", "message"), dict.fromkeys(TIERS, MAX_COUNTER_FIELDS)),
+    "site": (
+        (
+            "total",
+            "channel",
+            "event",
+            "popup",
+            "message",
+            "cart",
+            "cart_undone",
+            "cart_reason",
+            "cart_reason_undone",
+            "cart_revenue",
+            "cart_revenue_undone",
+        ),
+        dict.fromkeys(TIERS, MAX_COUNTER_FIELDS),
+    ),
     "campaign": (("campaign",), {"m": 200, "h": 500, "d": 500}),
     "content": (("page", "screen", "product", "promotion", "form"), {"m": 200, "h": 1000, "d": MAX_COUNTER_FIELDS}),
 }
 """Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
-OPEN_KINDS: Final = ("event", "popup", "campaign", "page", "screen", "product", "promotion", "form")
+OPEN_KINDS: Final = (
+    "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
+    "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
+)  # fmt: skip
 """Kinds whose names clients make up. Names that come when the bucket is full are counted under no name, in `KIND|`, so
 that made-up names stay inside a budget; the names of other kinds are a closed set."""
 SUM_FIELD: Final = "sum"
@@ -195,6 +213,27 @@ def screen_field(name: str) -> str:
 def item_field(kind: str, action: str, id: str) -> str:
     """Of a product, promotion or form: what was done, and to which."""
     return f"{kind}|{action}|{id}"
+
+
+def cart_field(what: str) -> str:
+    """Carts by what became of them."""
+    return f"cart|{what}"
+
+
+def cart_reason_field(reason: str) -> str:
+    return f"cart_reason|{reason}"
+
+
+def cart_revenue_field(currency: str, campaign: str) -> str:
+    """What recovered carts brought, in the currency's minor unit."""
+    return f"cart_revenue|{currency}|{campaign}"
+
+
+def undone_field(field: str) -> str:
+    """What a late event showed not to be so, of `field`: counters only go up, so that a bucket's sum tells of every
+    change of it."""
+    kind, _, rest = field.partition("|")
+    return f"{kind}_undone|{rest}"
 
 
 def unnamed_field(kind: str) -> str:

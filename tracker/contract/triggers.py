@@ -77,7 +77,13 @@ class CartAbandoned(Person):
     opened_at_ms: int
     last_activity_ms: int
     abandoned_at_ms: int
+    reason: Annotated[
+        str, Meta(description="Why, as far as events tell: coupon, shipping, payment, a survey's answer, or unknown.")
+    ] = "unknown"
     currency: str | None = None
+    cart_id: str | None = None
+    checkout_id: str | None = None
+    link: Annotated[str | None, Meta(description="Its checkout_url, else cart_url: where to go on.")] = None
 
 
 class CartAbandonmentRetracted(Struct, rename="camel", kw_only=True, omit_defaults=True):
@@ -85,6 +91,30 @@ class CartAbandonmentRetracted(Struct, rename="camel", kw_only=True, omit_defaul
 
     profile_id: str
     retracts: Annotated[str, Meta(description="The `id` of the trigger that is taken back.")]
+
+
+class CartRecovered(Person):
+    """An abandoned cart was bought: whatever its abandonment has set off is to stop. `episode`, `opened_at_ms` and
+    `cart_id` are the abandonment's."""
+
+    by: Annotated[str, Meta(description="Campaign of the last message click in the days before the order, or organic.")]
+    order_id: Annotated[str | None, Meta(description="None: the order had none.")]
+    revenue: Annotated[float, Meta(description="Of the order; 0 for a cart that the order closed beside its own.")]
+    value: Annotated[float, Meta(description="Of the cart, as it was last seen.")]
+    episode: int
+    opened_at_ms: int
+    abandoned_at_ms: int
+    currency: str | None = None
+    cart_id: str | None = None
+    checkout_id: str | None = None
+
+
+class CartRecoveryRetracted(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """A recovery told before is none: its order was cancelled or given back, or a late event showed it otherwise."""
+
+    profile_id: str
+    retracts: Annotated[str, Meta(description="The `id` of the trigger that is taken back.")]
+    reason: Annotated[str, Meta(description="reversed: the order was cancelled or refunded; late: a late event.")]
 
 
 class ChurnRisk(Person):
@@ -149,9 +179,15 @@ CART_ABANDONED: Final = TriggerKind(
     what="a visitor left a cart, a checkout or a payment",
     retraction=CartAbandonmentRetracted,
 )
+CART_RECOVERED: Final = TriggerKind(
+    name="cart_recovered",
+    data=CartRecovered,
+    what="an abandoned cart was bought",
+    retraction=CartRecoveryRetracted,
+)
 CHURN_RISK: Final = TriggerKind(name="churn_risk", data=ChurnRisk, what="a customer is about to be lost")
 
-TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (CART_ABANDONED, CHURN_RISK)
+TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (CART_ABANDONED, CART_RECOVERED, CHURN_RISK)
 
 
 class CloudEvent(Struct, kw_only=True, omit_defaults=True):

@@ -35,7 +35,7 @@ EVENTS: Final[dict[str, str]] = {
     "list_click": "Product Clicked",
     "checkout_step": ev.CHECKOUT_STEP_COMPLETED,
     "transaction": ev.ORDER_COMPLETED,
-    "trns_error": "Payment Failed",
+    "trns_error": ev.PAYMENT_FAILED,
     "promo_view": "Promotion Viewed",
     "promo_click": "Promotion Clicked",
 }

@@ -1,0 +1,143 @@
+"""Rates of carts by the vector of domain.md 5.5, from events to what the read API answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.unit.cart_vectors import (
+    T0_MS,
+    H,
+    Rig,
+    add,
+    answer,
+    cancel,
+    checkout,
+    click,
+    denied,
+    failed,
+    order,
+    payment,
+    remove,
+    shipping,
+)
+from tracker.contract.events import ProfileEvent
+from tracker.counters import carts
+
+
+def counted(*visitors: list[ProfileEvent], now_s: float) -> Counter[str]:
+    """What all visitors' events add up to in the counters, whenever their carts were opened."""
+    sums: Counter[str] = Counter()
+    for events in visitors:
+        rig = Rig()
+        for e in events:
+            rig.take(e)
+        rig.clock(now_s)
+        for (field, _), n in rig.counts().items():
+            sums[field] += n
+    return sums
+
+
+def test_the_rates_of_the_spec() -> None:
+    visitors = [
+        [add(0), remove(10)],
+        [add(2 * H)],
+        [add(2 * H)],
+        *([add(0), order(60)] for _ in range(4)),
+        [add(0)],
+        [add(0)],
+        [add(0), order(5000)],
+    ]
+    found = carts(counted(*visitors, now_s=2.5 * H))
+    assert (found["opened"], found["emptied"], found["open"]) == (10, 1, 2)
+    assert (found["converted"], found["abandoned"], found["recovered"]) == (4, 3, 1)
+    assert found["abandonment_rate"] == pytest.approx(0.428571, abs=1e-6)
+    assert found["net_abandonment_rate"] == pytest.approx(0.285714, abs=1e-6)
+    assert found["recovery_rate"] == pytest.approx(1 / 3)
+    assert found["checkout_abandonment_rate"] is None
+    assert carts(counted(*visitors, now_s=2.5 * H), "created")["abandonment_rate"] == 0.5
+
+
+def test_of_nothing_there_is_no_rate() -> None:
+    for basis in ("resolved", "created"):
+        found = carts({}, basis)
+        assert {n for name, n in found.items() if name.endswith("_rate")} == {None}
+        assert found["opened"] == found["open"] == 0
+
+
+def test_a_cart_is_counted_when_it_was_opened_however_late_it_is_bought() -> None:
+    rig = Rig()
+    rig.take(add(0))
+    rig.clock(H)
+    rig.take(order(5 * 86400))
+    assert {ms for _, ms in rig.counts()} == {T0_MS // 60_000 * 60_000}
+    assert rig.counts()["cart|recovered", T0_MS // 60_000 * 60_000] == 1
+
+
+def test_a_retraction_is_taken_off() -> None:
+    rig = Rig()
+    rig.take(add(0))
+    rig.clock(H)
+    rig.take(order(60, received_s=2 * H))
+    sums = Counter({field: n for (field, _), n in rig.counts().items()})
+    assert sums == {"cart|opened": 1, "cart|converted": 1}
+    assert ("cart_undone|abandoned", 1) in [(field, n) for r in rig.results for field, n, _ in r.counts_at]
+
+
+def test_checkouts_have_a_rate_of_their_own() -> None:
+    visitors = [
+        [add(0), checkout(10)],
+        [add(0), checkout(10), order(20)],
+        [add(0), payment(10), order(20)],
+        [add(0), order(20)],
+        [add(0)],
+        [add(0), checkout(5000), order(5001)],  # abandoned as a cart, then it came to the checkout
+    ]
+    assert carts(counted(*visitors, now_s=9 * H))["checkout_abandonment_rate"] == 0.5
+
+
+def test_recovered_revenue_is_by_campaign_and_goes_when_the_order_is_cancelled() -> None:
+    bought = [add(0), click(4000), order(5000)]
+    found = carts(counted(bought, [add(0), order(5000)], [*bought, cancel(6000)], now_s=9 * H))
+    assert found["recovered_revenue"] == [
+        {"currency": "VND", "campaign": "c1", "minor": 20},
+        {"currency": "VND", "campaign": "organic", "minor": 20},
+    ]
+    assert found["recovered"] == 2
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        ([add(0)], "unknown"),
+        ([add(0), shipping(10), failed(20), denied(30)], "coupon"),
+        ([add(0), denied(10), order(20), add(30)], "unknown"),  # denied in the episode before
+        ([add(0), failed(10), shipping(20)], "shipping"),
+        ([add(0), shipping(10), payment(20)], "unknown"),  # shipping was not the last step
+        ([add(0), shipping(10), payment(20), failed(30)], "payment"),
+        ([add(0), denied(10), answer(20)], "price"),
+        ([add(0), denied(10), answer(2 * H)], "price"),  # told after the abandonment
+        ([add(0), denied(10), answer(20, None)], "coupon"),  # a survey about something else
+    ],
+)
+def test_why_a_cart_is_left(events: list[ProfileEvent], reason: str) -> None:
+    rig = Rig()
+    for e in events:
+        rig.take(e)
+    rig.clock(9 * H)
+    assert carts({f: n for (f, _), n in rig.counts().items()})["reasons"] == [{"key": reason, "count": 1}]
+    data: Any = rig.triggers[0].data
+    late = events[-1].timestamp_ms > rig.triggers[0].at_ms
+    assert data.reason == ("coupon" if late else reason)
+
+
+def test_a_reason_given_is_bounded() -> None:
+    rig = Rig()
+    for e in (add(0), answer(10, " Too " + "x" * 900)):
+        rig.take(e)
+    rig.clock(2 * H)
+    data: Any = rig.triggers[0].data
+    assert data.reason == ("too " + "x" * 900)[:40]
+    assert rig.total("cart_reasons_total") == 1
