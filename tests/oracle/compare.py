@@ -43,6 +43,9 @@ def differences(expected: Json, found: Json) -> list[str]:
     """Of two dumps of Redis (`ProfilesFold.redis` and `EventsFold.redis`; tests/oracle/state.py)."""
     whole = {key: whole_profile(value) if ":v:" in key else value for key, value in found.items()}
     whole |= {key: value[:4] for key, value in found.items() if ":ud:" in key}
+    whole |= {
+        key: {f: n for f, n in value.items() if n != "0"} or None for key, value in found.items() if key[-2:] == ":g"
+    }
     out: list[str] = []
     wanted = {key: value for key, value in expected.items() if value}
     for key in sorted(wanted.keys() | whole.keys()):
