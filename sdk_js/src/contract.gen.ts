@@ -101,7 +101,13 @@ export interface CartAbandoned {
   openedAtMs: number;
   lastActivityMs: number;
   abandonedAtMs: number;
+  /** Why, as far as events tell: coupon, shipping, payment, a survey's answer, or unknown. */
+  reason?: string;
   currency?: string | null;
+  cartId?: string | null;
+  checkoutId?: string | null;
+  /** Its checkout_url, else cart_url: where to go on. */
+  link?: string | null;
   profileId: string;
   userId?: string | null;
   /** The latest. */
@@ -120,6 +126,44 @@ export interface CartAbandonmentRetracted {
   profileId: string;
   /** The `id` of the trigger that is taken back. */
   retracts: string;
+}
+
+/** An abandoned cart was bought: whatever its abandonment has set off is to stop. `episode`, `opened_at_ms` and `cart_id` are the abandonment's. */
+export interface CartRecovered {
+  /** Campaign of the last message click in the days before the order, or organic. */
+  by: string;
+  /** None: the order had none. */
+  orderId: string | null;
+  /** Of the order; 0 for a cart that the order closed beside its own. */
+  revenue: number;
+  /** Of the cart, as it was last seen. */
+  value: number;
+  episode: number;
+  openedAtMs: number;
+  abandonedAtMs: number;
+  currency?: string | null;
+  cartId?: string | null;
+  checkoutId?: string | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** A recovery told before is none: its order was cancelled or given back, or a late event showed it otherwise. */
+export interface CartRecoveryRetracted {
+  profileId: string;
+  /** The `id` of the trigger that is taken back. */
+  retracts: string;
+  /** reversed: the order was cancelled or refunded; late: a late event. */
+  reason: string;
 }
 
 /** The probability that a customer does not buy (or visit, or answer a message) again within the horizon rose over the threshold. */
@@ -175,6 +219,8 @@ export interface ChurnRisk {
 export type Trigger =
   | (CloudEvent & { type: "tracker.cart_abandoned.v1"; data: CartAbandoned })
   | (CloudEvent & { type: "tracker.cart_abandoned_retracted.v1"; data: CartAbandonmentRetracted })
+  | (CloudEvent & { type: "tracker.cart_recovered.v1"; data: CartRecovered })
+  | (CloudEvent & { type: "tracker.cart_recovered_retracted.v1"; data: CartRecoveryRetracted })
   | (CloudEvent & { type: "tracker.churn_risk.v1"; data: ChurnRisk });
 
 /** Names of track calls that rules look at. */
@@ -190,6 +236,9 @@ export const EVENTS = {
   ORDER_COMPLETED: "Order Completed",
   ORDER_CANCELLED: "Order Cancelled",
   ORDER_REFUNDED: "Order Refunded",
+  COUPON_DENIED: "Coupon Denied",
+  PAYMENT_FAILED: "Payment Failed",
+  SURVEY_ANSWERED: "Survey Response Received",
   CONSENT_UPDATED: "Consent Updated",
   SUBSCRIBED: "Subscribed",
   UNSUBSCRIBED: "Unsubscribed",
