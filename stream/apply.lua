@@ -11,6 +11,9 @@
 --   visits   [[SITE:CH, [minute, id, ...]], ...];  visit_days: [[SITE:CH:DAY, [id, ...]], ...]
 --   visitors {most, from minute, ttl_s}   how many and how old the exact visitors of a channel may be
 --   models   ["SITE|SIGNAL", JSON, ...]              parameters that are new
+--   ranks    [[SITE, least or false, [rank, id, ...], [id, ...]], ...]  places in the ranking; the last have none;
+--            ranked [SITE, rules, ...]
+--   sums     [[SITE, [field, log2, ...]], ...]       added to the sums whose log2 is kept
 --   gauges   [field, difference, ...]
 --   due      [[SITE|PID, ms or false], ...]
 --   out      [trigger, ...]                          appended to the outbox
@@ -121,6 +124,23 @@ for _, d in ipairs(a.visit_days) do
 end
 
 if #a.models > 0 then redis.call('HSET', tag .. ':models', unpack(a.models)) end
+for _, r in ipairs(a.ranks) do
+  local zset, places, none = tag .. ':rank:' .. r[1], r[3], r[4]
+  for from = 1, #places, 2000 do redis.call('ZADD', zset, unpack(places, from, math.min(from + 1999, #places))) end
+  for from = 1, #none, 2000 do redis.call('ZREM', zset, unpack(none, from, math.min(from + 1999, #none))) end
+  if r[2] then redis.call('ZREMRANGEBYSCORE', zset, '-inf', '(' .. string.format('%.17g', r[2])) end
+  redis.call('EXPIRE', zset, a.ttl)
+end
+if #a.ranked > 0 then redis.call('HSET', tag .. ':rank', unpack(a.ranked)) end
+for _, s in ipairs(a.sums) do
+  local hash, pairs_ = tag .. ':sum:' .. s[1], s[2]
+  for i = 1, #pairs_, 2 do
+    local x, y = tonumber(redis.call('HGET', hash, pairs_[i]) or nil), pairs_[i + 1]
+    if x then y = math.max(x, y) + math.log(1 + 2 ^ -math.abs(x - y)) / math.log(2) end
+    redis.call('HSET', hash, pairs_[i], string.format('%.17g', y))
+  end
+end
+
 for i = 1, #a.gauges, 2 do redis.call('HINCRBY', tag .. ':g', a.gauges[i], int(a.gauges[i + 1])) end
 for _, d in ipairs(a.due) do
   if d[2] then redis.call('ZADD', tag .. ':due', int(d[2]), d[1]) else redis.call('ZREM', tag .. ':due', d[1]) end

@@ -8,7 +8,7 @@ timestamp fire before it for its own profile, and clock records fire all others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from stream import handover, metrics, naming
 from stream.core import contact, gate
 from stream.core.gate import Gate, Held, Stopped, Told
+from stream.core.score import log_add
 from stream.core.visitors import Visits
 from stream.handover import Sender, Sent
 from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
@@ -65,6 +66,7 @@ HELD: Final = "held"
 MAX_TRAIT_BYTES: Final = 1024
 _DEFAULT_RULES: Final = gate.Rules()
 _encode: Final = msgspec.json.Encoder().encode
+_KNOWN: Final = (("profiles_known", 1),)
 MOVED: Final = ""
 """Kind of what goes from one partition of profile-events to another."""
 
@@ -139,6 +141,12 @@ class Effects(Struct):
     """New parameters, in the order of the log."""
     taken_over: int = 0
     """Parts of merged profiles' states."""
+    sums: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
+    """Site -> field of its decayed sums -> log2 of what is added."""
+    unranked: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    """(site, profile id) of those who have no place any more."""
+    ranked: dict[str, str] = msgspec.field(default_factory=dict)
+    """Site -> the rules by which all of its ranks here are, from this step on."""
 
     def counts(self) -> dict[tuple[str, int], dict[str, int]]:
         """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts of the family `site`."""
@@ -204,7 +212,6 @@ class Folder:
     """Folds chunks of any partition with the registered signals."""
 
     def __init__(self, signals: Sequence[Signal[Any]], settings: Settings) -> None:
-        self.settings = settings
         self.codec = ProfileCodec(signals)
         self._by_name = {s.name: s for s in signals}
         self._timed = [s for s in signals if s.state_type is not type(None)]
@@ -217,13 +224,22 @@ class Folder:
         self._steps = {name: _steps_of(signals, name) for s in signals for name in s.events or ()}
         self._steps_by_type = {type: _steps_of(signals, None, type) for s in signals for type in s.types}
         self._gated = GATE in self._by_name
+        self._ranking = next((s for s in signals if s.ranks), None)
+        self._zone = Zone(DEFAULT_TIME_ZONE)
+        self._models: Models = {}
+        """Those of the fold under way, where it stands in the log."""
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Other settings from the next chunk, and the next of what was begun, on."""
+        self.settings = settings
         self._rules = {name: gate.rules_of(site.triggers) for name, site in settings.sites.items()}
         self._links = {name: _links(site.links) for name, site in settings.sites.items()}
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
-        self._zone = Zone(DEFAULT_TIME_ZONE)
         self._stale_ms = int(settings.stale_s * 1000)
-        self._models: Models = {}
-        """Those of the fold under way, where it stands in the log."""
+        ranking = self._ranking
+        self.rank_rules = {site: ranking.rank_rules(site, settings) for site in settings.sites} if ranking else {}
+        """Site -> a name of the rules by which its ranks are now."""
 
     def zone(self, site: str) -> Zone:
         return self._zones.get(site, self._zone)
@@ -304,6 +320,8 @@ class Folder:
                 self._move_gauges(merge.site, signal.gauges(state), -1, fx)
                 for trigger in signal.leave(state, merge.winner, fx.clock_ms, ctx):
                     self._emit(loser, signal, trigger, fx.clock_ms, fx)
+        if loser.about is not None:
+            self._move_gauges(merge.site, _KNOWN, -1, fx)
         fx.visits.leave(merge.site, merge.loser)
         handover.clear(loser, merge)
         loser.changed = {MERGED}
@@ -332,9 +350,12 @@ class Folder:
         fx.taken_over += 1
         changed: set[str] = set()
         for name, text in handover.arrived(profile, part):
+            is_new = profile.about is None
             theirs = handover.take_over(profile, name, text, self.codec)
             changed.add(name)
             if isinstance(theirs, About):
+                if is_new:
+                    self._move_gauges(part.site, _KNOWN, 1, fx)
                 self.take_visits(profile, theirs.channels, fx)
                 continue
             if theirs is None:
@@ -353,6 +374,9 @@ class Folder:
                     fx.poison.append(Poison(index, "merge_failed", f"{name}: {type(e).__name__}: {e}"))
                     continue
             self._keep(profile, signal, replace(result, gauges=()), fx.clock_ms, fx)
+            minute = signal.engaged_ms(result.state) // 60_000
+            if minute and not fx.visits.too_old(minute, fx.clock_ms):
+                fx.visits.add(part.site, keys.ENGAGED, profile.id, minute, None, self.zone(part.site))
             self._move_gauges(part.site, before, -1, fx)
             self._move_gauges(part.site, signal.gauges(result.state), 1, fx)
         self._settle(profile, changed, fx.clock_ms, fx.clock_ms, fx)
@@ -391,6 +415,8 @@ class Folder:
             about = profile.about
             last_ms = None if about is None else about.last_seen_ms
             who = None if about is None else (about.traits, about.user_id)
+            if about is None:
+                self._move_gauges(event.site, _KNOWN, 1, fx)
             profile.see(event)
             if who is None or who[0] is not profile.about.traits or who[1] is not profile.about.user_id:  # type: ignore[union-attr]
                 changed.add(ABOUT)
@@ -426,6 +452,18 @@ class Folder:
                 extra = fx.extra.setdefault((event.site, minute), {})
                 for field, n in result.counts:
                     extra[field] = extra.get(field, 0) + n
+            if result.sums:
+                sums = fx.sums.setdefault(event.site, {})
+                for indicator, half_life_d, log2 in result.sums:
+                    field = keys.sum_field(indicator, half_life_d)
+                    known = sums.get(field)
+                    sums[field] = log2 if known is None else log_add(known, log2)
+            if result.engaged and not fx.visits.too_old(event.timestamp_ms // 60_000, event.received_at_ms):
+                before = profile.states.get(signal.name)
+                last_ms = signal.engaged_ms(before) if before is not None else 0
+                minute, last = event.timestamp_ms // 60_000, last_ms // 60_000 or None
+                if minute != last:
+                    fx.visits.add(event.site, keys.ENGAGED, profile.id, minute, last, self.zone(event.site))
             self._keep(profile, signal, result, now_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
 
@@ -704,15 +742,22 @@ class Folder:
     def blob(self, fx: Effects, *, epoch: int, seq: int, base: int, next: int) -> dict[str, Any]:
         """The argument of apply.lua. Clears the profiles' marks: what is in the blob counts as written."""
         writes, dues, merged = [], [], []
+        ranks: dict[str, tuple[list[float | str], list[str]]] = {}
+        ranking = self._ranking.name if self._ranking is not None else ""
         for profile in fx.touched.values():
             if profile.changed:
                 if profile.merged_into is not None:
                     merged.append(profile.part)
+                    ranks.setdefault(profile.site, ([], []))[1].append(profile.id)
+                elif ranking in profile.changed:
+                    self._rank(profile, *ranks.setdefault(profile.site, ([], [])))
                 writes.append(self.codec.write(profile))
                 profile.changed.clear()
             if profile.due_ms != profile.stored_due_ms:
                 dues.append([f"{profile.site}|{profile.id}", profile.due_ms if profile.due_ms is not None else False])
                 profile.stored_due_ms = profile.due_ms
+        for site, id in fx.unranked:
+            ranks.setdefault(site, ([], []))[1].append(id)
         return {
             "epoch": epoch,
             "seq": seq,
@@ -733,10 +778,48 @@ class Folder:
             "open": _OPEN,
             **fx.visits.blob(),
             "models": _flat({field_of(m): binary(encode_model(m)) for m in fx.models}),
+            "ranks": [[site, self._least_rank(site, fx.clock_ms), *each] for site, each in ranks.items()],
+            "ranked": _flat(fx.ranked),
+            "sums": [[site, _flat(sums)] for site, sums in fx.sums.items()],
             "gauges": _flat({name: n for name, n in fx.gauges.items() if n}),
             "due": dues,
             "out": [binary(packb(t)) for t in fx.triggers],
         }
+
+    # -- the ranking
+
+    def _rank(self, profile: Profile, places: list[float | str], none: list[str]) -> None:
+        """The profile's place, as its state is now: once a chunk, however many events it had."""
+        assert self._ranking is not None
+        rank = self._ranking.rank(profile.states[self._ranking.name], profile.site, self.settings)
+        if rank is None:
+            none.append(profile.id)
+        else:
+            places += (rank, profile.id)
+
+    def _least_rank(self, site: str, clock_ms: int) -> float | bool:
+        least = self._ranking.least_rank(site, self.settings, clock_ms) if self._ranking is not None else None
+        return False if least is None or not clock_ms else least
+
+    def rank_again(self, profiles: Iterable[Profile], clock_ms: int) -> Effects:
+        """The effects of other rules for scores on profiles: their ranks and their timers. Nothing is triggered: an
+        upward step is taken, and told, with the next event."""
+        fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
+        signal = self._ranking
+        for profile in profiles:
+            if signal is None or (state := profile.states.get(signal.name)) is None:
+                fx.unranked.append((profile.site, profile.id))  # it was forgotten, or merged
+                continue
+            try:
+                result = signal.revise(state, clock_ms, self.context(profile, clock_ms))
+            except Exception:
+                log.exception("Signal %s failed at other settings for a profile of site %s", signal.name, profile.site)
+                continue
+            self._keep(profile, signal, replace(result, triggers=()), clock_ms, fx)
+            profile.changed.add(signal.name)
+            profile.due_ms = self.codec.due_ms(profile)
+            fx.touched[profile.site, profile.id] = profile
+        return fx
 
 
 def check_reads(signals: Sequence[Signal[Any]]) -> None:
@@ -782,7 +865,7 @@ def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
     return [*fields, keys.SUM_FIELD], [*fields.values(), sum(fields.values())]
 
 
-def _flat(fields: dict[str, Any]) -> list[Any]:
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [x for pair in fields.items() for x in pair]
 
 

@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from stream.poison import REASONS
 from tracker.contract.events import CHANNELS, MESSAGE_ACTIONS, POPUP_ACTIONS
+from tracker.contract.scoring import STAGES
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 from tracker.contract.triggers import TRIGGER_KINDS
 
@@ -93,6 +94,16 @@ CHURN_HIGH_VISIT = Gauge("stream_churn_high_visit", "Visitors whose risk not to 
 CHURN_HIGH_MESSAGE = Gauge(
     "stream_churn_high_message_engage", "People whose risk to answer no message again is over it.", ["site"]
 )
+PROFILES_KNOWN = Gauge("stream_profiles_known", "Profiles that were made, less those merged into another.", ["site"])
+PROFILES_STAGE = Gauge(
+    "stream_profiles_stage", "Profiles by their stage of the lifecycle; all others are visitors.", ["site", "stage"]
+)
+CONFIG_FAILURES = Counter(
+    "stream_config_reload_failures_total", "Changes of tracker.toml that can't be used; the settings before stay."
+)
+CONFIG_LOADED = Gauge(
+    "stream_config_last_reload_success_timestamp_seconds", "When tracker.toml was last read and could be used."
+)
 BUILD = Gauge("stream_build_info", "Version of the worker.", ["version", "python"])
 
 SIGNAL_COUNTERS: Final = {
@@ -118,11 +129,24 @@ SIGNAL_COUNTERS: Final = {
 }
 """What signals may count (Result.metrics), by name."""
 
-GAUGES: Final = {
+
+class _OfStage:
+    """The part of PROFILES_STAGE that is of one stage, with the site as its label like other gauges."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+
+    def labels(self, site: str) -> Gauge:
+        return PROFILES_STAGE.labels(site, self._stage)
+
+
+GAUGES: Final[dict[str, Gauge | _OfStage]] = {
     "carts_open": CARTS_OPEN,
     "churn_high": CHURN_HIGH,
     "churn_high_visit": CHURN_HIGH_VISIT,
     "churn_high_message_engage": CHURN_HIGH_MESSAGE,
+    "profiles_known": PROFILES_KNOWN,
+    **{f"stage_{stage}": _OfStage(stage) for stage in STAGES[1:]},
 }
 """Result.gauges that are shown, by field; sums over the partitions owned, rebuilt on every assignment."""
 

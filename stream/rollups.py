@@ -88,16 +88,17 @@ async def _read(store: Store, partitions: int, names: list[str], *, whole: bool)
     return answers
 
 
-async def keep_rolled(is_ours: Callable[[], bool], store: Store, settings: Settings) -> None:
-    """For ever: while profile-events partition 0 is ours, keep the rollups of all sites up to date."""
-    zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
+async def keep_rolled(is_ours: Callable[[], bool], store: Store, current: Callable[[], Settings]) -> None:
+    """For ever: while profile-events partition 0 is ours, keep the rollups of all sites up to date. `current`: the
+    settings as they are now."""
     turn = 0
     while True:
         if is_ours():
             window_s = LONGEST_S if turn % ALL_EVERY == 0 else LAST_S
+            settings = current()
             try:
-                for site, zone in zones.items():
-                    await roll(store, settings, site, zone, int(time()), window_s)
+                for name, site in settings.sites.items():
+                    await roll(store, settings, name, Zone(site.time_zone), int(time()), window_s)
                 turn += 1
             except (RedisError, *Unavailable) as e:
                 log.warning("Days were not rolled up: %s: %s", type(e).__name__, e)

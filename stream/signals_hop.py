@@ -38,6 +38,8 @@ MAX_JUMP: Final = 4.0
 """How many times the average one call may count."""
 MARGIN_MS: Final = 2_000
 """A timer fires this long after its due time at the earliest: the clock in the log runs so far behind."""
+RANKED_AT_ONCE: Final = 128
+"""After a change of weights: profiles that are ranked anew with each chunk, and there is one a second at least."""
 MOVES_AT_ONCE: Final = 32
 """Most merges and parts of merged profiles in one apply: each may send or write up to 256 KB."""
 
@@ -95,6 +97,10 @@ class SignalsHop:
         self.gauges: dict[str, int] = {}
         self.models: Models = {}
         self._src: dict[int, tuple[int, int]] = {}
+        self._ranked: dict[str, str] = {}
+        """Site -> the rules by which all of its ranks are."""
+        self._scan = ("", "", 0)
+        """(site, rules, cursor) of ranks that are being made anew."""
         self._outbox: list[Outgoing] = []
         self._on_merge = on_merge
         self._bound = bound or ApplyBound(settings)
@@ -109,11 +115,12 @@ class SignalsHop:
         if next is None:
             return None
         self.next = next
-        clock, src, gauges, models, out = await asyncio.gather(
+        clock, src, gauges, models, ranked, out = await asyncio.gather(
             store.run("HGET", self.head_key, "clock_ms"),
             store.run("HGETALL", f"{self.tag}:src"),
-            store.run("HGETALL", f"{self.tag}:g"),
+            store.run("HGETALL", keys.gauges_key(self.partition)),
             store.run("HVALS", f"{self.tag}:models"),
+            store.run("HGETALL", keys.ranked_key(self.partition)),
             store.run("LRANGE", f"{self.tag}:out", 0, -1),
         )
         self.clock_ms = int(clock or 0)
@@ -122,6 +129,7 @@ class SignalsHop:
             self._src[int(partition)] = (int(offset), int(sub))
         self.gauges = {field.decode(): int(n) for field, n in gauges.items()}
         self.models = _by_signal(map(decode_model, models))
+        self._ranked = {site.decode(): rules.decode() for site, rules in ranked.items()}
         self._outbox = [unpack_outgoing(o) for o in out]
         return self.next
 
@@ -149,7 +157,41 @@ class SignalsHop:
                 applied += await self._process_in_parts(records, decoded)
             else:
                 applied += await self._apply(records, decoded, due, records[-1].offset + 1)
+        await self._rank_again()
         return applied
+
+    async def _rank_again(self) -> None:
+        """The rules of scores were changed: rank some more profiles by them. Again from the start after a crash."""
+        rules = self._folder.rank_rules
+        site = next((site for site, now in rules.items() if self._ranked.get(site, now) != now), None)
+        if site is None:
+            return
+        if self._scan[:2] != (site, rules[site]):
+            self._scan = (site, rules[site], 0)
+        zset = keys.rank_key(self.partition, site)
+        cursor, places = await self._store.run("ZSCAN", zset, self._scan[2], "COUNT", RANKED_AT_ONCE)
+        wanted = {(site, id.decode()) for id, _ in places}
+        await self._load(wanted, None)
+        fx = self._folder.rank_again([self._profiles[key] for key in sorted(wanted)], self.clock_ms)
+        if int(cursor) == 0:
+            fx.ranked[site] = rules[site]
+        await self._write(fx, self.next)
+        self._scan = (site, rules[site], int(cursor))
+        self._took(fx)
+
+    async def _write(self, fx: Effects, next: int) -> int:
+        """Effects -> Redis; the time it took there, us."""
+        blob = self._folder.blob(fx, epoch=self._head.epoch, seq=self._head.seq, base=self.next, next=next)
+        took_us = await self._head.write("apply", blob)
+        self._ranked.update(fx.ranked)
+        return took_us
+
+    def _took(self, fx: Effects) -> None:
+        """The effects are in Redis: so they are in memory."""
+        for field, difference in fx.gauges.items():
+            self.gauges[field] = self.gauges.get(field, 0) + difference
+        self._kept.keep(self._profiles.values())
+        self._profiles = {}
 
     def _decode(self, records: Sequence[Any]) -> Decoded:
         return decode([r.value for r in records], self.partition, [r.offset for r in records])
@@ -239,8 +281,9 @@ class SignalsHop:
             for p in (*decoded.poison, *fx.poison)
         ]
         await acked(letters)
-        blob = self._folder.blob(fx, epoch=self._head.epoch, seq=self._head.seq, base=self.next, next=next)
-        took_us = await self._head.write("apply", blob)
+        for site in {site for site, _ in fx.touched} - self._ranked.keys():
+            fx.ranked[site] = self._folder.rank_rules.get(site, "")  # its first ones here
+        took_us = await self._write(fx, next)
         metrics.APPLY_SECONDS.observe(took_us / 1e6)
         self._bound.took(len(records), took_us)
         self._limits.keep(tally)
@@ -250,12 +293,9 @@ class SignalsHop:
         if fx.models:
             self.models = {**self.models, **_by_signal(fx.models)}
             metrics.MODELS.inc(len(fx.models))
-        for field, difference in fx.gauges.items():
-            self.gauges[field] = self.gauges.get(field, 0) + difference
         self._outbox.extend(fx.triggers)
         self._measure(decoded, fx)
-        self._kept.keep(self._profiles.values())
-        self._profiles = {}
+        self._took(fx)
         await self._publish()
         return len(fx.received)
 

@@ -32,6 +32,7 @@ from stream.deadlines import keep_time
 from stream.fit.nightly import keep_fitted
 from stream.fold import Folder
 from stream.lanes import Lanes
+from stream.medians import keep_medians
 from stream.poison import Limits
 from stream.profile import ProfileCache
 from stream.recovery import Recovery, tail_of
@@ -43,6 +44,7 @@ from stream.signals_hop import ApplyBound, SignalsHop
 from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema, Transport
 from stream.watchdog import EX_FATAL, OwnTime, Progress, Watchdog
 from tracker.contract.producer import KafkaOut
+from tracker.contract.reload import Watch, keep_reloading
 from tracker.contract.settings import Settings
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, TOPICS
 
@@ -104,8 +106,10 @@ def make_app(settings: Settings, folder: str) -> faust.App:
 class Worker:
     """Everything of one worker process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watch: Watch | None = None) -> None:
+        """`watch`: where settings come from anew."""
         self.settings = settings
+        self._watch = watch
         self._folder = tempfile.TemporaryDirectory(prefix="tracker-worker-")
         self.app = make_app(settings, self._folder.name)
         self.store = Store(settings.redis)
@@ -124,7 +128,7 @@ class Worker:
             client_id=f"{settings.worker_id}-offsets",
             request_timeout_ms=10_000,
         )
-        folder = Folder(SIGNALS, settings)
+        self.folder = folder = Folder(SIGNALS, settings)
         bound = ApplyBound(settings)
         self.cache = ProfileCache(settings.profile_cache_bytes)
         limits = {topic: Limits(topic, settings) for topic in (EVENTS, PROFILE_EVENTS)}
@@ -182,6 +186,13 @@ class Worker:
             self.reason = reason
             log.critical("%s", reason)
         self.stopping.set()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Other settings of sites and signals, from the next chunk on."""
+        self.settings = settings
+        metrics.declare(settings.sites)
+        self.folder.reconfigure(settings)
+        metrics.CONFIG_LOADED.set_to_current_time()
 
     # -- beside the app
 
@@ -312,6 +323,7 @@ class Worker:
             loop.add_signal_handler(s, self.stopping.set)
         disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics.declare(self.settings.sites)
+        metrics.CONFIG_LOADED.set_to_current_time()
         self.watchdog.start()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._folder.cleanup)
@@ -340,12 +352,19 @@ class Worker:
                     )
                 ),
                 asyncio.create_task(
-                    keep_rolled(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, self.settings)
+                    keep_medians(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, lambda: self.settings)
+                ),
+                asyncio.create_task(
+                    keep_rolled(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, lambda: self.settings)
                 ),
                 asyncio.create_task(
                     keep_fitted(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, self.settings)
                 ),
             ]
+            if self._watch is not None:
+                failed = metrics.CONFIG_FAILURES.inc
+                keep = keep_reloading(self._watch, lambda: self.settings, self.reconfigure, failed)
+                beside.append(asyncio.create_task(keep))
             for task in beside:
                 task.add_done_callback(self._ended)
             app = asyncio.create_task(self.app.start())
@@ -405,11 +424,11 @@ class Worker:
             self.fatal(f"{type(e).__name__}: {e}")
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, watch: Watch | None = None) -> int:
     """`tracker worker`: the exit code. Logs go to stderr."""
 
     async def main() -> int:
-        worker = Worker(settings)
+        worker = Worker(settings, watch)
         code = await worker.main()
         if worker.cut:
             logging.shutdown()

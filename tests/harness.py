@@ -34,7 +34,7 @@ from tracker.embedded.process import Child, free_port, port_problem, wait_until
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
-SITES = 49
+SITES = 55
 PARTITIONS = 8
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Container, MutableMapping
@@ -17,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from tracker import compat, metrics, read_api, rejections
 from tracker.contract.redis_url import reader
+from tracker.contract.reload import Watch, keep_reloading
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.durable import Durable
@@ -38,10 +40,12 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Event str
 class Endpoint:
     """What tracker/serve.py runs. `drain()` comes first at the end: /readyz says 503 from then on."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watch: Watch | None = None) -> None:
         metrics.declare(settings.sites)
         self.settings = settings
         self._snippets = snippet_paths(settings.snippet_path)
+        self._watch = watch
+        self._reloading: asyncio.Task[None] | None = None
         self.kafka = Durable(settings)
         self.redis = reader(settings.redis)
         self.draining = False
@@ -89,16 +93,29 @@ class Endpoint:
     async def start(self) -> None:
         self.guard.fit_open_files()
         await self.kafka.start({EVENTS: self.settings.partitions, DEAD_LETTERS: None})
+        metrics.CONFIG_LOADED.set_to_current_time()
+        if self._watch is not None:
+            keep = keep_reloading(self._watch, lambda: self.settings, self.reconfigure, metrics.CONFIG_FAILURES.inc)
+            self._reloading = asyncio.create_task(keep)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Other sites, from the next request on."""
+        self.settings = settings
+        metrics.declare(settings.sites)
+        self.http_in.keys.reconfigure(settings)
+        metrics.CONFIG_LOADED.set_to_current_time()
 
     async def stop(self) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
         left_s = self.settings.drain_s if self.stop_by_s is None else self.stop_by_s - time.monotonic()
         await self.kafka.stop(max(0.5, left_s))
         with suppress(Exception):  # nothing depends on how these connections end
             await self.redis.aclose()
 
 
-def create_app(settings: Settings) -> Endpoint:
-    return Endpoint(settings)
+def create_app(settings: Settings, watch: Watch | None = None) -> Endpoint:
+    return Endpoint(settings, watch)
 
 
 def _route(path: str, snippets: Container[str]) -> str:
@@ -163,8 +180,9 @@ def _pages(endpoint: Endpoint) -> FastAPI:
             return RedirectResponse("/demo/")
         return HTMLResponse(_PAGE.replace("SNIPPET", settings.snippet_path))
 
-    app.include_router(read_api.router(settings, endpoint.redis, endpoint.http_in.keys, endpoint.guard))
-    app.include_router(compat.router(settings, endpoint.http_in.keys, endpoint.guard))
+    keys, guard = endpoint.http_in.keys, endpoint.guard
+    app.include_router(read_api.router(lambda: endpoint.settings, endpoint.redis, keys, guard))
+    app.include_router(compat.router(lambda: endpoint.settings, keys, guard))
     if settings.demo:
         from tracker.live import mount
 

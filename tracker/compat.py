@@ -10,6 +10,7 @@ What they POST is in tracker/routes.py.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -53,7 +54,8 @@ _encode = msgspec.json.Encoder().encode
 # -- settings
 
 
-def router(settings: Settings, keys: Keys, guard: Guard) -> APIRouter:
+def router(current: Callable[[], Settings], keys: Keys, guard: Guard) -> APIRouter:
+    settings = current()
     routes = APIRouter(include_in_schema=False)
     proxies = guard.proxies
 
@@ -69,7 +71,7 @@ def router(settings: Settings, keys: Keys, guard: Guard) -> APIRouter:
         headers, ip = guard.sender(request.scope)
         found_key = keys.in_head(headers) or keys.in_open(None, request.scope["query_string"])
         owner = guard.limits.guess(found_key, ip, time.perf_counter())
-        found = {} if isinstance(owner, Refusal) else _rudder(settings, owner, _base(settings, proxies, request))
+        found = {} if isinstance(owner, Refusal) else _rudder(current(), owner, _base(settings, proxies, request))
         return _settings(owner, found)
 
     @routes.options("/v1/projects/{key}/settings")

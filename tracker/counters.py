@@ -9,7 +9,7 @@ partitions. So an answer never depends on who rolls up, or when.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -229,21 +229,36 @@ async def read_visitors(redis: Redis, settings: Settings, site: str, window: str
     `exact`: false where a window reaches beyond the visitors that are kept one by one, so that HyperLogLogs of whole
     days were asked.
     """
+    sums, exact, complete_until = await count_visitors(redis, settings, site, window, now_ms, keys.VISITOR_CHANNELS)
+    visitors = sums.pop(keys.ALL)
+    return {
+        "window": window,
+        "visitors": visitors,
+        "exact": exact,
+        "groups": [{"key": c, "count": n} for c, n in sorted(sums.items(), key=lambda item: (-item[1], item[0])) if n],
+        "complete_until": complete_until,
+    }
+
+
+async def count_visitors(
+    redis: Redis, settings: Settings, site: str, window: str, now_ms: int, channels: Sequence[str]
+) -> tuple[dict[str, int], bool, str | None]:
+    """(channel -> visitors of the window, whether all are exact, complete_until). Raises RedisError."""
     now_s, length_s = now_ms // 1000, WINDOWS[window]
     first = (now_s - length_s) // 60
     days = windows.days(now_s, length_s, zone_of(settings, site))
     count = redis.register_script(VISITORS)
     pipe = redis.pipeline(transaction=False)
     for p in range(settings.partitions):
-        names = [keys.visitors_cut_key(p), *(keys.visitors_key(p, site, c) for c in keys.VISITOR_CHANNELS)]
-        await count(keys=names, args=[first, *(f"{site}:{c}" for c in keys.VISITOR_CHANNELS)], client=pipe)
+        names = [keys.visitors_cut_key(p), *(keys.visitors_key(p, site, c) for c in channels)]
+        await count(keys=names, args=[first, *(f"{site}:{c}" for c in channels)], client=pipe)
     for p in range(settings.partitions):
         pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
     replies = await pipe.execute()
-    sums = dict.fromkeys(keys.VISITOR_CHANNELS, 0)
+    sums = dict.fromkeys(channels, 0)
     beyond: list[tuple[int, str]] = []
     for p, counts in enumerate(replies[: settings.partitions]):
-        for channel, n in zip(keys.VISITOR_CHANNELS, counts, strict=True):
+        for channel, n in zip(channels, counts, strict=True):
             if n < 0:
                 beyond.append((p, channel))
             else:
@@ -255,14 +270,7 @@ async def read_visitors(redis: Redis, settings: Settings, site: str, window: str
             await union(keys=[keys.visitor_day_key(p, site, channel, day) for day in days], client=pipe)
         for (_, channel), n in zip(beyond, await pipe.execute(), strict=True):
             sums[channel] += n
-    visitors = sums.pop(keys.ALL)
-    return {
-        "window": window,
-        "visitors": visitors,
-        "exact": not beyond,
-        "groups": [{"key": c, "count": n} for c, n in sorted(sums.items(), key=lambda item: (-item[1], item[0])) if n],
-        "complete_until": _complete_until(replies[settings.partitions :]),
-    }
+    return sums, not beyond, _complete_until(replies[settings.partitions :])
 
 
 def zone_of(settings: Settings, site: str) -> Zone:

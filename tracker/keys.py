@@ -27,6 +27,10 @@ class Owner(NamedTuple):
 
 class Keys:
     def __init__(self, settings: Settings) -> None:
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """The keys and policies of these sites, and of no others, hold from now on."""
         self._write: dict[str, Owner] = {}
         self._secret: dict[bytes, Owner] = {}
         """By the key's hash: the keys themselves are compared nowhere, so the time it takes tells nothing of them."""

@@ -76,6 +76,12 @@ SPOOL_WRITE_SECONDS: Final = Histogram(
 )
 CONNECTIONS: Final = Gauge("tracker_http_connections", "Open connections.")
 ARRIVING_BYTES: Final = Gauge("tracker_http_arriving_bytes", "Bytes of requests that are not complete yet.")
+CONFIG_FAILURES: Final = Counter(
+    "tracker_config_reload_failures_total", "Changes of tracker.toml that can't be used; the settings before stay."
+)
+CONFIG_LOADED: Final = Gauge(
+    "tracker_config_last_reload_success_timestamp_seconds", "When tracker.toml was last read and could be used."
+)
 REDIS_ERRORS: Final = Counter("tracker_redis_errors_total", "Reads that Redis did not answer.")
 
 ACCEPTED: Final = {(s, t): _accepted.labels(s, t) for s in SOURCES for t in EVENT_TYPES}

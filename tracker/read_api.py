@@ -1,9 +1,9 @@
-"""The read API, with a site's secret key as Bearer token: counters and visitors of a window, and one profile."""
+"""The read API, with a site's secret key as Bearer token: counters and visitors of a window, engagement, a profile."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -23,6 +23,7 @@ from tracker.counters import BASES, DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_carts
 from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.rejections import INVALID_KEY, Refusal, refuse
+from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking, read_score
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
 ID_KINDS: Final = (*(t.name for t in ID_TYPES), "profile_id")
@@ -67,7 +68,9 @@ def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRouter:
+def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Guard) -> APIRouter:
+    """`current`: the settings as they are now; sites change while it runs."""
+
     def authorize(site: str, request: Request, found: Annotated[HTTPAuthorizationCredentials | None, _BEARER]) -> None:
         if found is None:
             raise ApiError(
@@ -96,10 +99,9 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
         """Counts of a rolling window, largest first; `other` is the count of the groups beyond the limit."""
         _check("by", by, GROUPS)
         _check("window", window, WINDOWS)
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 9 and 1 <= int(limit) <= MAX_LIMIT):
-            raise ApiError(400, "bad_limit", "`limit` is no such number.", f"Use 1 to {MAX_LIMIT}.")
+        most = _limit(limit, MAX_LIMIT)
         try:
-            return await read_counters(redis, settings, site, by, window, _now_ms(), int(limit))
+            return await read_counters(redis, current(), site, by, window, _now_ms(), most)
         except RedisError as e:
             raise _unavailable(e) from None
 
@@ -110,7 +112,32 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
         """How many visitors (profiles) a rolling window has, and how many of them came by each channel."""
         _check("window", window, WINDOWS)
         try:
-            return await read_visitors(redis, settings, site, window, _now_ms())
+            return await read_visitors(redis, current(), site, window, _now_ms())
+        except RedisError as e:
+            raise _unavailable(e) from None
+
+    @routes.get("/ranking")
+    async def ranking(
+        site: str,
+        limit: Annotated[str, Query(description=f"Most visitors, 1 to {MAX_RANKING}")] = str(DEFAULT_RANKING),
+        at_least: Annotated[str, Query(description="Only scores from here on")] = "",
+    ) -> dict[str, Any]:
+        """The most engaged visitors now, and how many are active."""
+        most = _limit(limit, MAX_RANKING)
+        least = _positive(at_least) if at_least else None
+        try:
+            return await read_ranking(redis, current(), site, most, least, _now_ms())
+        except RedisError as e:
+            raise _unavailable(e) from None
+
+    @routes.get("/engagement")
+    async def engagement(
+        site: str, window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d"
+    ) -> dict[str, Any]:
+        """How many of the known profiles were engaged in a rolling window, and the mean score of all of them."""
+        _check("window", window, WINDOWS)
+        try:
+            return await read_engagement(redis, current(), site, window, _now_ms())
         except RedisError as e:
             raise _unavailable(e) from None
 
@@ -124,19 +151,21 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
         _check("window", window, WINDOWS)
         _check("basis", basis, BASES)
         try:
-            return await read_carts(redis, settings, site, window, basis, _now_ms())
+            return await read_carts(redis, current(), site, window, basis, _now_ms())
         except RedisError as e:
             raise _unavailable(e) from None
 
     @routes.get("/profiles/{id_type}/{value:path}")
     async def profile(site: str, id_type: str, value: str) -> dict[str, Any]:
-        """One profile: its ids and traits, and the state of every signal."""
+        """One profile: its ids and traits, the state of every signal, and its engagement score as it is now."""
         if id_type not in ID_KINDS:
             raise ApiError(400, "bad_id_type", "Unknown kind of id.", f"Use one of: {', '.join(ID_KINDS)}.")
         if len(value) > MAX_ID_CHARS:
             raise ApiError(400, "bad_id", "The id is too long.", f"Ids have at most {MAX_ID_CHARS} characters.")
         try:
-            found = await read_profile(redis, settings, site, id_type, value)
+            found = await read_profile(redis, current(), site, id_type, value)
+            if found is not None:
+                found["engagement"] = await read_score(redis, current(), site, found, _now_ms())
         except RedisError as e:
             raise _unavailable(e) from None
         if found is None:
@@ -154,6 +183,22 @@ def router(settings: Settings, redis: Redis, keys: Keys, guard: Guard) -> APIRou
 def _check(name: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
         raise ApiError(400, f"bad_{name}", f"`{name}` has an unknown value.", f"Use one of: {', '.join(allowed)}.")
+
+
+def _limit(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
+        raise ApiError(400, "bad_limit", "`limit` is no such number.", f"Use 1 to {most}.")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e12:
+        raise ApiError(400, "bad_at_least", "`at_least` is no such number.", "Use a number above 0.")
+    return number
 
 
 def _one_of(values: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from types import FrameType
 from typing import Final
 
@@ -24,6 +25,7 @@ import uvicorn
 
 from tracker import processes
 from tracker.app import Endpoint, create_app
+from tracker.contract.reload import Watch
 from tracker.contract.settings import Settings
 from tracker.http_protocol import Protocol
 
@@ -77,19 +79,27 @@ class Server(uvicorn.Server):
         self._loop.call_later(drain_s * GIVE_UP, self._endpoint.kafka.give_up, "stopping")
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal; the exit code. 1 when the port can't be had."""
+def run(settings: Settings, watch: Watch | None = None) -> int:
+    """Serve until a signal; the exit code. 1 when the port can't be had. `watch`: where settings come from anew."""
     several = "" if settings.processes == 1 else " [%(process)d]"
     line = f"%(asctime)s{several} %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=line)
     for noisy in ("aiokafka", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    return _serve(settings) if settings.processes == 1 else processes.run(settings, _serve)
+    if settings.processes == 1:
+        return _serve(settings, watch=watch)
+    return processes.run(settings, partial(_serve, watch=watch))
 
 
-def _serve(settings: Settings, sockets: list[socket.socket] | None = None, parent: int | None = None) -> int:
+def _serve(
+    settings: Settings,
+    sockets: list[socket.socket] | None = None,
+    parent: int | None = None,
+    *,
+    watch: Watch | None = None,
+) -> int:
     """`sockets`: what to listen on instead of http_port. `parent`: a pipe that ends with the parent process."""
-    endpoint = create_app(settings)
+    endpoint = create_app(settings, watch)
     config = uvicorn.Config(
         endpoint,
         host=settings.http_host,

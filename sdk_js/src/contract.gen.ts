@@ -215,13 +215,45 @@ export interface ChurnRisk {
   links?: TriggerLinks | null;
 }
 
+/** A person came a stage further. Of stages entered at once each is told, in their order. */
+export interface LeadStage {
+  /** Entered now: lead, mql, sql or customer. */
+  stage: string;
+  /** The stage before: visitor, lead, mql or sql. */
+  previous: string;
+  /** score + fit, what the thresholds are for. */
+  points: number;
+  /** Engagement score at the time. */
+  score: number;
+  /** Points for traits. */
+  fit: number;
+  /** A, B, C or D, by the points. */
+  grade: string;
+  /** Counts the times this stage was entered. */
+  times: number;
+  /** Indicator -> its part of the score, the five largest; all together are 1. */
+  contributions: Record<string, unknown>;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
 /** Whatever comes from the trigger topics, told apart by `type`. */
 export type Trigger =
   | (CloudEvent & { type: "tracker.cart_abandoned.v1"; data: CartAbandoned })
   | (CloudEvent & { type: "tracker.cart_abandoned_retracted.v1"; data: CartAbandonmentRetracted })
   | (CloudEvent & { type: "tracker.cart_recovered.v1"; data: CartRecovered })
   | (CloudEvent & { type: "tracker.cart_recovered_retracted.v1"; data: CartRecoveryRetracted })
-  | (CloudEvent & { type: "tracker.churn_risk.v1"; data: ChurnRisk });
+  | (CloudEvent & { type: "tracker.churn_risk.v1"; data: ChurnRisk })
+  | (CloudEvent & { type: "tracker.lead_stage.v1"; data: LeadStage });
 
 /** Names of track calls that rules look at. */
 export const EVENTS = {

@@ -63,7 +63,7 @@ class Visits(Struct):
         """The visitors' part of the argument of apply.lua."""
         return {
             "gone": self.gone,
-            "channels": keys.VISITOR_CHANNELS if self.gone else (),
+            "channels": keys.VISITOR_SETS if self.gone else (),
             "visits": [
                 [f"{site}:{channel}", [x for id, minute in minutes.items() for x in (minute, id)]]
                 for (site, channel), minutes in self.last.items()

@@ -12,6 +12,7 @@ from stream.signals.message_engage import MessageEngageSignal
 from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 from stream.signals.purchase import PurchaseSignal
+from stream.signals.score import ScoreSignal
 from stream.signals.visit import VisitSignal
 
 SIGNALS: Final[tuple[Signal[Any], ...]] = (
@@ -22,5 +23,6 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     MessageEngageSignal(),
     PopupSignal(),
     MessageSignal(),
+    ScoreSignal(),
     GateSignal(),
 )

@@ -77,6 +77,10 @@ class Result(Struct, frozen=True, kw_only=True):
     """What happened, in the signal's own values, told or not: `describe` says it in words. For `tracker fold`."""
     undone: tuple[Any, ...] = ()
     """What was emitted before and, by a late event, did not happen after all."""
+    sums: tuple[tuple[str, float, float], ...] = ()
+    """(indicator, half-life in days, log2): added to the site's decayed sums, see stream/core/score.py."""
+    engaged: bool = False
+    """The event shows engagement: the profile is among the site's engaged visitors."""
 
 
 S = TypeVar("S")
@@ -153,3 +157,26 @@ class Signal(ABC, Generic[S]):
         """One of Result.emitted or .undone for a person to read: `type`, `time` (RFC 3339) and what belongs to it;
         `id` where it was told in a trigger. Signals that emit nothing need none: their triggers are described."""
         raise NotImplementedError(f"{self.name} does not say how to describe what it emits")
+
+    ranks = False
+    """Whether profiles are ranked by its state (at most one signal's): by `rank` and what follows it here."""
+
+    def rank(self, state: S, site: str, settings: Settings) -> float | None:
+        """The profile's place in the site's ranking; None: it has none."""
+        return None
+
+    def engaged_ms(self, state: S) -> int:
+        """When the profile was last engaged; 0: never."""
+        return 0
+
+    def least_rank(self, site: str, settings: Settings, now_ms: int) -> float | None:
+        """Ranks below it have no place any more."""
+        return None
+
+    def rank_rules(self, site: str, settings: Settings) -> str:
+        """Names the rules of the site's ranks: others when any rank may have become another."""
+        return ""
+
+    def revise(self, state: S, now_ms: int, ctx: Context) -> Result:
+        """The state under other rules: its ranks' were changed."""
+        return Result(state=state)

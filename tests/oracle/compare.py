@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from math import isclose
+from math import isclose, log2
 from typing import Any
 
 from tests.oracle.carts import NEW, NONE
@@ -26,17 +26,25 @@ WATCHED: Json = {
     "days": [], "zero_ms": 0, "more": 0, "due_ms": None, "on": False, "crossed_ms": 0, "crossings": 0, "told_ms": None,
 }  # fmt: skip
 PAID: Json = {"value": None, "back": 0, "cur": ""}
+SCORE = {
+    "indicators": {}, "last_ms": 0, "marks": [], "orders": [], "stage": "visitor", "entered": {}, "left_ms": 0,
+    "due_ms": None,
+}  # fmt: skip
 CROSSING = re.compile(
     r"\.((purchase|visit|message_engage)\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays|likelihood))$|:due\."
+    r"|\.score\.(due|left)_ms$|\.score\.(indicators\.\w+|marks\[\d+\])\[\d\]$"
+    r"|\.data\.(points|score|contributions\.\w+)$|:(rank|sum):[\w-]+\."
 )
-"""Values that a crossing decides."""
+"""Values that a crossing decides, and sums of powers of two."""
+LANDMARK_MS, WEEK_MS, LEAST = 1_577_836_800_000, 7 * 86_400_000, 1 / 16
+"""Whose score is below LEAST may have left the ranking."""
 UNCHECKED = re.compile(
-    r"^\{s:[^}]*\}:((id|ids|to|k|r):|run$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
-    r"|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$"
+    r"^\{s:[^}]*\}:((id|ids|to|k|r):|(run|score)$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
+    r"|^\{p\d+\}:rank$|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$"
 )
-"""Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), what
-differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the naive fold has only
-what decides about triggers."""
+"""Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), the
+median score, what differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the
+naive fold has only what decides about triggers."""
 
 
 def differences(expected: Json, found: Json) -> list[str]:
@@ -48,6 +56,16 @@ def differences(expected: Json, found: Json) -> list[str]:
     }
     out: list[str] = []
     wanted = {key: value for key, value in expected.items() if value}
+    for key in found:
+        if key.endswith(":g"):
+            whole[key] = {field: text for field, text in found[key].items() if text != "0"}
+        if ":sum:" in key:
+            whole[key] = {field: float(text) for field, text in found[key].items()}
+    for key in [key for key in (*wanted, *whole) if ":rank:" in key]:
+        clock_ms = int(expected[f"{key.split(':')[0]}:head"]["clock_ms"])
+        least = log2(LEAST) + (clock_ms - LANDMARK_MS) / WEEK_MS
+        for side in (wanted, whole):
+            side[key] = {id: rank for id, rank in side.get(key, {}).items() if rank >= least}
     for key in sorted(wanted.keys() | whole.keys()):
         _compare(key, wanted.get(key), whole.get(key), out)
     return out
@@ -77,16 +95,19 @@ def _compare(path: str, wanted: Any, got: Any, out: list[str]) -> None:
     if isinstance(wanted, dict) and isinstance(got, dict):
         for name in sorted(wanted.keys() | got.keys()):
             _compare(f"{path}.{name}", wanted.get(name), got.get(name), out)
-    elif not (CROSSING.search(path) and _near(wanted, got)):
+    elif isinstance(wanted, list | tuple) and isinstance(got, list) and len(wanted) == len(got) and ".score." in path:
+        for i, (w, g) in enumerate(zip(wanted, got, strict=True)):
+            _compare(f"{path}[{i}]", w, g, out)
+    elif not (CROSSING.search(path) and _near(wanted, got, 1e-5 if ".marks[" in path else 1e-6)):
         out.append(f"{path}: wanted {_shown(wanted)}, found {_shown(got)}")
 
 
-def _near(a: Any, b: Any) -> bool:
+def _near(a: Any, b: Any, digits: float) -> bool:
     if isinstance(a, str) and isinstance(b, str):  # RFC 3339
         return a[:16] == b[:16] and abs(float(a[17:-1]) - float(b[17:-1])) < 0.0011
     if isinstance(a, int) and isinstance(b, int):
         return abs(a - b) <= 1
-    return isinstance(a, int | float) and isinstance(b, int | float) and isclose(a, b, rel_tol=1e-6)
+    return isinstance(a, int | float) and isinstance(b, int | float) and isclose(a, b, rel_tol=digits)
 
 
 def _shown(value: Any) -> str:
@@ -117,6 +138,8 @@ def whole_profile(fields: Json) -> Json:
     if (purchase := out.get("purchase")) is not None:
         purchase["orders"] = {id: {**PAID, **order} for id, order in purchase.get("orders", {}).items()}
         purchase.setdefault("sums", {})
+    if (score := profile.get("score")) is not None:
+        out["score"] = {**SCORE, **score}
     return out | {name: state for name, state in profile.items() if name not in ("cart", *out)}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from tests.oracle import carts, names, purchases
+from tests.oracle import carts, names, purchases, scores
 from tracker.contract.ids import normal, usable
 
 Json = dict[str, Any]
@@ -183,6 +183,8 @@ class ProfilesFold:
         self.visitors: dict[str, dict[str, int]] = defaultdict(dict)
         """SITE:CHANNEL -> profile id -> the minute of its last event there."""
         self.visitor_days: set[str] = set()
+        self.sums: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        """Site -> indicator and half-life -> times of all that counted, of whoever."""
         self.triggers: dict[str, Json] = {}
         self.suppressed: Counter[str] = Counter()
         self.poison: list[tuple[str, int]] = []
@@ -228,6 +230,7 @@ class ProfilesFold:
             self.signal(key, profile, event)
         elif event["type"] in ("page", "screen"):
             self.came(profile, "visit", event)
+        self.score(key, profile, event)
 
     # -- merges
 
@@ -261,7 +264,7 @@ class ProfilesFold:
 
     def new_profile(self) -> Json:
         """`contact`: what is known of addresses, and whether the person unsubscribed; `gate`: ids of what was told."""
-        nothing = dict.fromkeys(("about", "cart", *self.rules.churn))
+        nothing = dict.fromkeys(("about", "cart", *self.rules.churn, "score"))
         return {**nothing, "contact": dict(NOTHING_SAID), "gate": set()}
 
     def take_over(self, key: tuple[str, str], part: Json) -> None:
@@ -282,11 +285,17 @@ class ProfilesFold:
                 self.take_visits(key, profile, theirs)
             elif profile[name] is None:
                 profile[name] = theirs
+            elif name == "score":
+                profile[name], said = scores.merged(profile[name], theirs, self.clock_ms)
+                self.tell_stages(key, said, self.clock_ms)
             elif name in self.rules.churn:
                 profile[name] = purchases.merged(profile[name], theirs, self.clock_ms, self.rules.churn[name])
             else:
                 profile[name], told = carts.merged(profile[name], theirs, self.rules.cart)
                 self.tell_carts(key, told, self.clock_ms, self.clock_ms)
+
+            if name == "score" and (last_ms := profile[name]["last_ms"]):
+                self.engaged(key, last_ms, self.clock_ms)
 
     def take_visits(self, key: tuple[str, str], profile: Json, theirs: Json) -> None:
         profile["about"] = about = theirs if profile["about"] is None else merged_about(profile["about"], theirs)
@@ -321,10 +330,34 @@ class ProfilesFold:
             rules, offset_ms = self.rules.churn[signal], self.rules.utc_offset_s * 1000
             purchases.see(profile[signal], event["timestampMs"], offset_ms, rules)
 
+    def score(self, key: tuple[str, str], profile: Json, event: Json) -> None:
+        offset_ms = self.rules.utc_offset_s * 1000
+        traits = profile["about"]["traits"]
+        profile["score"], told, counted = scores.take(profile["score"], event, traits, offset_ms)
+        self.tell_stages(key, told, max(self.clock_ms, event["receivedAtMs"]))
+        if counted is not None:
+            self.sums[key[0]][f"{counted['indicator']}|7"].append(counted["ts"])
+            if scores.WEIGHTS[counted["indicator"]] > 0:
+                self.engaged(key, counted["ts"], event["receivedAtMs"])
+
+    def engaged(self, key: tuple[str, str], ts: int, now_ms: int) -> None:
+        if ts // 60_000 >= now_ms // 60_000 - 92 * 1440:
+            last = self.visitors[f"{key[0]}:engaged"]
+            last[key[1]] = max(last.get(key[1], 0), ts // 60_000)
+            day = (ts // 60_000 * 60 + self.rules.utc_offset_s) // 86400 * 86400
+            self.visitor_days.add(f"{key[0]}:engaged:{day}")
+
+    def tell_stages(self, key: tuple[str, str], told: list[Json], now_ms: int) -> None:
+        for x in told:
+            id = emission_id(key[0], f"{key[1]}/{x['data']['stage']}", "lead_stage", x["n"])
+            self.tell(key, "lead_stage", "lead_stage", id, x["at_ms"], now_ms, x["data"], None, True)
+
     def fire(self, key: tuple[str, str], until_ms: int, now_ms: int) -> None:
         """The profile's timers due <= until_ms. now_ms: the log's time, by which a trigger is stale."""
         profile = self.profiles.get(key, {})
         cart = profile.get("cart")
+        if profile.get("score") is not None:
+            scores.fire(profile["score"], until_ms)
         if cart is not None:
             due = carts.due_ms(cart["carts"], self.rules.cart)
             if due is not None and due <= until_ms:
@@ -396,11 +429,12 @@ class ProfilesFold:
         reason: str | None = None, about: bool = False,
     ) -> None:  # fmt: skip
         told = self.profiles[key]["gate"]
+        informing = kind in ("lead_stage", "cart_recovered")  # no message comes of it: the gate has no say
         if reason is None and at_ms < now_ms - self.rules.stale_ms:
             reason = "stale"
         if reason is None and "retracts" in data:
             reason = None if data["retracts"] in told else "not_told"
-        elif reason is None and kind != "cart_recovered":  # no message to the person comes of that one
+        elif reason is None and not informing:
             reason = "repeat" if id in told else refused(self.profiles[key]["contact"])
         if reason is not None:
             self.suppressed[reason] += 1
@@ -472,6 +506,7 @@ class ProfilesFold:
             keys[f"{tag}:v:{site}:{id}"] = {
                 name: profile[name] for name in ("about", "cart", *self.rules.churn) if profile[name] is not None
             }
+            gauges[f"profiles_known|{site}"] += profile["about"] is not None
             dues = []
             if (cart := profile["cart"]) is not None:
                 dues.append(carts.due_ms(cart["carts"], self.rules.cart))
@@ -480,8 +515,17 @@ class ProfilesFold:
                 if (state := profile[name]) is not None:
                     dues.append(state["due_ms"])
                     gauges[f"churn_high{'' if name == 'purchase' else '_' + name}|{site}"] += state["on"]
+            if (score := profile["score"]) is not None:
+                keys[f"{tag}:v:{site}:{id}"]["score"] = scores.stored(score)
+                dues.append(score["due_ms"])
+                if score["stage"] != "visitor":
+                    gauges[f"stage_{score['stage']}|{site}"] += 1
+                if (rank := scores.rank(score)) is not None:
+                    keys.setdefault(f"{tag}:rank:{site}", {})[id] = rank
             if any(ms is not None for ms in dues):
                 due[f"{site}|{id}"] = min(ms for ms in dues if ms is not None)
+        for site, sums in self.sums.items():
+            keys[f"{tag}:sum:{site}"] = {field: scores.log_of(times) for field, times in sums.items()}
         keys |= {f"{tag}:v:{site}:{id}": {"merged": winner} for (site, id), winner in self.merged.items()}
         keys |= {
             f"{tag}:c:{bucket}": {f: str(n) for f, n in fields.items()} for bucket, fields in self.counters.items()

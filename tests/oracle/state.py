@@ -50,7 +50,7 @@ def _plain(type: bytes, value: Any) -> Any:
         pairs = (
             value if value and isinstance(value[0], list | tuple) else list(zip(value[::2], value[1::2], strict=True))
         )
-        return {member.decode(): int(float(score)) for member, score in pairs}
+        return {member.decode(): int(n) if (n := float(score)).is_integer() else n for member, score in pairs}
     return value
 
 

@@ -180,7 +180,11 @@ def test_the_engines_fold_and_the_naive_one_agree(seed: int) -> None:
         found[f"{{p0}}:v:{site}:{id}"] = dict(zip(fields[::2], fields[1::2], strict=True))
     dues = {f"{p.site}|{p.id}": p.due_ms for p in owner.profiles.values() if p.due_ms is not None}
     found |= {"{p0}:due": dues, "{p0}:g": {field: str(n) for field, n in owner.gauges.items() if n}}
-    expected = {key: value for key, value in naive.redis().items() if not key.startswith(("{p0}:c:", "{p0}:u"))}
+    expected = {
+        key: value
+        for key, value in naive.redis().items()
+        if not key.startswith(("{p0}:c:", "{p0}:u", "{p0}:rank:", "{p0}:sum:"))
+    }
     assert compare.differences(expected, {k: v for k, v in found.items() if v}) == []
     triggers: dict[str, list[Any]] = {}
     for topic, value in owner.published:
@@ -247,13 +251,15 @@ def test_the_engines_fold_and_the_naive_one_agree_on_profiles_that_are_merged(
     for p in world.partitions:
         tag = f"{{p{p.number}}}"
         of_fold = folds[p.number].redis()
-        expected |= {k: v for k, v in of_fold.items() if not k.startswith((f"{tag}:c:", f"{tag}:ud:"))}
+        expected |= {k: v for k, v in of_fold.items() if not k.startswith((f"{tag}:c:", f"{tag}:ud:", f"{tag}:sum:"))}
         found[f"{tag}:head"] = {"next": str(p.next), "clock_ms": str(p.clock_ms)}
         found[f"{tag}:src"] = {str(source): f"{o}:{i}" for source, (o, i) in p.src.items()}
         for (site, id), fields in p.hashes.items():
             found[f"{tag}:v:{site}:{id}"] = {name: value.decode() for name, value in fields.items()}
         found[f"{tag}:due"] = {f"{site}|{id}": ms for (site, id), ms in p.due.items()}
         found[f"{tag}:g"] = {field: str(n) for field, n in p.gauges.items() if n}
+        for (site, id), rank in p.ranks.items():
+            found.setdefault(f"{tag}:rank:{site}", {})[id] = rank
         for (channel, id), minute in p.visitors.items():
             found.setdefault(f"{tag}:u:{channel}", {})[id] = minute
     assert compare.differences(expected, {k: v for k, v in found.items() if v}) == []

@@ -30,7 +30,7 @@ def get(path: str, tmp_path: Any, peer: str = "10.0.0.9", headers: dict[str, str
     file.write_text(CONFIG)
     settings = load({}, file, **chosen)
     app = FastAPI()
-    app.include_router(router(settings, Keys(settings), Guard(settings)))
+    app.include_router(router(lambda: settings, Keys(settings), Guard(settings)))
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -19,11 +19,12 @@ from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 from tests.unit.cart_vectors import T0_MS, context, event
 from tracker.contract import events as ev
+from tracker.contract import scoring
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MESSAGES, profile_event
 from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger, encode_trigger
 
-NAMES: Final = sorted({name for s in SIGNALS for name in s.events or ()})
+NAMES: Final = sorted({name for s in SIGNALS for name in (*(s.events or ()), *s.types)})
 CTX: Final = context(user_id="u1", traits={"name": "Lan"})
 encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -64,7 +65,10 @@ def streams(draw: st.DrawFn) -> list[ProfileEvent]:
     out = []
     for i in range(draw(st.integers(1, 8))):
         at_s = draw(st.sampled_from([0, 1, 60, 3600, 7200, 90_000, 7_000_000]))
-        e = event(draw(st.sampled_from(NAMES)), at_s, id=f"m{i}")
+        name = draw(st.sampled_from(NAMES))
+        e = event(name, at_s, id=f"m{i}")
+        if name in ev.EVENT_TYPES:
+            e = msgspec.structs.replace(e, type=name, event=None)
         out.append(msgspec.structs.replace(e, properties=_raw(draw(_properties)), channel=draw(_texts)))
     return out
 
@@ -114,7 +118,7 @@ def _steps(signal: Signal[Any], states: dict[str, Any], e: ProfileEvent) -> list
             keep(s, s.settle(states.get(s.name), e.timestamp_ms, ctx))
     changed = {ABOUT} if not states else set()
     for s in chain(signal):
-        if s.events is None or e.event in s.events:
+        if s.events is None or e.event in s.events or e.type in s.types:
             keep(s, s.fold(states.get(s.name), e, ctx))
         if s.reads & changed:
             keep(s, s.settle(states.get(s.name), e.timestamp_ms, ctx))
@@ -134,8 +138,9 @@ def test_what_a_signal_reads_is_registered_before_it() -> None:
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 def test_it_reads_only_events_of_the_contract(signal: Signal[Any]) -> None:
     known = {v for k, v in vars(ev).items() if k.isupper() and isinstance(v, str)}
-    known = known.union(ev.POPUP_ACTIONS, ev.MESSAGE_ACTIONS, ev.VERIFIED)
+    known = known.union(ev.POPUP_ACTIONS, ev.MESSAGE_ACTIONS, ev.VERIFIED, scoring.OF_EVENT, scoring.LEAD_EVENTS)
     assert signal.events is None or signal.events <= known
+    assert signal.types <= set(ev.EVENT_TYPES) - {"track"}
 
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
@@ -262,7 +267,7 @@ def test_what_it_gives_is_declared(signal: Signal[Any], stream: list[ProfileEven
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 def test_it_has_an_effect_on_every_golden_event_that_it_reads(signal: Signal[Any]) -> None:
     for name in MESSAGES:
-        if signal.events is not None and name in signal.events:
+        if (signal.events is not None and name in signal.events) or name in signal.types - {"identify"}:
             result = signal.fold(None, ev.decode_profile_event(profile_event(name)), CTX)
             assert result.state is not None or result.counts, name
 

@@ -185,7 +185,7 @@ def test_a_purchase_in_the_backlog_is_seen_before_the_clock_that_would_fire() ->
             encode_clock(due + 7_200_000),
         ]
     )
-    assert owner.triggers == []
+    assert [json.loads(value)["type"] for value in owner.triggers] == ["tracker.lead_stage.v1"], "a customer now"
 
 
 def test_a_trigger_that_is_a_day_late_is_suppressed_as_stale_and_the_state_goes_on() -> None:

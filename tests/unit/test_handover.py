@@ -51,6 +51,7 @@ class Partition:
         self.due: dict[tuple[str, str], int] = {}
         self.src: dict[int, tuple[int, int]] = {}
         self.gauges: Counter[str] = Counter()
+        self.ranks: dict[tuple[str, str], float] = {}
         self.visitors: dict[tuple[str, str], int] = {}
         """(site:channel, profile id) -> minute of the last event: what apply.lua counts exactly."""
 
@@ -96,6 +97,10 @@ class World:
         for where, visits in blob["visits"]:
             for minute, id in zip(visits[::2], visits[1::2], strict=True):
                 p.visitors[where, id] = max(minute, p.visitors.get((where, id), 0))
+        for site, _, places, none in blob["ranks"]:
+            p.ranks.update({(site, id): rank for rank, id in zip(places[::2], places[1::2], strict=True)})
+            for id in none:
+                p.ranks.pop((site, id), None)
         p.src.update(fx.src)
         p.next, p.clock_ms = p.next + len(values), fx.clock_ms
         for fields in fx.counts().values():
@@ -221,6 +226,9 @@ def states(profile: Profile) -> dict[str, Any]:
         found["purchase"] = msgspec.structs.replace(purchases, orders=tuple(sorted(purchases.orders)))
     if (cart := found.get("cart")) is not None:
         found["cart"] = msgspec.structs.replace(cart, counted={})
+    if (score := found.get("score")) is not None:
+        sums = {name: msgspec.structs.replace(t, log=round(t.log, 9)) for name, t in score.indicators.items()}
+        found["score"] = msgspec.structs.replace(score, indicators=sums, orders=tuple(sorted(score.orders)))
     return found
 
 
@@ -449,4 +457,5 @@ def test_what_is_handed_over_is_in_one_order_so_that_its_parts_are_the_same_afte
     profile = world.profile("p1")
     names = [name for name, _ in world.folder.codec.fields(profile)]
     profile.states = dict(reversed(profile.states.items()))
-    assert [name for name, _ in world.folder.codec.fields(profile)] == names == ["about", "contact", "cart", "purchase"]
+    assert [name for name, _ in world.folder.codec.fields(profile)] == names
+    assert names == ["about", "contact", "cart", "purchase", "score"]

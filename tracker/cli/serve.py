@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 from tracker.contract import settings
+from tracker.contract.reload import Watch
 
 
 @click.command()
@@ -20,4 +22,4 @@ def serve(**options: Any) -> int:
     chosen = settings.load(**options)  # first: a wrong setting is told at once
     from tracker.serve import run
 
-    return run(chosen)
+    return run(chosen, Watch(partial(settings.load, **options)))

@@ -17,16 +17,21 @@ touches lies in one slot of a Redis Cluster.
       {pN}:v:SITE:PID  hash    the profile: one field a signal, JSON; field `about` = ids, first and last seen; of one
                                that is no more only `merged` = the profile it was merged into
       {pN}:c:SITE:F:T:B  hash  counters of family F in bucket B of tier T (m, h, d): field -> count; `sum` = of all
-      {pN}:u:SITE:CH   zset    visitors of channel CH (`all`: of the site): profile id -> minute of the last event;
-                               the latest 10,000
+      {pN}:u:SITE:CH   zset    visitors of channel CH (`all`: of the site; `engaged`: those whose event counted for
+                               the score): profile id -> minute of the last event; the latest 10,000
       {pN}:u           hash    SITE:CH -> the latest minute of a visitor who was dropped from there, for there were more
       {pN}:ud:SITE:CH:B  string  HyperLogLog of the visitors of local date B
+      {pN}:rank:SITE   zset    the ranking: profile id -> log2 of its score, counted from the landmark
+                               (stream/core/score.py); those of active visitors
+      {pN}:rank        hash    SITE -> names the rules by which all of these are
+      {pN}:sum:SITE    hash    INDICATOR|HALF-LIFE -> log2 of the decayed sum of all profiles' events
       {pN}:g           hash    gauges: field -> value, moved by differences
       {pN}:due         zset    SITE|PID -> the earliest due time of the profile's timers, ms
       {pN}:models      hash    SITE|SIGNAL -> parameters of its churn model, JSON (tracker/contract/models.py)
       {pN}:out         list    triggers not yet known to be in Kafka, oldest first (msgpack: topic, key, value)
 
     site
+      {s:SITE}:score   hash    e50 = the median score, active = how many have one, at_ms = when that was
       {s:SITE}:r:F:B   hash    family F of local date B, summed up over all partitions: field -> count, `sum` = of all
                                fields (written by stream/rollups.py; readers check `sum` against the partitions')
       {s:SITE}:id:TYPE:VALUE  string  profile id of an identifier; TYPE = user_id, email, phone, zalo_id, viber_id,
@@ -101,7 +106,10 @@ ROLLUP_KEPT_S: Final = TIERS["d"][1]
 
 ALL: Final = "all"
 """Stands for all channels among the visitors'."""
+ENGAGED: Final = "engaged"
+"""Stands for events that count for the score."""
 VISITOR_CHANNELS: Final[tuple[str, ...]] = (ALL, *CHANNELS, "other")
+VISITOR_SETS: Final[tuple[str, ...]] = (*VISITOR_CHANNELS, ENGAGED)
 MAX_VISITORS: Final = 10_000
 """Visitors of a channel and partition that are counted exactly; for windows that reach beyond them: HyperLogLog."""
 VISITORS_KEPT_S: Final = 92 * 86400
@@ -152,6 +160,26 @@ def visitor_day_key(partition: int, site: str, channel: str, day: int) -> str:
 def identifiers_key(site: str) -> str:
     """What the keys of a site's identifiers begin with."""
     return f"{{s:{site}}}:id"
+
+
+def rank_key(partition: int, site: str) -> str:
+    return f"{{p{partition}}}:rank:{site}"
+
+
+def ranked_key(partition: int) -> str:
+    return f"{{p{partition}}}:rank"
+
+
+def gauges_key(partition: int) -> str:
+    return f"{{p{partition}}}:g"
+
+
+def sum_key(partition: int, site: str) -> str:
+    return f"{{p{partition}}}:sum:{site}"
+
+
+def score_key(site: str) -> str:
+    return f"{{s:{site}}}:score"
 
 
 def identifier_key(site: str, id_type: str, value: str) -> str:
@@ -234,6 +262,10 @@ def undone_field(field: str) -> str:
     change of it."""
     kind, _, rest = field.partition("|")
     return f"{kind}_undone|{rest}"
+
+
+def sum_field(indicator: str, half_life_d: float) -> str:
+    return f"{indicator}|{half_life_d:g}"
 
 
 def unnamed_field(kind: str) -> str:

@@ -29,6 +29,8 @@ directory, or where `TRACKER_CONFIG` points), the default. Sites stand in `track
     name = "n8n"
     url = "https://n8n.example/webhook/tracker"
     secret = "whsec_..."
+
+[sites.shop.score] and [sites.shop.lead]: tracker/contract/scoring.py.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
+from tracker.contract import scoring
+from tracker.contract.scoring import FitRule, LeadRules, ScoreRules  # noqa: F401  # the reference page shows FitRule
 from tracker.contract.signature import key_of
 from tracker.contract.triggers import TRIGGER_KINDS
 
@@ -150,6 +154,8 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     without_consent: Literal["drop", "anonymous"] = "drop"
     triggers: TriggerPolicy = TriggerPolicy()
     links: Links = Links()
+    score: Annotated[ScoreRules, Meta(description="What engagement is worth.")] = ScoreRules()
+    lead: Annotated[LeadRules, Meta(description="When a lead is qualified.")] = LeadRules()
 
 
 def _s(unit: str, text: str, **bounds: Any) -> Meta:
@@ -605,13 +611,18 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
+def config_path(env: Mapping[str, str] | None = None) -> Path:
+    """Where tracker.toml is, if there is one."""
+    return Path((os.environ if env is None else env).get("TRACKER_CONFIG", "tracker.toml"))
+
+
 def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overrides: Any) -> Settings:
     """Settings from `env` (default: os.environ), tracker.toml and `overrides` (the command line's; None: not given).
 
     Raises SettingsError with one line on what is wrong and where.
     """
     env = os.environ if env is None else env
-    path = toml or Path(env.get("TRACKER_CONFIG", "tracker.toml"))
+    path = toml or config_path(env)
     values: dict[str, Any] = {}
     if path.exists():
         try:
@@ -718,6 +729,10 @@ def _check(settings: Settings) -> None:
                 raise SettingsError(f"site '{name}': keys have at least 8 characters")
             if owner.setdefault(key, name) != name or site.write_key == site.secret_key:
                 raise SettingsError(f"site '{name}': each key is used once; '{owner[key]}' has the same")
+        try:
+            scoring.check(site.score, site.lead)
+        except ValueError as e:
+            raise SettingsError(f"site '{name}': {e}") from None
     if settings.request_timeout_s < settings.head_timeout_s:
         raise SettingsError("request_timeout_s must not be below head_timeout_s")
     if settings.max_inflight_bytes < 2 * settings.max_request_bytes:

@@ -153,6 +153,21 @@ INFORMING: Final = frozenset(
 """Kinds that tell systems what has become of a profile; of all others a message to the person comes."""
 
 
+class LeadStage(Person):
+    """A person came a stage further. Of stages entered at once each is told, in their order."""
+
+    stage: Annotated[str, Meta(description="Entered now: lead, mql, sql or customer.")]
+    previous: Annotated[str, Meta(description="The stage before: visitor, lead, mql or sql.")]
+    points: Annotated[float, Meta(description="score + fit, what the thresholds are for.")]
+    score: Annotated[float, Meta(description="Engagement score at the time.")]
+    fit: Annotated[float, Meta(description="Points for traits.")]
+    grade: Annotated[str, Meta(description="A, B, C or D, by the points.")]
+    times: Annotated[int, Meta(description="Counts the times this stage was entered.")]
+    contributions: Annotated[
+        dict[str, float], Meta(description="Indicator -> its part of the score, the five largest; all together are 1.")
+    ]
+
+
 class TriggerKind(Struct, frozen=True, kw_only=True):
     name: str
     data: type[Struct]
@@ -186,8 +201,9 @@ CART_RECOVERED: Final = TriggerKind(
     retraction=CartRecoveryRetracted,
 )
 CHURN_RISK: Final = TriggerKind(name="churn_risk", data=ChurnRisk, what="a customer is about to be lost")
+LEAD_STAGE: Final = TriggerKind(name="lead_stage", data=LeadStage, what="a lead came a stage further")
 
-TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (CART_ABANDONED, CART_RECOVERED, CHURN_RISK)
+TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (CART_ABANDONED, CART_RECOVERED, CHURN_RISK, LEAD_STAGE)
 
 
 class CloudEvent(Struct, kw_only=True, omit_defaults=True):

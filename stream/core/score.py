@@ -1,0 +1,318 @@
+"""How engaged is a person? A sum of weighted events, each of which halves in value every half-life.
+
+Forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009): an event at time t is worth 2^((t - L0)/h), counted from a
+fixed landmark L0, and the sum of these is kept as its logarithm. So an event is one addition, whenever it comes; late
+ones need no special case; two persons' sums add up; nothing ever needs to be rewritten as time passes, and nothing
+overflows (ten years are 521 for h = 7 days). What it is worth at a later time is one power:
+
+    log <- log2(2^log + 2^((t - L0)/h))          value(t) = 2^(log - (t - L0)/h)
+
+One such sum is kept for each indicator, unweighted. Weights come in when a score is read, so that changing them needs
+no event again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import exp2, expm1, floor, fsum, inf, log, log1p, log2
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, WEIGHTS, ScoreRules
+
+LANDMARK_MS: Final = 1_577_836_800_000
+"""2020-01-01T00:00Z."""
+DAY_MS: Final = 86_400_000
+MINUTE_MS: Final = 60_000
+WEEK_MS: Final = 7 * DAY_MS
+MARKED_MS: Final = 8 * DAY_MS
+E50: Final = 20.0
+"""Of a site without active visitors."""
+_LN2: Final = log(2.0)
+_MOST: Final = 1000.0
+"""Largest exponent: times before the events are no use, and must not overflow."""
+
+Mark = tuple[float, ...]
+"""What a score was at the start of a local day on which something happened, just before it: (the day's start in minutes
+since the epoch, half-life, score, half-life, score, ...)."""
+
+
+class Tally(Struct, frozen=True, array_like=True):
+    """What is kept of one indicator; in JSON [log, half_life_d, n, day, today]."""
+
+    log: float
+    """log2 of the sum of its events' values, counted from the landmark."""
+    half_life_d: float
+    """In which `log` counts: that of the settings when its last event came."""
+    n: int
+    """How many events it counts."""
+    day: int
+    """The latest local day with one, since the epoch."""
+    today: int
+    """How many on that day."""
+
+
+Tallies = Mapping[str, Tally]
+
+
+class Rules(Struct, frozen=True):
+    """A site's `score` settings, complete."""
+
+    weights: dict[str, float]
+    log_weights: dict[str, float]
+    """log2 of those above 0."""
+    half_lives_d: dict[str, float]
+    longest_d: float
+    cap: int
+    active: float
+
+
+def rules_of(score: ScoreRules) -> Rules:
+    half_lives_d = {name: score.half_lives_d.get(name, score.half_life_d) for name in WEIGHTS}
+    weights = WEIGHTS | score.weights
+    log_weights = {name: log2(weight) for name, weight in weights.items() if weight > 0}
+    longest_d = max(half_lives_d.values())
+    return Rules(weights, log_weights, half_lives_d, longest_d, score.daily_cap, score.active)
+
+
+# -- one sum ---------------------------------------------------------------------------------------------------------
+
+
+def position(at_ms: int, half_life_d: float) -> float:
+    """(t - L0)/h: log2 of what an event at this time is worth, counted from the landmark."""
+    return (at_ms - LANDMARK_MS) / (half_life_d * DAY_MS)
+
+
+def log_add(a: float, b: float) -> float:
+    """log2(2^a + 2^b); -inf is the empty sum. The same whichever comes first."""
+    if a < b:
+        a, b = b, a
+    return a if b == -inf else a + log1p(exp2(b - a)) / _LN2
+
+
+def value(tally: Tally, at_ms: int) -> float:
+    """The sum's worth at this time: the number of its events, each halved every half-life."""
+    return exp2(min(_MOST, tally.log - position(at_ms, tally.half_life_d)))
+
+
+def counted(tally: Tally | None, at_ms: int, day: int, half_life_d: float, cap: int, last_ms: int) -> Tally | None:
+    """With one event more; None when it is over the day's cap. `last_ms`: the latest event of any kind before.
+
+    Days are told apart by the latest one only: a late event of a former day counts, however many it has had.
+    """
+    if tally is None:
+        return Tally(position(at_ms, half_life_d), half_life_d, 1, day, 1)
+    today = tally.today
+    if day >= tally.day:
+        today = today + 1 if day == tally.day else 1
+        if today > cap:
+            return None
+    if tally.half_life_d != half_life_d:
+        tally = converted(tally, half_life_d, max(at_ms, last_ms))
+    log = log_add(tally.log, position(at_ms, half_life_d))
+    return Tally(log, half_life_d, tally.n + 1, max(day, tally.day), today)
+
+
+def converted(tally: Tally, half_life_d: float, at_ms: int) -> Tally:
+    """The half-life was changed: what the sum is worth now stays, and halves in the new time from now on."""
+    if tally.half_life_d == half_life_d:
+        return tally
+    log = tally.log - position(at_ms, tally.half_life_d) + position(at_ms, half_life_d)
+    return replace(tally, log=log, half_life_d=half_life_d)
+
+
+def joined(one: Tally, other: Tally, half_life_d: float, at_ms: int) -> Tally:
+    """Two persons' sums as one; the caps are not applied again."""
+    a, b = converted(one, half_life_d, at_ms), converted(other, half_life_d, at_ms)
+    day = max(a.day, b.day)
+    today = sum(t.today for t in (a, b) if t.day == day)
+    return Tally(log_add(a.log, b.log), half_life_d, a.n + b.n, day, today)
+
+
+# -- all of a person -------------------------------------------------------------------------------------------------
+
+
+def with_order(tallies: Tallies, at_ms: int, day: int, rules: Rules, last_ms: int) -> dict[str, Tally] | None:
+    """With an order more: the earliest is `first_order`, all others are `repeat_order`, whatever order they come in.
+    None when it is over the day's cap."""
+    first, repeat = tallies.get(FIRST_ORDER), tallies.get(REPEAT_ORDER)
+    h_first, h_repeat = rules.half_lives_d[FIRST_ORDER], rules.half_lives_d[REPEAT_ORDER]
+    if first is None:
+        return {**tallies, FIRST_ORDER: Tally(position(at_ms, h_first), h_first, 1, day, 1)}
+    first_ms = _time_of(first)
+    if at_ms < first_ms:
+        earlier = Tally(position(at_ms, h_first), h_first, 1, day, 1)
+        at_ms, day = first_ms, first.day
+        tallies = {**tallies, FIRST_ORDER: earlier}
+    more = counted(repeat, at_ms, day, h_repeat, rules.cap, last_ms)
+    return None if more is None else {**tallies, REPEAT_ORDER: more}
+
+
+def merged(one: Tallies, other: Tallies, rules: Rules, at_ms: int) -> dict[str, Tally]:
+    """Two persons' as one's, the same whichever comes first: of two first orders the later is a repeat."""
+    out: dict[str, Tally] = {}
+    for name in sorted({*one, *other}):
+        h = rules.half_lives_d.get(name, 7.0)
+        a, b = one.get(name), other.get(name)
+        if a is not None and b is not None and name == FIRST_ORDER:
+            out[name] = min(a, b, key=lambda t: (_time_of(t), t.log, t.half_life_d, t.day))
+        elif a is not None and b is not None:
+            out[name] = joined(a, b, h, at_ms)
+        else:
+            out[name] = a or b  # type: ignore[assignment]  # one of them has it
+    if (a := one.get(FIRST_ORDER)) is not None and (b := other.get(FIRST_ORDER)) is not None:
+        later = max(a, b, key=lambda t: (_time_of(t), t.log, t.half_life_d, t.day))
+        h = rules.half_lives_d[REPEAT_ORDER]
+        moved = Tally(position(_time_of(later), h), h, 1, later.day, 1)
+        known = out.get(REPEAT_ORDER)
+        out[REPEAT_ORDER] = moved if known is None else joined(known, moved, h, at_ms)
+    return out
+
+
+def _time_of(first: Tally) -> int:
+    """When the first order was: its sum has one event."""
+    return LANDMARK_MS + round(first.log * first.half_life_d * DAY_MS)
+
+
+def weighted(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> dict[str, float]:
+    """Indicator -> what it gives to the score at this time."""
+    return {name: weights.get(name, 0.0) * value(tally, at_ms) for name, tally in tallies.items()}
+
+
+def score(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> float:
+    """E = sum of w_i n_i(t). Below 0 where what counts against it outweighs the rest."""
+    return fsum([weights.get(name, 0.0) * value(tally, at_ms) for name, tally in tallies.items()])
+
+
+def contributions(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> dict[str, float]:
+    """Indicator -> w_i n_i/E, largest first; together 1. Empty when E is 0, but for its last digits."""
+    parts = weighted(tallies, weights, at_ms)
+    total = fsum(parts.values())
+    ranked = sorted(parts.items(), key=lambda item: (-abs(item[1]), item[0]))
+    if abs(total) <= 1e-9 * fsum(abs(part) for part in parts.values()):
+        return {}
+    return {name: part / total for name, part in ranked if part}
+
+
+def display(score: float, e50: float) -> float:
+    """0..100; 50 = as engaged as the median of the active visitors."""
+    return -100.0 * expm1(-_LN2 * score / e50) if score > 0 else 0.0
+
+
+def rank(tallies: Tallies, rules: Rules, last_ms: int) -> float | None:
+    """What orders persons by their score at any time: log2 of the score, counted from the landmark. None: no score.
+
+    Exact where all half-lives are equal and no weight is negative. Else a bound that no score after `last_ms` exceeds:
+    what counts against is left out, and all decays as slowly as the slowest.
+    """
+    longest, log_weights = rules.longest_d, rules.log_weights
+    at = (last_ms - LANDMARK_MS) / DAY_MS
+    logs = [
+        log_weights[name] + t.log + (0.0 if t.half_life_d == longest else at / longest - at / t.half_life_d)
+        for name, t in tallies.items() if name in log_weights
+    ]  # fmt: skip
+    if not logs:
+        return None
+    most = max(logs)
+    return most + log2(fsum([exp2(each - most) for each in logs]))
+
+
+def bound(least: float, rules: Rules, at_ms: int) -> float:
+    """Whose score is at least so much at this time has at least this rank."""
+    return log2(least) + position(at_ms, rules.longest_d)
+
+
+def of_rank(rank: float, rules: Rules, at_ms: int) -> float:
+    """The score at this time that a rank stands for."""
+    return exp2(min(_MOST, rank - position(at_ms, rules.longest_d)))
+
+
+def falls_below(tallies: Tallies, weights: Mapping[str, float], least: float, from_ms: int) -> int | None:
+    """The first millisecond from `from_ms` on at which the score is below `least`, if nothing happens; None: never.
+
+    With one half-life t = L0 + h (log - log2 least); with several it is searched for.
+    """
+    if least <= 0:
+        return None
+    now = score(tallies, weights, from_ms)
+    if now < least:
+        return from_ms
+    slowest = max(t.half_life_d for t in tallies.values())
+    if all(t.half_life_d == slowest for t in tallies.values()):
+        return from_ms + floor(slowest * DAY_MS * log2(now / least)) + 1
+    positive = fsum(x for x in weighted(tallies, weights, from_ms).values() if x > 0)
+    low, high = from_ms, from_ms + floor(slowest * DAY_MS * log2(positive / least)) + 2
+    while high - low > 1:
+        mid = (low + high) // 2
+        if score(tallies, weights, mid) < least:
+            high = mid
+        else:
+            low = mid
+    return high
+
+
+# -- what it was -----------------------------------------------------------------------------------------------------
+
+
+def marked(
+    marks: tuple[Mark, ...], tallies: Tallies, weights: Mapping[str, float], day_start_ms: int
+) -> tuple[Mark, ...]:
+    """With what the score is at a day's start, before the first event of that day; those of eight days are kept."""
+    start = day_start_ms // MINUTE_MS
+    if marks and marks[-1][0] >= start:
+        return marks
+    oldest = start - MARKED_MS // MINUTE_MS
+    return (*(m for m in marks if m[0] >= oldest), _mark(start, _by_half_life(tallies, weights, day_start_ms)))
+
+
+def earlier(tallies: Tallies, marks: tuple[Mark, ...], weights: Mapping[str, float], at_ms: int) -> float:
+    """What the score was, at most eight days ago, as it was known then."""
+    return fsum(_values_at(tallies, marks, weights, at_ms).values())
+
+
+def week_ago(now_ms: int, utc_offset_ms: int) -> int:
+    """Where the change of seven days is counted from: a local midnight, for within a day marks tell nothing apart."""
+    return (now_ms + utc_offset_ms) // DAY_MS * DAY_MS - utc_offset_ms - WEEK_MS
+
+
+def merged_marks(
+    one: tuple[Tallies, tuple[Mark, ...]], other: tuple[Tallies, tuple[Mark, ...]], weights: Mapping[str, float]
+) -> tuple[Mark, ...]:
+    """Two persons' as one's: scores add up."""
+    starts = sorted({int(m[0]) for _, marks in (one, other) for m in marks})
+    out = []
+    for start in starts:
+        if start < starts[-1] - MARKED_MS // MINUTE_MS:
+            continue
+        sums: dict[float, float] = {}
+        for tallies, marks in (one, other):
+            for h, v in _values_at(tallies, marks, weights, start * MINUTE_MS).items():
+                sums[h] = sums.get(h, 0.0) + v
+        out.append(_mark(start, sums))
+    return tuple(out)
+
+
+def _values_at(
+    tallies: Tallies, marks: tuple[Mark, ...], weights: Mapping[str, float], at_ms: int
+) -> dict[float, float]:
+    """Half-life -> score. Between a time and the next mark nothing happened, so it decayed to what the mark says."""
+    for start, *values in marks:
+        if start * MINUTE_MS >= at_ms:
+            ago_d = (start * MINUTE_MS - at_ms) / DAY_MS
+            pairs = zip(values[::2], values[1::2], strict=True)
+            return {h: v * exp2(min(_MOST, ago_d / h)) for h, v in pairs}
+    return _by_half_life(tallies, weights, at_ms)
+
+
+def _by_half_life(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> dict[float, float]:
+    parts: dict[float, list[float]] = {}
+    for name, tally in tallies.items():
+        parts.setdefault(tally.half_life_d, []).append(weights.get(name, 0.0) * value(tally, at_ms))
+    return {h: fsum(each) for h, each in parts.items()}
+
+
+def _mark(start: int, values: Mapping[float, float]) -> Mark:
+    flat: Iterable[float] = (x for h in sorted(values) for x in (h, float(f"{values[h]:.6g}")) if values[h])
+    return (start, *flat)

@@ -1,0 +1,322 @@
+"""Engagement score and lead stage: how engaged each person is, and a `lead_stage` trigger when a lead comes further.
+
+The state keeps one decayed sum an indicator (stream/core/score.py), all that a score is read from; what an event counts
+for is the table in tracker/contract/scoring.py. Stages (stream/core/lead.py) are looked at whenever something happened
+that can move them. Points of an MQL or SQL fall without an event, too: the moment at which they no longer hold the
+stage is known in advance, and is the timer. It is left silently.
+
+Stages are decided as of the latest time that is known, so a late event counts for what it is worth by then.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from stream.core import lead
+from stream.core import score as core
+from stream.core.score import DAY_MS, Mark, Rules, Tally
+from stream.signals import shop
+from stream.signals.base import Context, Result, Signal, Trigger
+from tracker.contract.codec import emission_id
+from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
+from tracker.contract.scoring import (
+    CONTACTS,
+    FIRST_ORDER,
+    LEAD_EVENTS,
+    OF_CALL,
+    OF_EVENT,
+    REPEAT_ORDER,
+    STAGES,
+    WEIGHTS,
+    LeadRules,
+    ScoreRules,
+)
+from tracker.contract.settings import Settings
+from tracker.contract.triggers import LEAD_STAGE, LeadStage, rfc3339
+
+MAX_ORDERS: Final = 32
+TOP: Final = 5
+"""Contributions that a trigger names."""
+STAGED: Final = STAGES[1:]
+
+_DEFAULTS: Final = (ScoreRules(), LeadRules())
+
+
+class Score(Struct, frozen=True, omit_defaults=True):
+    """The state of the signal `score`."""
+
+    indicators: dict[str, Tally] = {}
+    last_ms: int = 0
+    """Time of the latest event that counted, but for those that count against: the latest engagement."""
+    marks: tuple[Mark, ...] = ()
+    """The score at the start of the last days, for its change."""
+    orders: tuple[str, ...] = ()
+    """order_ids seen, latest last: an order reported twice counts once."""
+    stage: str = lead.VISITOR
+    entered: dict[str, int] = {}
+    """Stage -> how often it was entered."""
+    left_ms: int = 0
+    """When points fell below a stage last, by the timer."""
+    due_ms: int | None = None
+    """When they will."""
+
+
+class _Opened(Struct):
+    machine_open: Any = None
+    sg_machine_open: Any = None
+
+
+_opened = msgspec.json.Decoder(_Opened).decode
+_OPENS: Final = frozenset(name for name, indicator in OF_EVENT.items() if indicator == "message_open")
+_NEW: Final = Score()
+_NO_SUMS: Final[tuple[tuple[str, float, float], ...]] = ()
+
+
+class ScoreSignal(Signal[Score]):
+    name = "score"
+    state_type = Score
+    events: frozenset[str] | None = frozenset(OF_EVENT) | LEAD_EVENTS
+    types = frozenset(OF_CALL) | {"identify"}
+    settings: frozenset[str] = frozenset(("sites",))
+    ranks = True
+
+    def __init__(self) -> None:
+        self._rules: tuple[Settings | None, dict[str, tuple[Rules, LeadRules]]] = (None, {})
+        """Of the sites, computed once for each Settings."""
+
+    def rules(self, settings: Settings, site: str) -> tuple[Rules, LeadRules]:
+        if self._rules[0] is not settings:
+            self._rules = (settings, {})
+        found = self._rules[1].get(site)
+        if found is None:
+            known = settings.sites.get(site)
+            score, leads = _DEFAULTS if known is None else (known.score, known.lead)
+            found = self._rules[1][site] = (core.rules_of(score), leads)
+        return found
+
+    def fold(self, state: Score | None, event: ProfileEvent, ctx: Context) -> Result:
+        if event.bot is not None:
+            return Result(state=state)
+        rules, leads = self.rules(ctx.settings, ctx.site)
+        before = _NEW if state is None else state
+        name = event.event
+        indicator = OF_EVENT.get(name) if name is not None else OF_CALL.get(event.type)
+        after, sums, engaged = before, _NO_SUMS, False
+        if indicator is not None and not (name in _OPENS and _by_machine(event)):
+            after, sums = _count(before, indicator, event, ctx, rules)
+            engaged = after is not before and WEIGHTS[indicator] > 0
+        is_lead = name in LEAD_EVENTS or (event.type == "identify" and _has_contact(ctx.traits))
+        if after is before and not is_lead and event.type != "identify":
+            return Result(state=state)
+        if after.stage == lead.CUSTOMER or (
+            not is_lead and after.stage == lead.VISITOR and name != ORDER_COMPLETED
+        ):  # nothing moves its stage
+            return Result(state=state if after is before else after, sums=sums, engaged=engaged)
+        at_ms = max(event.timestamp_ms, after.last_ms, after.left_ms)
+        is_customer = name == ORDER_COMPLETED and after is not before
+        result = _settled(after, at_ms, rules, leads, ctx, is_lead=is_lead, is_customer=is_customer)
+        return replace(result, sums=sums, engaged=engaged)
+
+    def due_ms(self, state: Score) -> int | None:
+        return state.due_ms
+
+    def fire(self, state: Score, now_ms: int, ctx: Context) -> Result:
+        """Leave the stages that the points no longer hold, each as of its time."""
+        rules, leads = self.rules(ctx.settings, ctx.site)
+        before, fit = state, lead.fit(leads.fit, ctx.traits)
+        while state.due_ms is not None and state.due_ms <= now_ms:
+            at_ms = state.due_ms
+            points = core.score(state.indicators, rules.weights, at_ms) + fit
+            stage = lead.left(state.stage, points, leads)
+            due_ms = _due_ms(state, stage, at_ms, fit, rules, leads)
+            if stage == state.stage and due_ms is not None:
+                due_ms = max(due_ms, at_ms + 1000)  # by a last digit; or weights were changed
+            state = replace(state, stage=stage, left_ms=at_ms, due_ms=due_ms)
+        return Result(state=state, gauges=_moved(before.stage, state.stage))
+
+    def merge(self, one: Score, other: Score, now_ms: int, ctx: Context) -> Result:
+        """Sums are added; the stage is the further one that the points of both hold."""
+        rules, leads = self.rules(ctx.settings, ctx.site)
+        last_ms = max(one.last_ms, other.last_ms)
+        left_ms = max(one.left_ms, other.left_ms)
+        orders = tuple(sorted({*one.orders, *other.orders})[-MAX_ORDERS:])
+        marks = core.merged_marks((one.indicators, one.marks), (other.indicators, other.marks), rules.weights)
+        stage = max(one.stage, other.stage, key=STAGES.index)
+        entered = {
+            name: max(one.entered.get(name, 0), other.entered.get(name, 0)) for name in {*one.entered, *other.entered}
+        }
+        both = Score(
+            indicators=core.merged(one.indicators, other.indicators, rules, last_ms),
+            last_ms=last_ms, marks=marks, orders=orders, stage=stage, entered=entered, left_ms=left_ms,
+        )  # fmt: skip
+        return _settled(both, max(now_ms, last_ms, left_ms), rules, leads, ctx, is_lead=False, is_customer=False)
+
+    def gauges(self, state: Score) -> tuple[tuple[str, int], ...]:
+        return ((f"stage_{state.stage}", 1),) if state.stage != lead.VISITOR else ()
+
+    def explain(self, state: Score, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """The score now and what it is made of. `display` is by the setting e50, else by the default."""
+        rules, leads = self.rules(ctx.settings, ctx.site)
+        weights, known = rules.weights, ctx.settings.sites.get(ctx.site)
+        score, fit = core.score(state.indicators, weights, now_ms), lead.fit(leads.fit, ctx.traits)
+        parts = core.contributions(state.indicators, weights, now_ms)
+        return {
+            "score": score,
+            "display": core.display(score, (known.score.e50 if known is not None else 0.0) or core.E50),
+            "change_7d": score
+            - core.earlier(state.indicators, state.marks, weights, core.week_ago(now_ms, ctx.utc_offset_ms)),
+            "stage": state.stage,
+            "stage_until": None if state.due_ms is None else rfc3339(state.due_ms),
+            "fit": fit,
+            "points": score + fit,
+            "grade": lead.grade(score + fit, leads),
+            "indicators": {
+                name: {
+                    "events": tally.n,
+                    "value": core.value(tally, now_ms),
+                    "weight": weights.get(name, 0.0),
+                    "half_life_d": tally.half_life_d,
+                    "part": parts.get(name, 0.0),
+                }
+                for name, tally in sorted(state.indicators.items())
+            },
+            "entered": dict(sorted(state.entered.items())),
+            "engaged": rfc3339(state.last_ms) if state.last_ms else None,
+        }
+
+    def rank(self, state: Score, site: str, settings: Settings) -> float | None:
+        rules, _ = self.rules(settings, site)
+        return core.rank(state.indicators, rules, state.last_ms)
+
+    def engaged_ms(self, state: Score) -> int:
+        return state.last_ms
+
+    def least_rank(self, site: str, settings: Settings, now_ms: int) -> float:
+        rules, _ = self.rules(settings, site)
+        return core.bound(rules.active, rules, now_ms)
+
+    def rank_rules(self, site: str, settings: Settings) -> str:
+        rules, leads = self.rules(settings, site)
+        return blake2b(msgspec.json.encode((rules, leads)), digest_size=8).hexdigest()
+
+    def revise(self, state: Score, now_ms: int, ctx: Context) -> Result:
+        """Sums go on in today's half-lives from here; a stage that the points do not hold any more is left."""
+        rules, leads = self.rules(ctx.settings, ctx.site)
+        at_ms = max(now_ms, state.last_ms, state.left_ms)
+        indicators = {
+            name: core.converted(tally, rules.half_lives_d.get(name, tally.half_life_d), at_ms)
+            for name, tally in state.indicators.items()
+        }
+        fit = lead.fit(leads.fit, ctx.traits)
+        stage = lead.left(state.stage, core.score(indicators, rules.weights, at_ms) + fit, leads)
+        after = replace(state, indicators=indicators, stage=stage)
+        after = replace(after, due_ms=_due_ms(after, stage, at_ms, fit, rules, leads))
+        return Result(state=after, gauges=_moved(state.stage, stage))
+
+
+def _count(
+    before: Score, indicator: str, event: ProfileEvent, ctx: Context, rules: Rules
+) -> tuple[Score, tuple[tuple[str, float, float], ...]]:
+    """The state with the event, and what it adds to the site's sums; unchanged where it does not count."""
+    at_ms = event.timestamp_ms
+    day = (at_ms + ctx.utc_offset_ms) // DAY_MS
+    known, orders = before.indicators, before.orders
+    if event.event == ORDER_COMPLETED:
+        if (order := shop.order_id(shop.properties(event.properties))) is not None:
+            if order in orders:
+                return before, ()
+            orders = (*orders[1 - MAX_ORDERS :], order)
+        with_it = core.with_order(known, at_ms, day, rules, before.last_ms)
+        if with_it is None:
+            return before, ()
+        indicator = REPEAT_ORDER if FIRST_ORDER in known else FIRST_ORDER
+    else:
+        tally = core.counted(known.get(indicator), at_ms, day, rules.half_lives_d[indicator], rules.cap, before.last_ms)
+        if tally is None:
+            return before, ()
+        with_it = {**known, indicator: tally}
+    marks = before.marks
+    day_start_ms = day * DAY_MS - ctx.utc_offset_ms
+    if not marks or marks[-1][0] * core.MINUTE_MS < day_start_ms:
+        marks = core.marked(marks, known, rules.weights, day_start_ms)
+    last_ms = max(at_ms, before.last_ms) if WEIGHTS[indicator] > 0 else before.last_ms
+    after = Score(with_it, last_ms, marks, orders, before.stage, before.entered, before.left_ms, before.due_ms)
+    half_life_d = rules.half_lives_d[indicator]
+    return after, ((indicator, half_life_d, core.position(at_ms, half_life_d)),)
+
+
+def _settled(
+    state: Score, at_ms: int, rules: Rules, leads: LeadRules, ctx: Context, *, is_lead: bool, is_customer: bool
+) -> Result:
+    """The stage as it is at this time, with a trigger for each that was entered."""
+    score = core.score(state.indicators, rules.weights, at_ms)
+    fit = lead.fit(leads.fit, ctx.traits)
+    stage = lead.left(state.stage, score + fit, leads)
+    entered, triggers = state.entered, []
+    for new in lead.entered(stage, score + fit, leads, lead=is_lead, customer=is_customer):
+        n = entered.get(new, 0) + 1
+        entered = {**entered, new: n}
+        triggers.append(_trigger(state, stage, new, n, at_ms, score, fit, rules, leads, ctx))
+        stage = new
+    due_ms = _due_ms(state, stage, at_ms, fit, rules, leads)
+    if stage != state.stage or due_ms != state.due_ms:
+        before, state = state, replace(state, stage=stage, entered=entered, due_ms=due_ms)
+        return Result(state=state, triggers=tuple(triggers), gauges=_moved(before.stage, stage))
+    return Result(state=None if state is _NEW else state)
+
+
+def _due_ms(state: Score, stage: str, at_ms: int, fit: float, rules: Rules, leads: LeadRules) -> int | None:
+    least = lead.least_points(stage, leads)
+    if least is None:
+        return None
+    return core.falls_below(state.indicators, rules.weights, least - fit, at_ms)
+
+
+def _moved(before: str, after: str) -> tuple[tuple[str, int], ...]:
+    if before == after:
+        return ()
+    return tuple((f"stage_{stage}", n) for stage, n in ((before, -1), (after, 1)) if stage != lead.VISITOR)
+
+
+def _trigger(
+    state: Score, before: str, stage: str, n: int, at_ms: int, score: float, fit: float, rules: Rules, leads: LeadRules,
+    ctx: Context,
+) -> Trigger:  # fmt: skip
+    parts = core.contributions(state.indicators, rules.weights, at_ms)
+    return Trigger(
+        kind=LEAD_STAGE,
+        id=emission_id(ctx.site, f"{ctx.profile_id}/{stage}", LEAD_STAGE.name, n),
+        at_ms=at_ms,
+        data=LeadStage(
+            profile_id=ctx.profile_id,
+            stage=stage,
+            previous=before,
+            points=score + fit,
+            score=score,
+            fit=fit,
+            grade=lead.grade(score + fit, leads),
+            times=n,
+            contributions=dict(list(parts.items())[:TOP]),
+        ),
+    )
+
+
+def _has_contact(traits: dict[str, Any] | None) -> bool:
+    return any(isinstance(value := (traits or {}).get(name), str) and value.strip() != "" for name in CONTACTS)
+
+
+def _by_machine(event: ProfileEvent) -> bool:
+    """An image proxy or a mail program opened the message ahead of the reader; who delivers it says so."""
+    properties = event.properties
+    if properties is UNSET or b"machine_open" not in bytes(properties):
+        return False
+    try:
+        said = _opened(properties)
+    except msgspec.DecodeError:
+        return False
+    return said.machine_open is True or said.sg_machine_open is True

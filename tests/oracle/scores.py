@@ -1,0 +1,237 @@
+"""The engagement score and the stage of one profile, written from domain.md section 6: the times of all its events, and
+powers of two added up when somebody asks. Default weights, half-life 7 days."""
+
+from __future__ import annotations
+
+from math import log2
+from typing import Any
+
+from tests.oracle.carts import text
+from tests.oracle.names import properties
+
+Json = dict[str, Any]
+POINTS = {
+    "Product Viewed": ("product_view", 2), "Product Added": ("cart", 6), "Checkout Started": ("checkout", 10),
+    "Email Opened": ("message_open", 1), "Message Seen": ("message_open", 1),
+    "Email Link Clicked": ("message_click", 4), "Message Link Clicked": ("message_click", 4),
+    "Push Notification Tapped": ("message_click", 4), "Popup Submitted": ("popup_submit", 8),
+    "Form Submitted": ("form", 10), "Unsubscribed": ("unsubscribe", -15), "Promotion Clicked": ("promotion_click", 3),
+    "Order Refunded": ("refund", -10), "Order Cancelled": ("refund", -10),
+    "page": ("page", 1), "screen": ("page", 1), "Survey Response Received": ("survey", 8),
+}  # fmt: skip
+WEIGHTS = dict(POINTS.values()) | {"first_order": 20, "repeat_order": 30}
+LANDMARK_MS = 1_577_836_800_000
+DAY_MS = 86_400_000
+WEEK_MS = 7 * DAY_MS
+CAP = 20
+NOISE = 5e-9
+"""Sums of powers of two that are to be 20 may be 19.99...9."""
+STAGES = ["visitor", "lead", "mql", "sql", "customer"]
+
+
+def new() -> Json:
+    return {
+        "times": {}, "n": {}, "last_ms": 0, "orders": [], "marks": [], "stage": "visitor", "entered": {}, "left_ms": 0,
+        "due_ms": None,
+    }  # fmt: skip
+
+
+def log_of(times: list[int]) -> float:
+    latest = max(times)
+    return log2(sum(2 ** ((t - latest) / WEEK_MS) for t in times)) + (latest - LANDMARK_MS) / WEEK_MS
+
+
+def parts(state: Json, at_ms: int) -> dict[str, float]:
+    return {
+        name: WEIGHTS[name] * sum(2.0 ** ((t - at_ms) / WEEK_MS) for t in times)
+        for name, times in state["times"].items()
+    }
+
+
+def points(state: Json, at_ms: int) -> float:
+    return sum(parts(state, at_ms).values())
+
+
+def rank(state: Json) -> float | None:
+    logs = [(log2(WEIGHTS[name]) + log_of(times)) for name, times in state["times"].items() if WEIGHTS[name] > 0]
+    return max(logs) + log2(sum(2 ** (x - max(logs)) for x in logs)) if logs else None
+
+
+def stored(state: Json) -> Json:
+    """As it stands in Redis."""
+    indicators = {name: [log_of(times), 7.0, *state["n"][name]] for name, times in state["times"].items()}
+    return {"indicators": indicators} | {k: v for k, v in state.items() if k not in ("times", "n")}
+
+
+def take(state: Json | None, event: Json, traits: Json, offset_ms: int) -> tuple[Json | None, list[Json], Json | None]:
+    """The state, what is told, and what counted: {indicator, ts}."""
+    name = event["event"] if event["type"] == "track" else event["type"]
+    state, ts = state or new(), event["timestampMs"]
+    if event.get("bot"):
+        return state, [], None
+    counted = None
+    is_lead = name == "Form Submitted" or (name == "identify" and bool(traits.get("email") or traits.get("phone")))
+    if name == "Order Completed":
+        counted = order(state, event, ts, offset_ms)
+    elif name in POINTS and add(state, POINTS[name][0], ts, offset_ms):
+        counted = POINTS[name][0]
+    told: list[Json] = []
+    if counted or is_lead or (name == "identify" and state["stage"] != "visitor"):
+        at_ms = max(ts, state["last_ms"], state["left_ms"])
+        told = settle(state, at_ms, is_lead, counted in ("first_order", "repeat_order"))
+    is_nothing = not state["times"] and state["stage"] == "visitor"
+    return None if is_nothing else state, told, {"indicator": counted, "ts": ts} if counted else None
+
+
+def mark(state: Json, ts: int, offset_ms: int) -> None:
+    start_ms = (ts + offset_ms) // DAY_MS * DAY_MS - offset_ms
+    marks = state["marks"]
+    if not marks or marks[-1][0] * 60_000 < start_ms:
+        value = points(state, start_ms)
+        state["marks"] = [m for m in marks if m[0] >= start_ms // 60_000 - 8 * 1440]
+        state["marks"].append([start_ms // 60_000, *([7.0, value] if value else [])])
+
+
+def add(state: Json, name: str, ts: int, offset_ms: int, moved: bool = False) -> bool:
+    day = (ts + offset_ms) // DAY_MS
+    n, last_day, today = state["n"].get(name, (0, -1, 0))
+    if day == last_day and today >= CAP:
+        return False
+    if not moved:
+        mark(state, ts, offset_ms)
+        if WEIGHTS[name] > 0:
+            state["last_ms"] = max(ts, state["last_ms"])
+    state["times"].setdefault(name, []).append(ts)
+    today = today + 1 if day == last_day else 1 if day > last_day else today
+    state["n"][name] = (n + 1, max(day, last_day), today)
+    return True
+
+
+def order(state: Json, event: Json, ts: int, offset_ms: int) -> str | None:
+    id = text(properties(event).get("order_id"), 100)
+    if id is not None and id in state["orders"]:
+        return None
+    before, day = state["times"].get("first_order"), (ts + offset_ms) // DAY_MS
+    mark(state, ts, offset_ms)
+    state["last_ms"] = max(ts, state["last_ms"])
+    if id is not None:
+        state["orders"] = [*state["orders"], id][-32:]
+    if before is None:
+        state["times"]["first_order"], state["n"]["first_order"] = [ts], (1, day, 1)
+        return "first_order"
+    repeat = ts
+    if ts < before[0]:
+        repeat = before[0]
+        state["times"]["first_order"], state["n"]["first_order"] = [ts], (1, day, 1)
+    assert add(state, "repeat_order", repeat, offset_ms, moved=True), "nobody in this traffic buys so often"
+    return "repeat_order"
+
+
+# -- stages
+
+
+def settle(state: Json, at_ms: int, is_lead: bool, is_customer: bool) -> list[Json]:
+    told: list[Json] = []
+    leave(state, at_ms)
+    now = points(state, at_ms)
+    at = STAGES.index(state["stage"])
+    goes: list[str] = []
+    if at < 4 and is_customer:
+        goes = ["customer"]
+    elif at < 4 and (at > 0 or is_lead):
+        goes = STAGES[at + 1 : (2 if now < 50 - NOISE else 3 if now < 80 - NOISE else 4)]
+    for stage in goes:
+        state["entered"] = {**state["entered"], stage: state["entered"].get(stage, 0) + 1}
+        each = parts(state, at_ms)
+        is_zero = abs(now) <= 1e-9 * sum(abs(part) for part in each.values())
+        of = {} if is_zero else {name: part / now for name, part in each.items() if part}
+        top = sorted(of, key=lambda name: (-abs(of[name]), name))[:5]
+        told.append(
+            {
+                "at_ms": at_ms,
+                "n": state["entered"][stage],
+                "data": {
+                    "stage": stage, "previous": state["stage"], "points": now, "score": now, "fit": 0.0,
+                    "grade": "ABCD"[sum(now < least - NOISE for least in (80, 50, 20))],
+                    "times": state["entered"][stage], "contributions": {name: of[name] for name in top},
+                },
+            }
+        )  # fmt: skip
+        state["stage"] = stage
+    set_timer(state, at_ms)
+    return told
+
+
+def leave(state: Json, at_ms: int) -> None:
+    if state["stage"] == "sql" and points(state, at_ms) < 64 - NOISE:
+        state["stage"] = "mql"
+    if state["stage"] == "mql" and points(state, at_ms) < 40 - NOISE:
+        state["stage"] = "lead"
+
+
+def set_timer(state: Json, at_ms: int) -> None:
+    least = {"mql": 40, "sql": 64}.get(state["stage"])
+    if least is None:
+        state["due_ms"] = None
+        return
+    low, high = at_ms - 1, at_ms + 400 * DAY_MS
+    while high - low > 1:
+        middle = (low + high) // 2
+        if points(state, middle) < least - NOISE:
+            high = middle
+        else:
+            low = middle
+    state["due_ms"] = high
+
+
+def fire(state: Json, until_ms: int) -> None:
+    while state["due_ms"] is not None and state["due_ms"] <= until_ms:
+        at_ms = state["left_ms"] = state["due_ms"]
+        leave(state, at_ms)
+        set_timer(state, at_ms)
+
+
+# -- merges
+
+
+def was(state: Json, start: int) -> float:
+    """The score at the start of a day, as it was known on the next day with an event."""
+    for m in state["marks"]:
+        if m[0] >= start:
+            return float(m[2] * 2 ** ((m[0] - start) * 60_000 / WEEK_MS)) if len(m) > 1 else 0.0
+    return points(state, start * 60_000)
+
+
+def merged(one: Json, other: Json, now_ms: int) -> tuple[Json, list[Json]]:
+    both = new()
+    starts = sorted({m[0] for s in (one, other) for m in s["marks"]})
+    for start in starts:
+        if start >= starts[-1] - 8 * 1440:
+            value = was(one, start) + was(other, start)
+            both["marks"].append([start, *([7.0, value] if value else [])])
+    firsts = sorted(
+        (s["times"]["first_order"][0], s["n"]["first_order"]) for s in (one, other) if "first_order" in s["n"]
+    )
+    for name in one["times"].keys() | other["times"].keys():
+        have = [s for s in (one, other) if name in s["times"]]
+        if name == "first_order":
+            both["times"][name], both["n"][name] = [firsts[0][0]], firsts[0][1]
+        else:
+            both["times"][name] = [t for s in have for t in s["times"][name]]
+            both["n"][name] = counts([s["n"][name] for s in have])
+    if len(firsts) == 2:
+        ns = [both["n"]["repeat_order"]] if "repeat_order" in both["n"] else []
+        both["times"].setdefault("repeat_order", []).append(firsts[1][0])
+        both["n"]["repeat_order"] = counts([*ns, firsts[1][1]])
+    both["last_ms"], both["left_ms"] = (max(one[k], other[k]) for k in ("last_ms", "left_ms"))
+    both["orders"] = sorted({*one["orders"], *other["orders"]})[-32:]
+    both["stage"] = max(one["stage"], other["stage"], key=STAGES.index)
+    both["entered"] = {
+        k: max(one["entered"].get(k, 0), other["entered"].get(k, 0)) for k in {*one["entered"], *other["entered"]}
+    }
+    return both, settle(both, max(now_ms, both["last_ms"], both["left_ms"]), False, False)
+
+
+def counts(each: list[Any]) -> tuple[int, int, int]:
+    day = max(d for _, d, _ in each)
+    return sum(n for n, _, _ in each), day, sum(today for _, d, today in each if d == day)
