@@ -429,17 +429,18 @@ class ProfilesFold:
         reason: str | None = None, about: bool = False,
     ) -> None:  # fmt: skip
         told = self.profiles[key]["gate"]
-        informing = kind in ("lead_stage", "cart_recovered")  # no message comes of it: the gate has no say
+        informing = kind == "lead_stage"  # it tells of a profile, no message comes of it: the gate has no say
         if reason is None and at_ms < now_ms - self.rules.stale_ms:
             reason = "stale"
         if reason is None and "retracts" in data:
             reason = None if data["retracts"] in told else "not_told"
-        elif reason is None and not informing:
+        elif reason is None and not informing and kind != "cart_recovered":  # nor does one of that
             reason = "repeat" if id in told else refused(self.profiles[key]["contact"])
         if reason is not None:
             self.suppressed[reason] += 1
             return
-        told.add(id)
+        if not informing:
+            told.add(id)
         data = {"profileId": key[1], **data}
         if about:
             known = self.profiles[key]["about"] or {}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -16,10 +13,9 @@ from stream.signals.base import Result
 from stream.signals.score import Score, ScoreSignal
 from tests.unit.cart_vectors import context, event
 from tests.unit.test_score import D, at, order, page, settings
-from tracker.contract import examples, generate
 from tracker.contract.events import ProfileEvent
 from tracker.contract.scoring import FitRule, LeadRules, ScoreRules
-from tracker.contract.triggers import LEAD_STAGE, LeadStage
+from tracker.contract.triggers import LeadStage
 
 RULES = LeadRules()
 
@@ -278,11 +274,3 @@ def test_other_rules_move_stages_down_at_once_and_up_with_the_next_event() -> No
     person._keep(person.signal.revise(person.state, at(20), person._ctx()))
     assert person.stage == LEAD
     assert person.take(page(30)) == [MQL]
-
-
-def test_the_example_in_the_docs_is_the_golden_one() -> None:
-    page = (generate.ROOT / "docs" / "triggers.md").read_text("utf-8")
-    shown = re.search(r"## lead_stage\n.*?```json\n(.*?)```", page, re.S)
-    assert shown is not None
-    (golden,) = (data for kind, _, _, data in examples.TRIGGERS if kind is LEAD_STAGE)
-    assert json.loads(shown[1]) == msgspec.to_builtins(golden)
