@@ -17,7 +17,12 @@ POINTS = {
     "Push Notification Tapped": ("message_click", 4), "Popup Submitted": ("popup_submit", 8),
     "Form Submitted": ("form", 10), "Unsubscribed": ("unsubscribe", -15), "Promotion Clicked": ("promotion_click", 3),
     "Order Refunded": ("refund", -10), "Order Cancelled": ("refund", -10),
-    "page": ("page", 1), "screen": ("page", 1), "Survey Response Received": ("survey", 8),
+    "Products Searched": ("search", 2), "Product Reviewed": ("review", 12), "Survey Response Received": ("survey", 8),
+    "Social Liked": ("social_like", 1), "Social Commented": ("social_comment", 3),
+    "Content Shared": ("social_share", 5), "Product Shared": ("social_share", 5), "Cart Shared": ("social_share", 5),
+    "Referral Converted": ("referral_converted", 30), "Invite Sent": ("referral_sent", 10),
+    "Ticket Opened": ("ticket", -2), "Email Marked as Spam": ("spam_complaint", -30),
+    "page": ("page", 1), "screen": ("page", 1),
 }  # fmt: skip
 WEIGHTS = dict(POINTS.values()) | {"first_order": 20, "repeat_order": 30}
 LANDMARK_MS = 1_577_836_800_000
@@ -70,7 +75,9 @@ def take(state: Json | None, event: Json, traits: Json, offset_ms: int) -> tuple
     if event.get("bot"):
         return state, [], None
     counted = None
-    is_lead = name == "Form Submitted" or (name == "identify" and bool(traits.get("email") or traits.get("phone")))
+    is_lead = name in ("Form Submitted", "Signed Up") or (
+        name == "identify" and bool(traits.get("email") or traits.get("phone"))
+    )
     if name == "Order Completed":
         counted = order(state, event, ts, offset_ms)
     elif name in POINTS and add(state, POINTS[name][0], ts, offset_ms):

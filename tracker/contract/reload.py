@@ -24,7 +24,8 @@ EVERY_S: Final = 2.0
 LIVE: Final = frozenset(
     (
         "cart_idle_s", "checkout_idle_s", "payment_idle_s", "cart_lost_s", "cart_repeat_s", "cart_click_s",
-        "churn_horizon_d", "churn_enter", "churn_leave", "churn_gap_d", "stale_s", "sites",
+        "churn_horizon_d", "churn_enter", "churn_leave", "churn_gap_d", "visit_horizon_d", "message_horizon_d",
+        "churn_min_repeats", "churn_recheck_d", "stale_s", "sites",
     )
 )  # fmt: skip
 
