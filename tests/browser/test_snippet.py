@@ -228,7 +228,8 @@ async def test_loading_the_script_twice_counts_nothing_twice_and_stacks_no_wrapp
     await page.evaluate("window.before = history.pushState; history.pushState({}, '', '/b')")
     await asyncio.sleep(0.6)
     names = [e.get("event") or e["context"]["page"]["path"] for e in sink.events()]
-    assert sorted(names) == ["/", "/b", "Once"]
+    assert sorted(set(names) - {"Page Engaged"}) == ["/", "/b", "Once"]  # whichever came first is in charge
+    assert len([name for name in names if name != "Page Engaged"]) == 3
     await page.evaluate(
         """() => {
             const script = document.createElement('script');

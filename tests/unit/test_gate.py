@@ -61,7 +61,10 @@ class Shop:
 
     @property
     def told(self) -> list[Any]:
-        return [json.loads(value) for value in self.owner.triggers]
+        """Without the kinds that pass the gate."""
+        told = [json.loads(value) for value in self.owner.triggers]
+        passing = {f"tracker.{kind}.v1" for kind in INFORMING}
+        return [t for t in told if t["type"] not in passing]
 
     @property
     def gate(self) -> Gate:
