@@ -165,15 +165,20 @@ class Nodes:
         if not self._nodes or (self.cluster and (not self._slots or None in self._slots)):
             self.look_again()
             raise RedisConnectionError("not all slots of the cluster have an owner")
-        try:
-            await asyncio.gather(*(node.client.ping() for node in self._nodes.values()))
-        except (RedisError, OSError):
-            self.look_again()
-            raise
+        await self._ask_all(lambda client: client.ping())
 
     async def renew_logs(self) -> None:
         """See stream/redis_log.py. Raises RedisError / OSError when one does not answer."""
-        await asyncio.gather(*(renew_after_start(node.client) for node in self._nodes.values()))
+        await self._ask_all(renew_after_start)
+
+    async def _ask_all(self, ask: Callable[[aioredis.Redis], Awaitable[object]]) -> None:
+        """Raises RedisError / OSError when a server does not answer: then another may be in its place soon."""
+        try:
+            await asyncio.gather(*(ask(node.client) for node in self._nodes.values()))
+        except (RedisError, OSError):
+            self.failed_s = monotonic()
+            self.look_again()
+            raise
 
     def look_again(self) -> None:
         """Ask for the cluster's map soon; nothing to do for one server."""

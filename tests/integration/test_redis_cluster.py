@@ -260,6 +260,31 @@ def names(cluster: Cluster, pattern: str) -> set[str]:
 # -- the whole stack
 
 
+async def test_who_asks_all_nodes_learns_of_a_failover_also_when_nobody_asks_for_a_key(
+    own_cluster: Callable[..., Cluster],
+) -> None:
+    """As a worker that claims: the first thing it asks for is what every node has to answer."""
+    cluster = await asyncio.to_thread(lambda: own_cluster(primaries=3, replicas=3))
+    store = Store(cluster.url)
+    try:
+        await store.start()
+        cluster.children["redis-1"].kill()
+        with pytest.raises((RedisError, OSError)):
+            await store.renew_log()
+        await asyncio.sleep(1.0)  # The map is looked at again, and is the old one still.
+
+        async def renewed() -> bool:
+            try:
+                await store.renew_log()
+            except (RedisError, OSError):
+                return False
+            return True
+
+        await eventually(renewed, 30, every_s=0.25)
+    finally:
+        await store.stop()
+
+
 async def test_a_primary_that_dies_amid_traffic_costs_no_event(
     own_servers: Callable[[], Servers], own_cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
