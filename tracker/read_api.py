@@ -100,10 +100,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         _check("by", by, GROUPS)
         _check("window", window, WINDOWS)
         most = _limit(limit, MAX_LIMIT)
-        try:
-            return await read_counters(redis, current(), site, by, window, _now_ms(), most)
-        except RedisError as e:
-            raise _unavailable(e) from None
+        return await _answer(read_counters(redis, current(), site, by, window, _now_ms(), most))
 
     @routes.get("/visitors")
     async def visitors(
@@ -111,10 +108,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     ) -> dict[str, Any]:
         """How many visitors (profiles) a rolling window has, and how many of them came by each channel."""
         _check("window", window, WINDOWS)
-        try:
-            return await read_visitors(redis, current(), site, window, _now_ms())
-        except RedisError as e:
-            raise _unavailable(e) from None
+        return await _answer(read_visitors(redis, current(), site, window, _now_ms()))
 
     @routes.get("/ranking")
     async def ranking(
@@ -125,10 +119,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         """The most engaged visitors now, and how many are active."""
         most = _limit(limit, MAX_RANKING)
         least = _positive(at_least) if at_least else None
-        try:
-            return await read_ranking(redis, current(), site, most, least, _now_ms())
-        except RedisError as e:
-            raise _unavailable(e) from None
+        return await _answer(read_ranking(redis, current(), site, most, least, _now_ms()))
 
     @routes.get("/engagement")
     async def engagement(
@@ -136,10 +127,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     ) -> dict[str, Any]:
         """How many of the known profiles were engaged in a rolling window, and the mean score of all of them."""
         _check("window", window, WINDOWS)
-        try:
-            return await read_engagement(redis, current(), site, window, _now_ms())
-        except RedisError as e:
-            raise _unavailable(e) from None
+        return await _answer(read_engagement(redis, current(), site, window, _now_ms()))
 
     @routes.get("/carts")
     async def carts(
@@ -150,10 +138,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         """What became of the carts that were opened in a rolling window, and the rates of it (null: of none)."""
         _check("window", window, WINDOWS)
         _check("basis", basis, BASES)
-        try:
-            return await read_carts(redis, current(), site, window, basis, _now_ms())
-        except RedisError as e:
-            raise _unavailable(e) from None
+        return await _answer(read_carts(redis, current(), site, window, basis, _now_ms()))
 
     @routes.get("/profiles/{id_type}/{value:path}")
     async def profile(site: str, id_type: str, value: str) -> dict[str, Any]:
@@ -207,6 +192,14 @@ def _one_of(values: Iterable[str]) -> str:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+async def _answer(reading: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """What is read of Redis. Raises ApiError when it does not answer."""
+    try:
+        return await reading
+    except RedisError as e:
+        raise _unavailable(e) from None
 
 
 def _unavailable(error: RedisError) -> ApiError:
