@@ -458,12 +458,11 @@ class Folder:
                     field = keys.sum_field(indicator, half_life_d)
                     known = sums.get(field)
                     sums[field] = log2 if known is None else log_add(known, log2)
-            if result.engaged and not fx.visits.too_old(event.timestamp_ms // 60_000, event.received_at_ms):
+            if result.engaged and not fx.visits.too_old(now := event.timestamp_ms // 60_000, event.received_at_ms):
                 before = profile.states.get(signal.name)
-                last_ms = signal.engaged_ms(before) if before is not None else 0
-                minute, last = event.timestamp_ms // 60_000, last_ms // 60_000 or None
-                if minute != last:
-                    fx.visits.add(event.site, keys.ENGAGED, profile.id, minute, last, self.zone(event.site))
+                last = signal.engaged_ms(before) // 60_000 or None if before is not None else None
+                if now != last:
+                    fx.visits.add(event.site, keys.ENGAGED, profile.id, now, last, self.zone(event.site))
             self._keep(profile, signal, result, now_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
 
