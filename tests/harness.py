@@ -253,7 +253,7 @@ class Stack:
         )
         chosen = {
             "kafka": servers.kafka, "redis": servers.redis, "http_port": free_port(), "worker_port": free_port(),
-            "partitions": PARTITIONS, "demo": True, "cart_idle_s": 3, "checkout_idle_s": 3, "payment_idle_s": 3,
+            "partitions": PARTITIONS, "demo": True, "cart_idle_s": 5, "checkout_idle_s": 5, "payment_idle_s": 5,
             "worker_id": f"worker-{run}", "group": f"tracker-{run}", **settings,
         }  # fmt: skip
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("TRACKER_")}

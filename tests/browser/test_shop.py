@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from playwright.async_api import BrowserContext, Page, Route, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.harness import DEMO, Stack
 from tracker.contract.topics import EVENTS
 from tracker.contract.triggers import CART_ABANDONED
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
+
+IDLE_S, CLOCK_DELAY_S = 5, 2
+"""Of the stack's demo site."""
 
 
 async def open_shop(page: Page, stack: Stack, query: str = "") -> str:
@@ -55,8 +59,10 @@ def of_visitor(trigger: dict[str, Any], anonymous_id: str) -> bool:
     return bool(trigger["data"].get("anonymousId") == anonymous_id)
 
 
-async def test_buying_in_time_gives_no_trigger_and_the_order_has_segments_properties(page: Page, stack: Stack) -> None:
+async def buy(page: Page, stack: Stack) -> tuple[str, float]:
+    """From an empty cart to the order. Returns the visitor's anonymousId and the seconds it took."""
     me = await open_shop(page, stack)
+    started_s = time.monotonic()
     await add_first_product(page)
     await page.locator(".cart-link").click()
     await page.locator("#checkout").click()
@@ -72,8 +78,21 @@ async def test_buying_in_time_gives_no_trigger_and_the_order_has_segments_proper
     await page.locator("#choose").click()
     await page.locator("#pay").click()
     await expect(strip(page, "Order Completed")).to_have_count(1)
+    return me, time.monotonic() - started_s
+
+
+async def test_buying_in_time_gives_no_trigger_and_the_order_has_segments_properties(
+    page: Page, browser: Browser, stack: Stack
+) -> None:
+    me, took_s = await buy(page, stack)
+    for _ in range(3):
+        if took_s < IDLE_S:
+            break
+        page = await browser.new_page()  # the machine was too busy: another visitor
+        me, took_s = await buy(page, stack)
+    assert took_s < IDLE_S, "this machine is too slow for an order in time"
     await expect(page.locator(".signal .good")).to_be_visible()
-    await asyncio.sleep(3 + 2 + 2)  # the idle time, the clock's delay, and some
+    await asyncio.sleep(IDLE_S + CLOCK_DELAY_S + 2)
     await expect(page.locator(".signal .alarm")).to_have_count(0)
     assert await stack.consume(CART_ABANDONED.topic, match=lambda t: of_visitor(t, me), timeout_s=8) == []
 

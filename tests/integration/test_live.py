@@ -85,7 +85,7 @@ async def test_a_listener_gets_its_own_events_counters_and_trigger_but_nothing_e
         assert stream.headers["Content-Type"].startswith("text/event-stream")
         assert stream.headers["X-Accel-Buffering"] == "no"
         await eventually(has(stream, "hello"))
-        assert stream.of("hello")[0]["cart_idle_s"] == 3
+        assert stream.of("hello")[0]["cart_idle_s"] == 5
         await eventually(lambda: {"stream": "live"} in stream.of("status"))
         cart = {"cart_id": f"C-{me}", "product_id": "tra", "price": 240000, "quantity": 2, "currency": "VND"}
         await stack.send(DEMO, track(other, "Product Added", **{**cart, "cart_id": f"C-{other}"}))

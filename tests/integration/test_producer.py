@@ -150,9 +150,20 @@ async def test_a_request_holds_all_partitions_and_a_broker_has_one_under_way(
     assert requests == [PARTS, PARTS]
 
 
+@pytest.mark.parametrize("beside", [0, NotLeaderForPartitionError.errno], ids=["acked at once", "asked for again"])
 async def test_what_is_refused_fails_alone_and_the_next_goes_on(
-    kafka_bootstrap: str, topic: str, out: KafkaOut
+    kafka_bootstrap: str, topic: str, out: KafkaOut, monkeypatch: pytest.MonkeyPatch, beside: int
 ) -> None:
+    await warm(out, topic)
+    read, first = sender._codes, True
+
+    def codes(answer: memoryview) -> dict[tuple[str, int], int]:
+        nonlocal first
+        found = {where: code or (beside if first else 0) for where, code in read(answer).items()}
+        first = False
+        return found
+
+    monkeypatch.setattr(sender, "_codes", codes)
     fine = out.append(topic, None, b"1", None, 1)
     with pytest.raises(ProduceError, match=MessageSizeTooLargeError.__name__):
         await asyncio.wait_for(out.append(topic, None, b"0 " + os.urandom(1_200_000), None, 0), 10)
@@ -168,7 +179,7 @@ async def test_what_is_refused_fails_alone_and_the_next_goes_on(
 
     await asyncio.wait_for(again(), 10)
     found = await stored(kafka_bootstrap, topic)
-    assert (found[0], found[1]) == ([2], [1])
+    assert (found[0], found[1]) == ([0, 2], [0, 1])
 
 
 async def test_a_missing_topic_is_named(kafka_bootstrap: str) -> None:

@@ -47,6 +47,8 @@ FLUSH_BYTES: Final = 256 * 1024
 RECORD_OVERHEAD: Final = 100
 """What a record's bookkeeping takes in memory besides its bytes, about."""
 SWEEP_S: Final = 0.1
+ANSWERS_S: Final = 2.0
+"""For the batches beside one that Kafka refused."""
 NO_HEADERS: Final[list[tuple[str, bytes]]] = []  # aiokafka's builder takes nothing but a list
 RECONNECT_S: Final = (0.2, 0.5, 1.0, 2.0)
 REFUSED: Final = (CorruptRecordException, InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
@@ -488,6 +490,9 @@ class KafkaOut:
                 self._sender, self.problem = None, self.problem or "the Kafka producer broke and is replaced"
                 self.connected.clear()
                 log.warning("%s", self.problem)
+                if under_way := [batch.done for batch in self._under_way.values()]:
+                    # One refused batch breaks its own partition's sequence only: the others may still be acked.
+                    await asyncio.wait(under_way, timeout=min(ANSWERS_S, self._timeout_s))
                 await self._close(sender)
             except asyncio.CancelledError:
                 if sender is not self._sender:  # else `stop` closes it
