@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from stream import handover, metrics, naming
 from stream.core import contact, gate
 from stream.core.gate import Gate, Held, Stopped, Told
-from stream.core.score import log_add
+from stream.core.score import log_sum
 from stream.core.visitors import Visits
 from stream.handover import Sender, Sent
 from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
@@ -141,8 +141,8 @@ class Effects(Struct):
     """New parameters, in the order of the log."""
     taken_over: int = 0
     """Parts of merged profiles' states."""
-    sums: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
-    """Site -> field of its decayed sums -> log2 of what is added."""
+    sums: dict[str, dict[str, list[float]]] = msgspec.field(default_factory=dict)
+    """Site -> field of its decayed sums -> log2 of each part that is added."""
     unranked: list[tuple[str, str]] = msgspec.field(default_factory=list)
     """(site, profile id) of those who have no place any more."""
     ranked: dict[str, str] = msgspec.field(default_factory=dict)
@@ -215,6 +215,7 @@ class Folder:
         self.codec = ProfileCodec(signals)
         self._by_name = {s.name: s for s in signals}
         self._timed = [s for s in signals if s.state_type is not type(None)]
+        self._due_of = {s.name: s.due_ms for s in signals if type(s).due_ms is not Signal.due_ms}
         check_reads(signals)
         self._settlers = tuple(s for s in signals if s.reads)
         self._read = frozenset().union(*(s.reads for s in signals))
@@ -264,20 +265,22 @@ class Folder:
         fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
         self._models = models or {}
         for index, item in decoded.items:
-            if isinstance(item, int):
+            if type(item) is ProfileEvent:
+                pass  # by far the most: asked for first
+            elif isinstance(item, int):
                 if item > fx.clock_ms:
                     fx.clock_ms = item
                     self._fire_all(item, profiles, due, fx)
                 continue
-            if isinstance(item, Model):
+            elif isinstance(item, Model):
                 if item.newer_than(self._models.get((item.site, item.signal))):
                     self._models = {**self._models, (item.site, item.signal): item}
                     fx.models.append(item)
                 continue
-            if isinstance(item, Merge):
+            elif isinstance(item, Merge):
                 self._merge(index, item, profiles[item.site, item.loser], decoded, fx)
                 continue
-            if isinstance(item, Unmerge):
+            elif isinstance(item, Unmerge):
                 self._unmerge(index, item, profiles[item.site, item.profile_id], decoded, fx)
                 continue
             partition, offset, sub = item.src
@@ -408,20 +411,26 @@ class Folder:
             fx.gauges[name] = fx.gauges.get(name, 0) + sign * n
 
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
-        minute = event.timestamp_ms // 60_000 * 60
+        ts_ms = event.timestamp_ms
+        minute = ts_ms // 60_000 * 60
         changed: set[str] = set()
         if not event.counted:
-            channel = event.channel if event.channel in _CHANNELS else metrics.OTHER
+            channel = event.channel
+            if channel not in _CHANNELS:
+                channel = metrics.OTHER
             about = profile.about
-            last_ms = None if about is None else about.last_seen_ms
-            who = None if about is None else (about.traits, about.user_id)
             if about is None:
                 self._move_gauges(event.site, _KNOWN, 1, fx)
-            profile.see(event)
-            if who is None or who[0] is not profile.about.traits or who[1] is not profile.about.user_id:  # type: ignore[union-attr]
+                profile.see(event)
                 changed.add(ABOUT)
-            if about is None or about.channels.get(channel) != event.timestamp_ms // 60_000:
-                self._visit(profile, channel, event, last_ms, fx)
+                self._visit(profile, channel, event, None, fx)
+            else:
+                traits, user_id, last_ms = about.traits, about.user_id, about.last_seen_ms
+                profile.see(event)
+                if traits is not about.traits or user_id is not about.user_id:
+                    changed.add(ABOUT)
+                if about.channels.get(channel) != ts_ms // 60_000:
+                    self._visit(profile, channel, event, last_ms, fx)
             key, what = (event.site, minute), (channel, event_label(event))
             counts = fx.seen.get(key)
             if counts is None:
@@ -440,14 +449,21 @@ class Folder:
             steps = self._steps_by_type.get(event.type, self._for_all)
         if steps is self._for_all and not changed and self._all_idle(profile, event):
             return
-        now_ms = max(fx.clock_ms, event.received_at_ms)
+        now_ms, received_ms = fx.clock_ms, event.received_at_ms
+        at_ms = ts_ms if ts_ms > now_ms else now_ms
+        if received_ms > now_ms:
+            now_ms = received_ms
         try:  # All of them first: an event that one signal fails on is counted, but changes no signal's state.
-            results = self._results(steps, profile, event, max(event.timestamp_ms, fx.clock_ms), changed)
+            results = self._results(steps, profile, event, at_ms, changed)
         except Exception as e:
             log.exception("A signal failed on an event of site %s", event.site)
             fx.poison.append(Poison(index, "fold_failed", f"{type(e).__name__}: {e}"))
             return
+        states, timed, due = profile.states, self._due_of, False
         for signal, result in results:
+            state, before = result.state, states.get(signal.name)
+            if state is not None and state is not before and (due_of := timed.get(signal.name)) is not None:
+                due = due or before is None or due_of(before) != due_of(state)
             if result.counts:
                 extra = fx.extra.setdefault((event.site, minute), {})
                 for field, n in result.counts:
@@ -456,15 +472,18 @@ class Folder:
                 sums = fx.sums.setdefault(event.site, {})
                 for indicator, half_life_d, log2 in result.sums:
                     field = keys.sum_field(indicator, half_life_d)
-                    known = sums.get(field)
-                    sums[field] = log2 if known is None else log_add(known, log2)
-            if result.engaged and not fx.visits.too_old(now := event.timestamp_ms // 60_000, event.received_at_ms):
-                before = profile.states.get(signal.name)
+                    if (logs := sums.get(field)) is None:
+                        sums[field] = [log2]
+                    else:
+                        logs.append(log2)
+            if result.engaged:
+                now = ts_ms // 60_000
                 last = signal.engaged_ms(before) // 60_000 or None if before is not None else None
-                if now != last:
+                if now != last and not fx.visits.too_old(now, received_ms):
                     fx.visits.add(event.site, keys.ENGAGED, profile.id, now, last, self.zone(event.site))
             self._keep(profile, signal, result, now_ms, fx)
-        profile.due_ms = self.codec.due_ms(profile)
+        if due:
+            profile.due_ms = self.codec.due_ms(profile)
 
     def _all_idle(self, profile: Profile, event: ProfileEvent) -> bool:
         """Whether no signal has anything to do: by far the most page views, for which not even a context is made."""
@@ -549,17 +568,17 @@ class Folder:
                 fx.visits.add(profile.site, channel, profile.id, minute, None, zone)
 
     def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
-        if result.state is not None and result.state is not profile.states.get(signal.name):
-            profile.states[signal.name] = result.state
-            profile.changed.add(signal.name)
-        for field, difference in result.gauges:
-            name = f"{field}|{profile.site}"
-            fx.gauges[name] = fx.gauges.get(name, 0) + difference
+        state, name = result.state, signal.name
+        if state is not None and state is not profile.states.get(name):
+            profile.states[name] = state
+            profile.changed.add(name)
+        if result.gauges:
+            self._move_gauges(profile.site, result.gauges, 1, fx)
         for field, more, ms in result.counts_at:
             extra = fx.extra.setdefault((profile.site, ms // 60_000 * 60), {})
             extra[field] = extra.get(field, 0) + more
-        for name, labels, n in result.metrics:
-            fx.metrics[name, labels] = fx.metrics.get((name, labels), 0) + n
+        for metric, labels, n in result.metrics:
+            fx.metrics[metric, labels] = fx.metrics.get((metric, labels), 0) + n
         for trigger in result.triggers:
             self._emit(profile, signal, trigger, now_ms, fx)
 
@@ -779,7 +798,7 @@ class Folder:
             "models": _flat({field_of(m): binary(encode_model(m)) for m in fx.models}),
             "ranks": [[site, self._least_rank(site, fx.clock_ms), *each] for site, each in ranks.items()],
             "ranked": _flat(fx.ranked),
-            "sums": [[site, _flat(sums)] for site, sums in fx.sums.items()],
+            "sums": [[site, _flat({f: log_sum(logs) for f, logs in sums.items()})] for site, sums in fx.sums.items()],
             "gauges": _flat({name: n for name, n in fx.gauges.items() if n}),
             "due": dues,
             "out": [binary(packb(t)) for t in fx.triggers],

@@ -13,7 +13,7 @@ no event again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import exp2, expm1, floor, fsum, inf, log, log1p, log2
 from typing import Final
 
@@ -92,6 +92,12 @@ def log_add(a: float, b: float) -> float:
     return a if b == -inf else a + log1p(exp2(b - a)) / _LN2
 
 
+def log_sum(logs: Sequence[float]) -> float:
+    """log2 of the sum of 2^each, of one or more. The same in any order."""
+    most = max(logs)
+    return most + log2(fsum([exp2(each - most) for each in logs]))
+
+
 def value(tally: Tally, at_ms: int) -> float:
     """The sum's worth at this time: the number of its events, each halved every half-life."""
     return exp2(min(_MOST, tally.log - position(at_ms, tally.half_life_d)))
@@ -102,17 +108,20 @@ def counted(tally: Tally | None, at_ms: int, day: int, half_life_d: float, cap: 
 
     Days are told apart by the latest one only: a late event of a former day counts, however many it has had.
     """
+    at = (at_ms - LANDMARK_MS) / (half_life_d * DAY_MS)  # `position` and, below, `log_add`: this is every event's way
     if tally is None:
-        return Tally(position(at_ms, half_life_d), half_life_d, 1, day, 1)
-    today = tally.today
-    if day >= tally.day:
-        today = today + 1 if day == tally.day else 1
+        return Tally(at, half_life_d, 1, day, 1)
+    latest, today = tally.day, tally.today
+    if day >= latest:
+        today = today + 1 if day == latest else 1
         if today > cap:
             return None
+        latest = day
     if tally.half_life_d != half_life_d:
         tally = converted(tally, half_life_d, max(at_ms, last_ms))
-    log = log_add(tally.log, position(at_ms, half_life_d))
-    return Tally(log, half_life_d, tally.n + 1, max(day, tally.day), today)
+    log = tally.log
+    more, less = (log, at) if log > at else (at, log)
+    return Tally(more + log1p(exp2(less - more)) / _LN2, half_life_d, tally.n + 1, latest, today)
 
 
 def converted(tally: Tally, half_life_d: float, at_ms: int) -> Tally:
@@ -213,10 +222,7 @@ def rank(tallies: Tallies, rules: Rules, last_ms: int) -> float | None:
         log_weights[name] + t.log + (0.0 if t.half_life_d == longest else at / longest - at / t.half_life_d)
         for name, t in tallies.items() if name in log_weights
     ]  # fmt: skip
-    if not logs:
-        return None
-    most = max(logs)
-    return most + log2(fsum([exp2(each - most) for each in logs]))
+    return log_sum(logs) if logs else None
 
 
 def bound(least: float, rules: Rules, at_ms: int) -> float:

@@ -73,6 +73,7 @@ class _Opened(Struct):
 
 _opened = msgspec.json.Decoder(_Opened).decode
 _OPENS: Final = frozenset(name for name, indicator in OF_EVENT.items() if indicator == "message_open")
+_ENGAGING: Final = frozenset(name for name, weight in WEIGHTS.items() if weight > 0)
 _NEW: Final = Score()
 _NO_SUMS: Final[tuple[tuple[str, float, float], ...]] = ()
 
@@ -109,14 +110,13 @@ class ScoreSignal(Signal[Score]):
         after, sums, engaged = before, _NO_SUMS, False
         if indicator is not None and not (name in _OPENS and _by_machine(event)):
             after, sums = _count(before, indicator, event, ctx, rules)
-            engaged = after is not before and WEIGHTS[indicator] > 0
+            engaged = after is not before and indicator in _ENGAGING
         is_lead = name in LEAD_EVENTS or (event.type == "identify" and _has_contact(ctx.traits))
         if after is before and not is_lead and event.type != "identify":
             return Result(state=state)
-        if after.stage == lead.CUSTOMER or (
-            not is_lead and after.stage == lead.VISITOR and name != ORDER_COMPLETED
-        ):  # nothing moves its stage
-            return Result(state=state if after is before else after, sums=sums, engaged=engaged)
+        stage = after.stage
+        if stage == lead.CUSTOMER or (stage == lead.VISITOR and not is_lead and name != ORDER_COMPLETED):
+            return Result(state=state if after is before else after, sums=sums, engaged=engaged)  # nothing moves it
         at_ms = max(event.timestamp_ms, after.last_ms, after.left_ms)
         is_customer = name == ORDER_COMPLETED and after is not before
         result = _settled(after, at_ms, rules, leads, ctx, is_lead=is_lead, is_customer=is_customer)
@@ -239,12 +239,15 @@ def _count(
         tally = core.counted(known.get(indicator), at_ms, day, rules.half_lives_d[indicator], rules.cap, before.last_ms)
         if tally is None:
             return before, ()
-        with_it = {**known, indicator: tally}
+        with_it = known.copy()
+        with_it[indicator] = tally
     marks = before.marks
     day_start_ms = day * DAY_MS - ctx.utc_offset_ms
     if not marks or marks[-1][0] * core.MINUTE_MS < day_start_ms:
         marks = core.marked(marks, known, rules.weights, day_start_ms)
-    last_ms = max(at_ms, before.last_ms) if WEIGHTS[indicator] > 0 else before.last_ms
+    last_ms = before.last_ms
+    if at_ms > last_ms and indicator in _ENGAGING:
+        last_ms = at_ms
     after = Score(with_it, last_ms, marks, orders, before.stage, before.entered, before.left_ms, before.due_ms)
     half_life_d = rules.half_lives_d[indicator]
     return after, ((indicator, half_life_d, core.position(at_ms, half_life_d)),)

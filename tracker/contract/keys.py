@@ -55,6 +55,7 @@ is counted. Ids become key parts through `id_part`: short plain ones as they are
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -264,6 +265,7 @@ def undone_field(field: str) -> str:
     return f"{kind}_undone|{rest}"
 
 
+@lru_cache(1024)
 def sum_field(indicator: str, half_life_d: float) -> str:
     return f"{indicator}|{half_life_d:g}"
 
