@@ -80,7 +80,7 @@ def in_thread(fn: Callable[[], T]) -> T:
 async def eventually(fn: Callable[[], Awaitable[T]], timeout_s: float = ..., every_s: float = ...) -> T: ...
 @overload
 async def eventually(fn: Callable[[], T], timeout_s: float = ..., every_s: float = ...) -> T: ...
-async def eventually(fn: Callable[[], T | Awaitable[T]], timeout_s: float = 15.0, every_s: float = 0.1) -> T:
+async def eventually(fn: Callable[[], T | Awaitable[T]], timeout_s: float = 60.0, every_s: float = 0.1) -> T:
     """Call `fn` (plain or async) until it returns something true without AssertionError; that is the result.
 
     After `timeout_s` seconds the last AssertionError, or one that tells the last value, is raised.

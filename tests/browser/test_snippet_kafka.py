@@ -20,7 +20,7 @@ SETTLED_S = 1.0
 """After so long a second copy would have come, too."""
 
 
-async def names_of(log: Log, url: str, count: int, timeout_s: float = 10) -> list[str]:
+async def names_of(log: Log, url: str, count: int, timeout_s: float = 30) -> list[str]:
     """Names of the events of `url`, by time; `count` of them are awaited, and then whether more come."""
     await until(lambda: len(log.of(url)) >= count, timeout_s)
     await asyncio.sleep(SETTLED_S)

@@ -174,7 +174,7 @@ async def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> 
     try:
         async with aiohttp.ClientSession() as http:
             server = Prometheus(targets["prometheus"], http)
-            await eventually(server.is_ready, 30)
+            await eventually(server.is_ready)
             await _traffic(stack, server)
             yield server
     finally:

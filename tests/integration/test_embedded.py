@@ -76,5 +76,5 @@ async def test_a_killed_worker_goes_on_where_it_was(own_stack: Callable[..., Sta
     async def all_counted() -> bool:
         return await counted() >= 400
 
-    await eventually(all_counted, 30)
+    await eventually(all_counted)
     assert await counted() == 400

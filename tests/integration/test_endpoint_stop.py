@@ -27,7 +27,7 @@ async def test_sigterm_turns_readiness_off_first_and_loses_nothing_in_flight(sta
     # A long linger: the requests are still waiting for their batch when the signal comes.
     with endpoint(tmp_path, stack.settings.kafka, linger_ms=900, drain_s=10) as child:
         port = port_of(child)
-        await eventually(lambda: ready("127.0.0.1", port), 30)
+        await eventually(lambda: ready("127.0.0.1", port))
         users = [f"drain-{time.time_ns()}-{i}" for i in range(10)]
 
         def send(user: str) -> int:

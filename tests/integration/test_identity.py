@@ -192,7 +192,7 @@ async def test_ids_that_were_taken_off_a_profile_are_somebody_elses_from_then_on
     assert left["profile_id"] == found["profile_id"]
     assert left["about"].get("user_id") is None
     assert await owner_of(stack, site, "user_id", "u1") == new
-    (record,) = await stack.consume(MERGES, 1, site=site, timeout_s=3)
+    (record,) = await stack.consume(MERGES, 1, site=site)
     assert (record["profileId"], record["newProfileId"]) == (found["profile_id"], new)
 
 

@@ -104,7 +104,7 @@ async def test_ten_times_the_load_is_refused_at_once_in_bounded_memory_and_it_re
     with endpoint(tmp_path, servers.kafka, servers.redis, **settings) as child:
         port = port_of(child)
         create_topics(servers)
-        await eventually(lambda: ready("127.0.0.1", port), 30)
+        await eventually(lambda: ready("127.0.0.1", port))
         before = memory_bytes(child, "VmRSS")
         crowd, kafka = Crowd(port), servers.children["kafka"]
 
@@ -114,14 +114,14 @@ async def test_ten_times_the_load_is_refused_at_once_in_bounded_memory_and_it_re
         async with asyncio.TaskGroup() as clients:
             for i in range(CONNECTIONS):
                 clients.create_task(crowd.client(i))
-            await eventually(partial(taken, 50), 15)
+            await eventually(partial(taken, 50))
             os.kill(kafka.pid, signal.SIGSTOP)
             try:
                 await asyncio.sleep(FROZEN_S)
             finally:
                 os.kill(kafka.pid, signal.SIGCONT)
             frozen = crowd.statuses.copy()
-            await eventually(partial(taken, frozen[200] + 50), 20)
+            await eventually(partial(taken, frozen[200] + 50))
             crowd.stop = True
         # A client that asked while Kafka stood had its answer in time, most of them at once.
         assert set(crowd.statuses) <= {200, 429, 503}

@@ -108,11 +108,11 @@ async def test_a_killed_process_comes_back_and_nobody_is_refused_meanwhile(sever
     # New connections, also those that the kernel deals to the dead one's socket.
     answers = await asyncio.gather(*(asyncio.to_thread(several.send, f"u{i}") for i in range(40)))
     assert answers == [200] * 40
-    after = await eventually(lambda: pids if (pids := several.pids())[1] != before[1] else None, 5)
+    after = await eventually(lambda: pids if (pids := several.pids())[1] != before[1] else None)
     assert after is not None
     assert [after[0], after[2]] == [before[0], before[2]]
     assert "process 1 was ended by SIGKILL" in several.child.log.read_text("utf-8")
-    await eventually(lambda: ready("127.0.0.1", several.metrics_ports()[1]), 10)
+    await eventually(lambda: ready("127.0.0.1", several.metrics_ports()[1]))
 
 
 async def test_sigterm_ends_all_of_them_and_loses_nothing_in_flight(ending: Several, stack: Stack) -> None:
@@ -133,7 +133,7 @@ async def test_without_their_parent_they_end_in_order(ending: Several) -> None:
     await asyncio.sleep(0.02)
     ending.child.kill()
     assert await sending == 200
-    await eventually(lambda: not any(running(pid) for pid in pids), 10)
+    await eventually(lambda: not any(running(pid) for pid in pids))
 
 
 def test_a_port_that_another_tracker_has_is_not_shared_with_it(several: Several, stack: Stack, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def test_complete_until_is_the_clock_of_the_slowest_partition(stack: Stack
         assert rfc3339(min(int(c) for c in clocks if c is not None)) <= answer["complete_until"]
         return bool(answer["complete_until"] <= rfc3339(time.time_ns() // 1_000_000))
 
-    await eventually(told, 30)
+    await eventually(told)
 
 
 async def test_without_a_clock_in_each_partition_nothing_is_called_complete(stack: Stack, redis: Redis) -> None:
@@ -225,7 +225,7 @@ async def test_what_the_worker_wrote_is_read(stack: Stack) -> None:
     async def counted() -> bool:
         return groups((await get(stack, site, "?by=event&window=5m"))[1]) == {"identify": 1, "Product Viewed": 1}
 
-    await eventually(counted, 30)
+    await eventually(counted)
     status, answer = await stack.request("GET", f"/api/v1/sites/{site.name}/visitors?window=1m", bearer=site.secret_key)
     assert status == 200
     assert (answer["visitors"], answer["exact"], answer["groups"]) == (1, True, [{"key": "site", "count": 1}])

@@ -380,7 +380,7 @@ async def test_what_is_held_goes_to_kafka_when_it_is_released_and_back_when_it_i
         out.release([(EVENTS, 0)])
         await asyncio.wait_for(held, 5)
         put("late", 1)
-        await eventually(lambda: back, 5)
+        await eventually(lambda: back)
         assert out.connected.is_set()  # the others' producer is not given up for it
         await asyncio.wait_for(put("after", 1), 5)
         out.hold([(EVENTS, 3)])

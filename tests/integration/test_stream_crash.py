@@ -36,7 +36,7 @@ async def test_a_worker_in_which_faust_crashed_ends_with_the_reason(own_stack: C
     log = stack.folder / "crashing.log"
     child = Child("crashing", [sys.executable, "-c", FETCH_FAILS], log, env=stack.env, cwd=stack.folder).start()
     stack.others.append(child)
-    await eventually(lambda: child.process is not None and child.process.poll() is not None, 40)
+    await eventually(lambda: child.process is not None and child.process.poll() is not None)
     assert child.process is not None
     assert child.process.returncode == 70, log.read_text()
     assert "Faust crashed: RuntimeError('as a broken record batch would')" in log.read_text()

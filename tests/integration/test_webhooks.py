@@ -118,7 +118,7 @@ class Setup:
                 await producer.send_and_wait(CART_ABANDONED.topic, value, data.profile_id.encode(), headers=HEADERS)
 
 
-async def until(holds: Callable[[], Any], seconds: float = 30) -> None:
+async def until(holds: Callable[[], Any], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while True:
             found = holds()

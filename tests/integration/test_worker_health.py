@@ -150,6 +150,6 @@ async def test_a_log_of_nothing_but_poison_stops_the_worker_and_nothing_of_it_is
 
     stack.worker.env = {**(stack.worker.env or {}), "TRACKER_POISON_RUN": "0", "TRACKER_POISON_RATIO": "0"}
     stack.worker.start()
-    await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 1}), 40)
+    await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 1}))
     assert len(await stack.consume(DEAD_LETTERS, 61, timeout_s=6)) == 60
     assert worker_metric(stack, "stream_dead_letters_total") == 60
