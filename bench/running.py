@@ -11,10 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from stream.signals import SIGNALS
+from stream.signals.base import DECIDING
 from tracker.embedded import kafka, redis
 from tracker.embedded.process import Child, free_port, wait_until
+
+ASK_S: Final = 1.0
+"""How often a worker is asked how far it is: to tell costs it 20 ms."""
+ALL_BUT_CARTS: Final = ",".join(s.name for s in SIGNALS if s.name not in {"cart", *DECIDING})
+"""For the setting `signals_off`."""
 
 
 class Servers(NamedTuple):

@@ -5,7 +5,8 @@
 
 counters   bench/peers/job.py: three windowed counters a visitor, on each engine. Every engine's counters are compared
            with the input's, one by one.
-worker     all of `tracker worker`, by 1, 2 and 4 processes: both hops, identity, dedupe, counters, carts, triggers.
+worker     `tracker worker` by 1, 2 and 4 processes: both hops, identity, dedupe, counters, triggers; with carts alone
+           (1 process), and with all signals.
 latency    one worker at --rate events/s: from received to visible in Redis, of visitors who come once.
 memory     Redis's bytes a profile and an event, after --profiles visitors.
 
@@ -43,7 +44,7 @@ from bench.endpoint import ROOT, cpu_s, spread
 from bench.load import events, produce
 from bench.peers import job, kafka_streams
 from bench.peers.rate import Rate, at_rate
-from bench.running import Servers, ended, servers, settings_of, wait_for, workers
+from bench.running import ALL_BUT_CARTS, ASK_S, Servers, ended, servers, settings_of, wait_for, workers
 from tracker.cli.topics import create
 from tracker.contract import keys
 from tracker.contract.settings import DEMO_SITE, load
@@ -55,7 +56,8 @@ SPAN_MS: Final = 180_000
 LIMIT_S: Final = 600.0
 """For an engine to end; it is an error then."""
 EMPTY_S: Final = 30.0
-WORKERS: Final = (1, 2, 4)
+WORKERS: Final = ((1, ALL_BUT_CARTS), (1, ""), (2, ""), (4, ""))
+"""(processes, signals that are off)."""
 PARTS: Final = ("counters", "worker", "latency", "memory")
 YARDSTICK: Final = "kafka-streams"
 
@@ -244,17 +246,19 @@ def stopped(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             process.send_signal(signal.SIGCONT)
 
 
-def run_workers(on: Servers, number: int, partitions: int, records: Sequence[Record], want: Counter[job.Key]) -> Cost:
+def run_workers(
+    on: Servers, number: int, signals_off: str, partitions: int, records: Sequence[Record], want: Counter[job.Key]
+) -> Cost:
     """Raises Wrong. The records are in the topic afterwards."""
     emptied(on, (EVENTS, PROFILE_EVENTS), partitions)
-    with workers(settings_of(on, partitions), number) as running:
+    with workers(settings_of(on, partitions) | {"TRACKER_SIGNALS_OFF": signals_off}, number) as running:
         wait_for(lambda: all(worker.ready() for worker in running), 90.0)
         time.sleep(2.0)
         pids = [worker.pid for worker in running]
         with stopped([worker.process for worker in running]):
             asyncio.run(produce(on.bootstrap, partitions, records))
             begin = clocks(on, pids, 0)
-        wait_for(lambda: sum(worker.events() for worker in running) >= len(records), LIMIT_S)
+        wait_for(lambda: sum(worker.events() for worker in running) >= len(records), LIMIT_S, ASK_S)
         end = clocks(on, pids, len(records))
     if (problem := worker_problem(on, partitions, want)) is not None:
         raise Wrong(f"{number} worker(s): {problem}")
@@ -318,7 +322,7 @@ def run_memory(on: Servers, partitions: int, profiles: int, more: int) -> Memory
             of_all = events(profiles * each, profiles, seed, SPAN_MS, evenly=True)
             asyncio.run(produce(on.bootstrap, partitions, of_all))
             count += profiles * each
-            wait_for(lambda: worker.events() >= count, LIMIT_S)  # noqa: B023  # called here alone
+            wait_for(lambda: worker.events() >= count, LIMIT_S, ASK_S)  # noqa: B023  # called here alone
             time.sleep(2.0)
             found.append((used(client), by_family(client)))
     (base, none), (first, first_by), (all_, all_by) = found
@@ -396,9 +400,9 @@ def main(argv: Sequence[str]) -> None:
             )
         for turn in range(args.rounds):
             if "worker" in parts:
-                for n in WORKERS:
-                    what = f"tracker worker, {n} process{'es' if n > 1 else ''}"
-                    row(f"worker-{n}", what, partial(run_workers, on, n, args.partitions, records, want))
+                for n, off in WORKERS:
+                    what = f"tracker worker, {n} process{'es' if n > 1 else ''}{', carts alone' if off else ''}"
+                    row(f"worker-{n}-{off}", what, partial(run_workers, on, n, off, args.partitions, records, want))
             if "counters" in parts:
                 for share in sorted({engine.share for engine in chosen}):
                     part = records[: len(records) // share]
@@ -408,7 +412,7 @@ def main(argv: Sequence[str]) -> None:
                     for engine in turned([e for e in chosen if e.share == share and e.name not in missing], turn):
                         emptied(on, (), args.partitions)
                         row(engine.name, engine.what, partial(run_engine, on, engine, args.partitions, part, of_part))
-        order = [engine.name for engine in chosen] + [f"worker-{n}" for n in WORKERS]
+        order = [engine.name for engine in chosen] + [f"worker-{n}-{off}" for n, off in WORKERS]
         if rows or missing:
             print_rows({name: rows[name] for name in order if name in rows}, missing)
         if "latency" in parts:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.redis_store import binary
-from stream.signals.base import Signal
+from stream.signals.base import DECIDING, Signal
 from tracker.contract.events import MAX_ID_CHARS, ProfileEvent
 
 MAX_ANONYMOUS_IDS: Final = 10
@@ -28,8 +28,6 @@ MERGED: Final = "merged"
 """Field of a profile that is no more: the id of the one it was merged into, as JSON."""
 ARRIVING: Final = "arriving"
 """Field: parts of a merged profile's large fields, until the last one is there (stream/handover.py)."""
-DECIDING: Final = frozenset(("contact", "gate"))
-"""Signals' states that go first at a handover: they decide about the triggers that the merge of the others gives."""
 FIELDS: Final = frozenset((ABOUT, MERGED, ARRIVING))
 """The profile's own; all others are signals'."""
 
@@ -309,6 +307,7 @@ class ProfileCodec:
             yield ABOUT, _encode(profile.about)
         if profile.arriving:
             yield ARRIVING, _encode(profile.arriving)
+        # Those that decide go first: about the triggers that the merge of the others gives.
         for name, state in sorted(profile.states.items(), key=lambda field: (field[0] not in DECIDING, field[0])):
             yield name, self._stored[name].encode(state)
 

@@ -39,7 +39,7 @@ from stream.recovery import Recovery, tail_of
 from stream.redis_store import RedisError, Store, Unavailable
 from stream.resolve import Merged, Resolve
 from stream.rollups import keep_rolled
-from stream.signals import SIGNALS
+from stream.signals import chosen
 from stream.signals_hop import ApplyBound, SignalsHop
 from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema, Transport
 from stream.watchdog import EX_FATAL, OwnTime, Progress, Watchdog
@@ -109,6 +109,7 @@ class Worker:
     def __init__(self, settings: Settings, watch: Watch | None = None) -> None:
         """`watch`: where settings come from anew."""
         self.settings = settings
+        self.folder = folder = Folder(chosen(settings), settings)  # first: what is wrong with them is said at once
         self._watch = watch
         self._folder = tempfile.TemporaryDirectory(prefix="tracker-worker-")
         self.app = make_app(settings, self._folder.name)
@@ -128,7 +129,6 @@ class Worker:
             client_id=f"{settings.worker_id}-offsets",
             request_timeout_ms=10_000,
         )
-        self.folder = folder = Folder(SIGNALS, settings)
         bound = ApplyBound(settings)
         self.cache = ProfileCache(settings.profile_cache_bytes)
         limits = {topic: Limits(topic, settings) for topic in (EVENTS, PROFILE_EVENTS)}

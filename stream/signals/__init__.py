@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from stream.signals.base import Signal
+from stream.signals.base import DECIDING, Signal
 from stream.signals.cart import CartSignal
 from stream.signals.contact import ContactSignal
 from stream.signals.gate import GateSignal
@@ -14,6 +14,7 @@ from stream.signals.popups import PopupSignal
 from stream.signals.purchase import PurchaseSignal
 from stream.signals.score import ScoreSignal
 from stream.signals.visit import VisitSignal
+from tracker.contract.settings import Settings, SettingsError
 
 SIGNALS: Final[tuple[Signal[Any], ...]] = (
     ContactSignal(),  # first: what it knows decides about the triggers of an event
@@ -26,3 +27,16 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     ScoreSignal(),
     GateSignal(),
 )
+
+
+def chosen(settings: Settings) -> tuple[Signal[Any], ...]:
+    """The registered signals without those that `signals_off` names. Raises SettingsError."""
+    off = {name.strip() for name in settings.signals_off.split(",")} - {""}
+    optional = [s.name for s in SIGNALS if s.name not in DECIDING]
+    if unknown := off.difference(optional):
+        raise SettingsError(f"signals_off: '{min(unknown)}' is none of {', '.join(optional)}")
+    kept = tuple(s for s in SIGNALS if s.name not in off)
+    for signal in kept:
+        if missing := signal.reads & off:
+            raise SettingsError(f"signals_off: '{signal.name}' needs '{min(missing)}'; name both")
+    return kept

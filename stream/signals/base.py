@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +25,9 @@ from tracker.contract.events import ProfileEvent
 from tracker.contract.models import Models
 from tracker.contract.settings import Settings
 from tracker.contract.triggers import TriggerKind
+
+DECIDING: Final = frozenset(("contact", "gate"))
+"""Signals that every other one needs: they know who may be told what."""
 
 
 class Context(Struct, frozen=True):

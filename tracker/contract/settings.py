@@ -442,6 +442,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         _s("bytes", "Profiles that a worker keeps in memory, of all its partitions together; others are read.", ge=0),
     ] = 128 << 20
+    signals_off: Annotated[
+        str,
+        _s(
+            "names, comma separated",
+            "Signals that this deployment does without, separated by commas (docs/signals.md names them): their events "
+            "cost the workers nothing, and what profiles keep of them stays as it is.",
+        ),
+    ] = ""
     profile_ttl_d: Annotated[int, _s("days", "A profile without events for so long is forgotten.", ge=1)] = 400
     poison_run: Annotated[
         int,
