@@ -6,7 +6,6 @@ rates are of carts that were opened in a window, however late they were bought.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -314,11 +313,12 @@ def _result(before: CartLog, change: Change, now_ms: int, ctx: Context) -> Resul
 
 def _counts(change: Change) -> tuple[tuple[str, int, int], ...]:
     """What is to be counted: of what happened and of what did not after all, the difference."""
-    sums: Counter[tuple[str, int]] = Counter()
+    sums: dict[tuple[str, int], int] = {}
     for emissions, sign in ((change.emitted, 1), (change.undone, -1)):
         for x in emissions:
             for field, n, ms in counted(x):
-                sums[field, ms // 60_000 * 60_000] += sign * n
+                key = (field, ms // 60_000 * 60_000)
+                sums[key] = sums.get(key, 0) + sign * n
     return tuple((field if n > 0 else keys.undone_field(field), abs(n), ms) for (field, ms), n in sums.items() if n)
 
 

@@ -5,8 +5,6 @@ It sees every page event; one on a day that is known costs a look at the last da
 
 from __future__ import annotations
 
-from typing import Final
-
 from stream.core.churn_watch import DAY_MS, Watched
 from stream.signals.base import Context, Result
 from stream.signals.churn import ChurnSignal
@@ -16,22 +14,17 @@ from tracker.contract.events import ProfileEvent
 class VisitSignal(ChurnSignal[Watched]):
     name = "visit"
     state_type = Watched
-    events: frozenset[str] | None = None
+    events: frozenset[str] | None = frozenset()
+    types = frozenset(("page", "screen"))
     settings = ChurnSignal.common | {"visit_horizon_d"}
     horizon = "visit_horizon_d"
     gauge = "churn_high_visit"
 
-    def idle(self, state: Watched | None, event: ProfileEvent, utc_offset_ms: int) -> bool:
-        if event.type not in _LOOKS or event.bot is not None:
-            return True
-        return state is not None and state.days[-1] == (event.timestamp_ms + utc_offset_ms) // DAY_MS
-
     def fold(self, state: Watched | None, event: ProfileEvent, ctx: Context) -> Result:
-        if self.idle(state, event, ctx.utc_offset_ms):
+        if event.bot is not None:
+            return Result(state=state)
+        if state is not None and state.days[-1] == (event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS:
             return Result(state=state)
         before = Watched() if state is None else state
         after = self.seen(before, event.timestamp_ms, ctx)
         return Result(state=after, gauges=self.moved(before, after))
-
-
-_LOOKS: Final = frozenset(("page", "screen"))
