@@ -128,5 +128,6 @@ def test_tail_shows_what_a_trigger_of_each_kind_is_about() -> None:
     assert "by cart-reminder, order order-5501 290,000 VND" in lines["cart_recovered", "CartRecovered"]
     assert "takes back" in lines["cart_recovered", "CartRecoveryRetracted"]
     assert "cart 290,000 VND: 2 x Cà phê Robusta" in lines["cart_abandoned", "CartAbandoned"]
+    assert "stage mql, previous lead, points 54, " in lines["lead_stage", "LeadStage"]
     for kind, id, _, data in TRIGGERS:
         assert id in lines[kind.name, type(data).__name__]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+import msgspec.structs
 
 from tracker.cli.common import Failure, printable, run_until_signal
 from tracker.contract import settings as contract_settings
 from tracker.contract.events import Event
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, REPLAY_PREFIX, DeadLetter, Replay
-from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger
+from tracker.contract.triggers import TRIGGER_KINDS, Person, decode_trigger
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -121,11 +122,11 @@ def trigger_line(value: bytes) -> Text:
         about = f"by {data['by']}, {order}{data['revenue']:,.0f} {data.get('currency', '')}"
     elif "risk" in data:
         about = f"risk {data['risk']:.2f} ({data['band']}), not again within {data['horizonDays']:g} days"
-    else:
-        items = ", ".join(
-            f"{i.get('quantity', 1):g} x {i.get('name') or i.get('productId')}" for i in data.get("items", ())
-        )
+    elif "items" in data:
+        items = ", ".join(f"{i.get('quantity', 1):g} x {i.get('name') or i.get('productId')}" for i in data["items"])
         about = f"{data.get('stage', '')} {data.get('value', 0):,.0f} {data.get('currency', '')}: {items}"
+    else:
+        about = ", ".join(_fields(data))
     who = data.get("userId") or data.get("anonymousId") or ""
     at = _clock(int(datetime.fromisoformat(event.time).timestamp() * 1000))
     return Text.assemble(
@@ -135,6 +136,16 @@ def trigger_line(value: bytes) -> Text:
     )  # fmt: skip
 
 
+def _fields(data: dict[str, Any]) -> Iterator[str]:
+    """What data says of its own, but for lists and objects; whom it is about is told apart."""
+    for name, value in data.items():
+        if name in _OF_PERSON or isinstance(value, list | dict):
+            continue
+        said = f"{value:.4g}" if isinstance(value, float) and abs(value) < 10_000 else f"{value}"
+        yield f"{name} {said}"
+
+
+_OF_PERSON: Final = frozenset(field.encode_name for field in msgspec.structs.fields(Person))
 _event: Final = msgspec.json.Decoder(Event)
 _dead_letter: Final = msgspec.json.Decoder(DeadLetter)
 _replay: Final = msgspec.json.Decoder(Replay)
