@@ -7,7 +7,8 @@ counters   bench/peers/job.py: three windowed counters a visitor, on each engine
            with the input's, one by one.
 worker     `tracker worker` by 1, 2 and 4 processes: both hops, identity, dedupe, counters, triggers; with carts alone
            (1 process), and with all signals.
-latency    one worker at --rate events/s: from received to visible in Redis, of visitors who come once.
+latency    one worker at --rate events/s: from received to visible in Redis, of visitors who come once; and of carts
+           that are left, from due to the trigger in Kafka.
 memory     Redis's bytes a profile and an event, after --profiles visitors.
 
 CPU is that of the engine's process by its own clock, user and system, all threads, and Redis's where the engine keeps
@@ -56,6 +57,8 @@ SPAN_MS: Final = 180_000
 LIMIT_S: Final = 600.0
 """For an engine to end; it is an error then."""
 EMPTY_S: Final = 30.0
+IDLE_S: Final = 5
+"""At a fixed rate carts are left after so long, that triggers are seen in the time it takes."""
 WORKERS: Final = ((1, ALL_BUT_CARTS), (1, ""), (2, ""), (4, ""))
 """(processes, signals that are off)."""
 PARTS: Final = ("counters", "worker", "latency", "memory")
@@ -290,7 +293,8 @@ def worker_problem(on: Servers, partitions: int, want: Counter[job.Key]) -> str 
 
 def run_rate(on: Servers, partitions: int, visitors: int, rate: float, seconds: float) -> Rate:
     emptied(on, (EVENTS, PROFILE_EVENTS), partitions)
-    env = settings_of(on, partitions)
+    idle = dict.fromkeys(("CART", "CHECKOUT", "PAYMENT"), str(IDLE_S))
+    env = settings_of(on, partitions) | {f"TRACKER_{stage}_IDLE_S": idle_s for stage, idle_s in idle.items()}
     with workers(env) as (worker,):
         wait_for(worker.ready, 60.0)
         time.sleep(2.0)
@@ -499,6 +503,13 @@ def print_rate(args: argparse.Namespace, found: Rate) -> None:
         f"CPU us/event {found.worker_us:.1f}, Redis {found.redis_us:.1f} (with the looking)",
         flush=True,
     )
+    if delays := sorted(found.delays_ms):
+        p50, p99 = (delays[min(len(delays) - 1, int(len(delays) * q))] for q in (0.5, 0.99))
+        print(
+            f"triggers of {len(delays)} carts that were left, from due + 2 s to published: p50 {p50:.0f} ms, "
+            f"p99 {p99:.0f} ms",
+            flush=True,
+        )
 
 
 def print_memory(profiles: int, more: int, found: Memory) -> None:

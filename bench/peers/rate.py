@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import redis.asyncio as aioredis
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench.endpoint import cpu_s
 from bench.load import event, skewed
+from stream.deadlines import MARGIN_MS
 from stream.metrics import Producing
+from tracker.cli.topics import admin
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, partition_of
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.topics import EVENTS
+from tracker.contract.triggers import CART_ABANDONED, decode_trigger
 
 TICK_S: Final = 0.005
 PROBE_EVERY_S: Final = 0.05
@@ -35,6 +40,8 @@ class Rate(NamedTuple):
     worker_us: float
     redis_us: float
     latencies_ms: list[float]
+    delays_ms: list[float]
+    """Of triggers of carts that were left: from when they were due, and the clock's margin, to published."""
 
 
 async def at_rate(
@@ -83,11 +90,33 @@ async def at_rate(
                 await looking
             await asyncio.sleep(TICK_S)
         latencies_ms = [ms for received_s, ms in found if received_s >= counted_from_s]
-        return Rate(n / (past_s - warm_s), worker_us, redis_us, latencies_ms)
+        delays_ms = await trigger_delays_ms(settings, counted_from_s)
+        return Rate(n / (past_s - warm_s), worker_us, redis_us, latencies_ms, delays_ms)
     finally:
         looking.cancel()
         await out.stop(5.0)
         await store.aclose()
+
+
+async def trigger_delays_ms(settings: Settings, from_s: float) -> list[float]:
+    """Of the carts left from `from_s` on, as Kafka has their triggers now."""
+    topic = CART_ABANDONED.topic
+    delays_ms = []
+    async with admin(settings.kafka) as client:
+        (described,) = await client.describe_topics([topic])
+    async with AIOKafkaConsumer(bootstrap_servers=settings.kafka, enable_auto_commit=False) as consumer:
+        places = [TopicPartition(topic, p["partition"]) for p in described["partitions"]]
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
+        ends = await consumer.end_offsets(places)
+        for place, end in ends.items():
+            while await consumer.position(place) < end:
+                for records in (await consumer.getmany(place, timeout_ms=500)).values():
+                    for record in records:
+                        due_s = datetime.fromisoformat(decode_trigger(record.value).time).timestamp()
+                        if due_s >= from_s:
+                            delays_ms.append(record.timestamp - due_s * 1000 - MARGIN_MS)
+    return delays_ms
 
 
 def profile_key(visitor: str, partitions: int) -> str:
