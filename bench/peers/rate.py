@@ -17,8 +17,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench.endpoint import cpu_s
 from bench.load import event, skewed
-from stream.deadlines import MARGIN_MS
 from stream.metrics import Producing
+from stream.signals_hop import MARGIN_MS
 from tracker.cli.topics import admin
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, partition_of
