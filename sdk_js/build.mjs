@@ -17,13 +17,13 @@ const check = process.argv.includes("--check");
 const TARGET = "es2018";
 const STUB_TARGET = "es2015";
 
-// Bytes after gzip -9.
+// Bytes after gzip -9; a KB of the budgets has 1,000.
 const files = [
   { entry: "stub", name: "stub.js", budget: 350, target: STUB_TARGET },
-  { entry: "entry/lite", name: "t.lite.js", budget: 2560 },
-  { entry: "entry/core", name: "t.js", budget: 6144 },
-  { entry: "entry/full", name: "t.full.js", budget: 9216 },
-  { entry: "entry/sw", name: "t.sw.js", budget: 1024 },
+  { entry: "entry/lite", name: "t.lite.js", budget: 2500 },
+  { entry: "entry/core", name: "t.js", budget: 6000 },
+  { entry: "entry/full", name: "t.full.js", budget: 9000 },
+  { entry: "entry/sw", name: "t.sw.js", budget: 1000 },
 ].filter(({ entry }) => existsSync(new URL(`src/${entry}.ts`, root)));
 
 const common = {

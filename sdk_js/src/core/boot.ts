@@ -6,7 +6,7 @@ import type { Options } from "../types";
 export function boot(extras: (() => void)[] = []): void {
   try {
     const script = (document.currentScript || document.querySelector("script[data-write-key][src]")) as HTMLScriptElement | null;
-    const { writeKey, global: name = "tracker", ...options } = { ...script?.dataset } as Options & Record<string, string | undefined>;
+    const { writeKey, global: name = "tracker", ...options } = { ...(script && script.dataset) } as Options & Record<string, string | undefined>;
     if (!writeKey) return warn("the script has no data-write-key");
     options.endpoint = new URL(options.endpoint || "/", options.endpoint ? document.baseURI : script!.src).href;
     start(writeKey, options, name, extras);

@@ -18,7 +18,7 @@ export function page(): Fields {
     path: location.pathname,
     search: location.search,
     title: document.title,
-    referrer: (referrer ??= document.referrer),
+    referrer: (referrer ||= document.referrer),
   };
 }
 
@@ -27,7 +27,7 @@ export function context(): Fields {
   return {
     page: page(),
     locale: language,
-    timezone: (timezone ??= safe(() => Intl.DateTimeFormat().resolvedOptions().timeZone)),
+    timezone: (timezone ||= safe(() => Intl.DateTimeFormat().resolvedOptions().timeZone)),
     campaign: campaign(),
     webdriver: webdriver || undefined,
     library: { name: "tracker.js", version: VERSION },

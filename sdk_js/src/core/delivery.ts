@@ -84,26 +84,26 @@ export function push(json: string): void {
   else schedule(DELAY_MS);
 }
 
-export function flush(): void {
+export async function flush(): Promise<void> {
   if (inFlight[0] || !queue[0]) return;
   const wait = notBefore - Date.now();
   if (wait > 0) return schedule(wait);
   clearTimeout(timer);
   timer = undefined;
   inFlight = take(queue);
-  // In a promise, so that a fetch that throws (blocked, replaced) counts as one that failed.
-  new Promise<Response>((resolve) => resolve(request(inFlight)))
-    .then(({ ok, status, headers }) => {
-      if (status >= 500 || status === 429 || status === 408) return fail(+headers.get("Retry-After")! * 1000 || 0, status);
-      // Any other refusal means "never again".
-      if (!ok) warn(`${inFlight.length} events were refused with status ${status}`);
-      tell(inFlight, status);
-      inFlight = [];
-      tries = notBefore = 0;
-      if (stored) persist();
-      if (queue[0]) schedule(queue[BATCH_EVENTS - 1] || queue[0].failed_ ? 0 : DELAY_MS);
-    })
-    .catch(() => fail(0, 0));
+  try {
+    const { ok, status, headers } = await request(inFlight);
+    if (/5..|429|408/.test(`${status}`)) return fail(+headers.get("Retry-After")! * 1000 || 0, status);
+    // Any other refusal means "never again".
+    if (!ok) warn(`${inFlight.length} events were refused with status ${status}`);
+    tell(inFlight, status);
+    inFlight = [];
+    tries = notBefore = 0;
+    if (stored) persist();
+    if (queue[0]) schedule(queue[BATCH_EVENTS - 1] || queue[0].failed_ ? 0 : DELAY_MS);
+  } catch {
+    fail(0, 0);
+  }
 }
 
 /** Whatever waits is given up: the person does not want it sent. */
@@ -112,6 +112,7 @@ export function discard(): void {
   stored = false;
 }
 
+/** Throws at once where fetch does (blocked, replaced): beacon() must know. */
 const request = (items: Item[]): Promise<Response> =>
   // What has failed is in localStorage and needs no keepalive, whose 64 KiB other scripts of the page may have taken.
   fetch(url, { method: "POST", body: body(items), keepalive: !items[0]!.failed_, credentials: "omit" }).then((response) =>
@@ -194,7 +195,7 @@ function schedule(ms: number): void {
     clearTimeout(timer);
     timer = undefined;
   }
-  timer ??= setTimeout(() => {
+  timer ||= setTimeout(() => {
     timer = undefined;
     flush();
   }, ms);

@@ -45,4 +45,4 @@ export function uuid(): string {
   );
 }
 
-const randomByte = (): number => safe(() => crypto.getRandomValues(new Uint8Array(1))[0]) ?? Math.random() * 256;
+const randomByte = (): number => safe(() => crypto.getRandomValues(new Uint8Array(1))[0]) || Math.random() * 256;

@@ -6,7 +6,7 @@ export const PREFIX = "trk_";
 const YEAR_S = 31_536_000;
 const MAX_COOKIE_CHARS = 1000;
 
-const memory: Record<string, string> = Object.create(null);
+const memory: Record<string, string> = {};
 /** What this task has read: a burst of calls reads each cookie once, and the next task sees what other tabs wrote. */
 let seen: Record<string, string | undefined> | undefined;
 let storing = false;
@@ -18,7 +18,7 @@ export const local = (): Storage | undefined => (storing ? safe(() => localStora
 export function read(key: string): string | undefined {
   if (!storing) return memory[key];
   if (!seen) {
-    seen = Object.create(null) as Record<string, string | undefined>;
+    seen = {};
     setTimeout(() => (seen = undefined));
   }
   if (!(key in seen)) seen[key] = readCookie(key) ?? safe(() => local()!.getItem(PREFIX + key)) ?? memory[key];
@@ -65,12 +65,7 @@ export function forget(): void {
 }
 
 export function readCookie(key: string): string | undefined {
-  return safe(() => {
-    for (const part of document.cookie.split("; ")) {
-      if (part.startsWith(PREFIX + key + "=")) return decodeURIComponent(part.slice(PREFIX.length + key.length + 1));
-    }
-    return undefined;
-  });
+  return safe(() => decodeURIComponent(RegExp(`(?:^|; )${PREFIX + key}=([^;]*)`).exec(document.cookie)![1]!));
 }
 
 function writeCookie(key: string, value: string, maxAgeS: number, on = (domain ??= widestDomain())): void {

@@ -58,7 +58,7 @@ export function track(event: string, properties?: Fields, given?: CallOptions): 
 function send(type: string, fields: Fields, { timestamp, context: more, ...given }: CallOptions = {}): void {
   const state = consent.state();
   if (!state || muted) return;
-  let time = new Date(timestamp ?? calledAt ?? Date.now());
+  let time = new Date(timestamp || calledAt || Date.now());
   if (isNaN(+time)) time = new Date();
   const message: Fields = {
     type,
@@ -85,7 +85,7 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
 /** Leading strings and numbers as strings, then the objects. null stands for one left out. */
 function split(args: unknown[], most: number): [string[], Fields, CallOptions | undefined] {
   const ids: string[] = [];
-  while (ids.length < most && (typeof args[0] === "string" || typeof args[0] === "number")) ids.push(String(args.shift()));
+  while (ids.length < most && /string|number/.test(typeof args[0])) ids.push(String(args.shift()));
   while (ids.length < most && args[0] === null) {
     args.shift();
     most--;
@@ -100,9 +100,8 @@ Object.assign(methods, {
     const [names, properties, given] = split(args, 2);
     turnPage();
     spa.seen();
-    const name = names.pop();
     viewed = page();
-    send("page", { name, category: names[0], properties: { ...viewed, ...properties } }, given);
+    send("page", { name: names.pop(), category: names[0], properties: { ...viewed, ...properties } }, given);
   },
   track(event, properties, given) {
     if (!event) return warn("track without the event's name");
@@ -145,8 +144,7 @@ Object.assign(methods, {
   optOut: () => call("consent", [false]),
   screen(...args) {
     const [names, properties, given] = split(args, 2);
-    const name = names.pop();
-    send("screen", { name, category: names[0], properties }, given);
+    send("screen", { name: names.pop(), category: names[0], properties }, given);
   },
   group(...args) {
     const [[groupId], traits, given] = split(args, 1);
@@ -203,7 +201,7 @@ function take(queued: unknown): void {
   const at = typeof args[0] === "number" ? args.shift() : undefined;
   calledAt = early ? undefined : at;
   // Segment's stub adds the page's context as a last argument marked __t.
-  call(String(args.shift()), args.filter((arg) => arg?.__t !== "bpc"));
+  call(String(args.shift()), args.filter((arg) => Object(arg).__t !== "bpc"));
   calledAt = undefined;
 }
 
@@ -255,7 +253,7 @@ export function start(writeKey: string, given: Options, name: string, extras: ((
     const calls = early;
     early = undefined;
     serve(target);
-    calls?.forEach((each) => each());
+    if (calls) for (const each of calls) each();
     if (single != null) {
       delivery.beforeLeaving.push(spa.look);
       spa.watch(single === "hash", () => call("page", []));

@@ -21,7 +21,7 @@ export function visit(nowMs: number): Fields {
 /** utm_source, utm_medium, utm_campaign, utm_term, utm_content, utm_id -> source, medium, name, term, content, id. */
 export function campaign(): Fields | undefined {
   return parameters((key) => {
-    const name = /^utm_(source|medium|campaign|term|content|id)$/.exec(key)?.[1];
+    const [, name] = /^utm_(source|medium|campaign|term|content|id)$/.exec(key) || [];
     return name === "campaign" ? "name" : name;
   });
 }
@@ -50,5 +50,5 @@ export function touches(referrer: string): Fields {
   const first = read("first");
   if (!first) write("first", now);
   if (!first || told) write("last", now);
-  return { first: JSON.parse(first || now), last: JSON.parse((!first || told ? now : read("last")) || now) };
+  return { first: JSON.parse(first || now), last: JSON.parse(read("last") || now) };
 }

@@ -1,5 +1,5 @@
 /* /t.js */
 import { boot } from "../core/boot";
-import * as debug from "../extras/debug";
+import { start as debug } from "../extras/debug";
 
-boot([debug.start]);
+boot([debug]);

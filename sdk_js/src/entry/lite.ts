@@ -33,7 +33,7 @@ function chunk(): string[] {
 const body = (batch: string[]): string =>
   JSON.stringify({ writeKey, sentAt: new Date() }).slice(0, -1) + `,"batch":[${batch}]}`;
 
-function flush(): void {
+async function flush(): Promise<void> {
   timer = 0;
   if (sending || !queue[0]) return;
   sending = true;
@@ -42,17 +42,16 @@ function flush(): void {
     waitMs = Math.min(MAX_WAIT_MS, afterMs || waitMs * 2 || 1000);
     queue = batch.concat(queue).slice(-MAX_QUEUE);
   };
-  new Promise<Response>((resolve) => resolve(fetch(url, { method: "POST", body: body(batch), keepalive: true })))
-    .then((response) => response.text().then(() => response))
-    .then(({ status, headers }) => {
-      if (status > 499 || status === 429 || status === 408) again(+headers.get("Retry-After")! * 1000);
-      else waitMs = 0;
-    })
-    .catch(() => again(0))
-    .then(() => {
-      sending = false;
-      schedule();
-    });
+  try {
+    const response = await fetch(url, { method: "POST", body: body(batch), keepalive: true });
+    await response.text();
+    if (/5..|429|408/.test(`${response.status}`)) again(+response.headers.get("Retry-After")! * 1000);
+    else waitMs = 0;
+  } catch {
+    again(0);
+  }
+  sending = false;
+  schedule();
 }
 
 function schedule(): void {

@@ -40,7 +40,7 @@ async function tell(event: string, push: Push, more?: Fields): Promise<void> {
     try {
       const body = JSON.stringify({ writeKey, sentAt: new Date(), batch: [message] });
       const { status } = await fetch(endpoint + path, { method: "POST", body, keepalive: true, credentials: "omit" });
-      if (status < 500 && status !== 429 && status !== 408) return;
+      if (!/5..|429|408/.test(`${status}`)) return;
     } catch {
       // no network
     }

@@ -9,7 +9,7 @@ const FILES = /\.(pdf|zip|docx?|xlsx?|pptx?|csv|txt|rar|7z|gz|apk|exe|dmg|epub|m
 function properties(element: HTMLElement): Fields {
   const found: Fields = {};
   for (const key in element.dataset) {
-    const name = /^track([A-Z]\w*)/.exec(key)?.[1];
+    const [, name] = /^track([A-Z]\w*)/.exec(key) || [];
     if (name && name !== "Event") found[name.replace(/[A-Z]/g, (c, at) => (at ? "_" : "") + c.toLowerCase())] = element.dataset[key];
   }
   return found;

@@ -6,7 +6,7 @@ import type { Fields } from "../core/env";
 const MAX_LINES = 200;
 
 export function start(): void {
-  methods["debug"] = (shown = true) => (shown ? show() : box?.remove());
+  methods["debug"] = (shown = true) => (shown ? show() : box && box.remove());
   if (/[?&]tracker_debug=1/.test(location.search)) show();
 }
 

@@ -51,15 +51,16 @@ function visit(): Visit {
 /** Whether `popup` may be shown now; `exits`: the visitor seems to go. */
 function eligible({ id, when = {}, cap = {}, asks }: Popup, exits: boolean): boolean {
   const { seconds, pages, scroll, shown } = visit();
-  const idleMs = Date.now() - lastSign;
-  const conditions = ({ secondsOnSite, pages: least, scrollPercent: part, inactiveSeconds, exitIntent }: When): boolean[] =>
+  const conditions = (asked: When): boolean[] =>
     [
-      secondsOnSite && seconds >= secondsOnSite,
-      least && pages >= least,
-      part && scroll >= part,
-      inactiveSeconds && idleMs >= inactiveSeconds * 1000,
-      exitIntent && exits,
-    ].filter((held): held is boolean => held === true || held === false);
+      [asked.secondsOnSite, seconds],
+      [asked.pages, pages],
+      [asked.scrollPercent, scroll],
+      [asked.inactiveSeconds, (Date.now() - lastSign) / 1000],
+      [asked.exitIntent, exits],
+    ]
+      .filter(([least]) => least)
+      .map(([least, is]) => is! >= least!);
   const own = conditions(when);
   const all = own[0] == null ? conditions(DEFAULT_WHEN) : own;
   const { shownAt = 0, submittedAt = 0 } = recall("popup." + id) || {};
