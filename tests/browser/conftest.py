@@ -7,10 +7,13 @@ import asyncio
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
@@ -31,11 +34,15 @@ ARGS = [
 expect.set_options(timeout=30_000)  # the machine may be busy with other tests
 
 
-@pytest.fixture(scope="session")
-async def browser() -> AsyncIterator[Browser]:
+def need_chromium() -> None:
     if CHROMIUM is None:
         message = "no Chromium: apt-get install chromium, or set CHROMIUM to its path"
         pytest.fail(message) if os.environ.get("REQUIRE_INTEGRATION") == "1" else pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    need_chromium()
     async with async_playwright() as playwright:
         # Playwright turns the back/forward cache off.
         browser = await playwright.chromium.launch(
@@ -62,6 +69,25 @@ async def page(context: BrowserContext) -> AsyncIterator[Page]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     assert errors == []
+
+
+@asynccontextmanager
+async def unattended(url: str) -> AsyncIterator[None]:
+    """A Chromium at `url` that no DevTools are attached to, for what it does not do under them.
+
+    Its pages steer themselves, by the sink's gate.
+    """
+    need_chromium()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = await asyncio.create_subprocess_exec(
+            str(CHROMIUM), *ARGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", url,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            process.terminate()
+            await process.wait()
 
 
 STUB = (STATIC / "stub.js").read_text("utf-8").strip()
@@ -102,6 +128,12 @@ class Sink:
         """/sw.js, the site's own service worker."""
         self.html = ""
         """The whole page; '': made of the parts."""
+        self.pages: dict[str, str] = {}
+        """The whole page by path, before `html`."""
+        self.told: list[str] = []
+        """What pages have said to /told?..."""
+        self.gate = asyncio.Event()
+        """/gate answers when it is set."""
 
     def script(self) -> str:
         to = f"{self.endpoint or self.url}/v1/batch?writeKey={self.key}"
@@ -120,10 +152,10 @@ class Sink:
         return [call[1:] for r in self.requests if isinstance(r["body"], list) for call in r["body"][2]]
 
     async def get_page(self, request: web.Request) -> web.Response:
-        html = self.html or (
-            f"<!doctype html><html><head><title>Tiệm</title>{self.script()}<script>{STUB}</script>{self.head}</head>"
-            f"<body>{self.body}</body></html>"
-        )
+        html = self.pages.get(request.path) or self.html
+        if not html:
+            head = f"<title>Tiệm</title>{self.script()}<script>{STUB}</script>{self.head}"
+            html = f"<!doctype html><html><head>{head}</head><body>{self.body}</body></html>"
         return web.Response(text=html, content_type="text/html", headers=self.headers)
 
     async def get_script(self, request: web.Request) -> web.Response:
@@ -131,6 +163,14 @@ class Sink:
         return web.Response(
             text=(STATIC / request.path[1:]).read_text(), content_type="text/javascript", status=self.script_status
         )
+
+    async def get_told(self, request: web.Request) -> web.Response:
+        self.told.append(unquote(request.query_string))
+        return web.Response(status=204)
+
+    async def get_gate(self, _: web.Request) -> web.Response:
+        await self.gate.wait()
+        return web.Response(status=204)
 
     async def get_worker(self, request: web.Request) -> web.Response:
         return web.Response(text=self.worker, content_type="text/javascript")
@@ -167,6 +207,8 @@ async def sink() -> AsyncIterator[Sink]:
             *(web.get(f"/{name}", sink.get_script) for name in ("t.js", "t.lite.js", "t.full.js", "t.sw.js")),
             web.get("/sw.js", sink.get_worker),
             web.get("/favicon.ico", _empty),
+            web.get("/told", sink.get_told),
+            web.get("/gate", sink.get_gate),
             web.get("/{path:.*}", sink.get_page),
             web.post("/{path:.*}", sink.post),
         ]

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from .conftest import STUB, Sink, ready, until
+from .conftest import Sink, ready, until
 
 pytestmark = pytest.mark.browser
 
@@ -82,19 +82,6 @@ async def test_a_burst_leaves_whole_in_chunks_below_the_cap_of_beacons(page: Pag
     assert len(sink.requests) < 20
 
 
-async def test_a_503_is_tried_again_with_the_same_ids_and_not_before_retry_after(page: Page, sink: Sink) -> None:
-    answers = [(503, {"Retry-After": "2"}), (200, {})]
-    sink.answer = lambda: answers.pop(0) if len(answers) > 1 else answers[0]
-    await ready(page, sink.url)
-    await page.evaluate("tracker.track('Again')")
-    await until(lambda: sink.events(503))
-    refused_at = time.monotonic()
-    await until(lambda: sink.events())
-    assert time.monotonic() - refused_at >= 1.9
-    [first], [second] = sink.events(503), sink.events()
-    assert first == second
-
-
 async def test_a_refusal_that_means_never_again_is_not_repeated(page: Page, sink: Sink) -> None:
     sink.answer = lambda: (401, {})
     await ready(page, sink.url)
@@ -122,18 +109,6 @@ async def test_what_failed_is_delivered_once_by_the_next_page_and_not_before_ret
     assert [e["messageId"] for e in sink.events()] == [sink.events(503)[0]["messageId"]]
     assert sink.events()[0]["context"]["page"]["path"] == "/"
     assert await page.evaluate("Object.keys(localStorage).filter(k => k.startsWith('trk_q.'))") == []
-
-
-async def test_offline_events_are_kept_and_leave_when_the_network_is_back(
-    page: Page, context: BrowserContext, sink: Sink
-) -> None:
-    await ready(page, sink.url)
-    await context.set_offline(True)
-    await page.evaluate("tracker.track('On The Train')")
-    await page.wait_for_function("Object.keys(localStorage).some(k => k.startsWith('trk_q.'))")
-    await context.set_offline(False)
-    await until(lambda: sink.events())
-    assert [e["event"] for e in sink.events()] == ["On The Train"]
 
 
 async def test_the_visitor_is_known_over_pages_and_tabs_until_reset(
@@ -217,29 +192,6 @@ async def test_a_page_written_for_segment_goes_on_unchanged(page: Page, sink: Si
     assert sink.events()[6]["traits"] == {"a": 1}
     assert await page.evaluate("window.done") is True
     assert await page.evaluate("window.called") is True
-
-
-async def test_loading_the_script_twice_counts_nothing_twice_and_stacks_no_wrappers(page: Page, sink: Sink) -> None:
-    sink.attributes = "data-spa"
-    again = sink.script().replace("/t.js", "/t.full.js")
-    sink.head = f"<script>tracker.track('Once')</script>{again}<script>{STUB}</script>{sink.script()}"
-    await ready(page, sink.url)
-    await page.wait_for_load_state()
-    await page.evaluate("window.before = history.pushState; history.pushState({}, '', '/b')")
-    await asyncio.sleep(0.6)
-    names = [e.get("event") or e["context"]["page"]["path"] for e in sink.events()]
-    assert sorted(set(names) - {"Page Engaged"}) == ["/", "/b", "Once"]  # whichever came first is in charge
-    assert len([name for name in names if name != "Page Engaged"]) == 3
-    await page.evaluate(
-        """() => {
-            const script = document.createElement('script');
-            script.src = '/t.js';
-            script.dataset.writeKey = 'k-123456';
-            script.onload = () => { window.same = window.before === history.pushState };
-            document.head.append(script);
-        }"""
-    )
-    await page.wait_for_function("window.same === true")
 
 
 async def test_inside_a_single_page_application_the_referrer_is_the_page_before(page: Page, sink: Sink) -> None:

@@ -149,14 +149,44 @@ async def test_without_storage_events_leave_and_a_yes_keeps_the_visitor(
 
 
 @pytest.mark.integration
-async def test_held_events_come_to_kafka_once_with_the_consent_they_waited_for(
-    page: Page, shop: Sink, log: Log
+@pytest.mark.parametrize("build", ["t.js", "t.lite.js"])
+async def test_from_no_answer_to_a_yes_a_no_and_a_yes_what_was_agreed_to_comes_to_kafka_once(
+    page: Page, shop: Sink, log: Log, build: str
 ) -> None:
-    shop.attributes = 'data-consent="required" data-spa'
+    shop.build, shop.attributes = build, 'data-consent="required"'
     url = f"{shop.url}/consent"
     await ready(page, url)
-    await page.evaluate("tracker.track('Held'); tracker.consent(true)")
+    await page.evaluate("tracker.page(); tracker.track('Held')")
+    await asyncio.sleep(SETTLED_S)
+    await page.evaluate("tracker.consent(true)")
     await until(lambda: len(log.of(url)) == 2)
+    await page.evaluate("tracker.consent(false); tracker.track('Refused')")
+    await asyncio.sleep(SETTLED_S)
+    await page.evaluate("tracker.track('Still Refused'); tracker.consent(true); tracker.track('Agreed')")
+    await until(lambda: len(log.of(url)) == 3)
+    await ready(page, f"{url}/next")
+    await page.evaluate("tracker.track('Next')")
+    await until(lambda: len(log.of(url)) == 4)
     await asyncio.sleep(1)
     found: list[Any] = [(e.get("event") or e["type"], e.get("consent")) for e in log.of(url)]
-    assert found == [("page", "granted"), ("Held", "granted")]
+    assert found == [(name, "granted") for name in ("page", "Held", "Agreed", "Next")]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("build", ["t.js", "t.lite.js"])
+async def test_where_the_browser_says_no_kafka_has_only_what_the_person_agrees_to(
+    page: Page, shop: Sink, log: Log, build: str
+) -> None:
+    await page.add_init_script("Object.defineProperty(Navigator.prototype, 'globalPrivacyControl', {get: () => true})")
+    shop.build = build
+    shop.head = "<script>tracker.page(); tracker.identify('u1')</script>"
+    url = f"{shop.url}/gpc-{build}"
+    await ready(page, url)
+    await page.evaluate("tracker.track('Unheard')")
+    await asyncio.sleep(SETTLED_S)
+    await page.goto(f"{url}/next")
+    await page.wait_for_function("window.tracker && tracker.loaded")
+    await page.evaluate("tracker.consent(true); tracker.track('Agreed')")
+    await until(lambda: log.of(url))
+    await asyncio.sleep(1)
+    assert [e.get("event") or e["type"] for e in log.of(url)] == ["Agreed"]

@@ -134,7 +134,8 @@ const open = (): boolean => said ?? !(dnt !== "ignore" && (globalPrivacyControl 
 function call(method: string, args: unknown[]): void {
   try {
     if (/^[tpi]/.test(method)) {
-      if (waits()) return void (held.length < MAX_QUEUE && held.push([calledAt || Date.now(), method, ...args]));
+      // Nobody saw a page that was being prerendered: its calls count from when it is shown.
+      if (waits()) return void (held.length < MAX_QUEUE && held.push([doc.prerendering ? 0 : calledAt || Date.now(), method, ...args]));
       if (!open()) return;
     }
     methods[method]!(...args.filter((arg) => typeof arg !== "function"));
