@@ -1,6 +1,6 @@
-// Builds tracker/static/{stub,t.lite,t,t.full,t.sw}.js, and dist/, the package for bundlers. --check writes nothing: it fails
-// when what is in tracker/static is not what the sources give. Both print the sizes, and fail above a budget or when
-// something newer than the target is in what was built.
+// Builds tracker/static/{stub,t.lite,t,t.full,t.sw}.js, and dist/, the package for bundlers. --check leaves tracker/static as
+// it is and fails when that is not what the sources give. Both print the sizes, and fail above a budget or when something
+// newer than the target is in what was built.
 import { build, transform } from "esbuild";
 import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -69,7 +69,7 @@ for (const { entry, name, budget, target = TARGET } of files) {
   }
 }
 
-if (!check) await writePackage();
+await writePackage();
 
 /** dist/: ESM for bundlers, types, and the scripts for who serves them himself. */
 async function writePackage() {
@@ -89,6 +89,8 @@ async function writePackage() {
     fileURLToPath(new URL("node_modules/typescript/bin/tsc", root)), "-p", fileURLToPath(new URL("tsconfig.types.json", root)),
   ], { stdio: "inherit" });
   if (tsc.status !== 0) fail("tsc failed");
+  // The types of what nobody can import from the package.
+  rmSync(`${dist}core`, { recursive: true, force: true });
   // Node's resolution wants the extension.
   for (const name of readdirSync(dist, { recursive: true }).filter((each) => each.endsWith(".d.ts"))) {
     const path = dist + name;
