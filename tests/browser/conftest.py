@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
@@ -118,6 +118,8 @@ class Sink:
         self.body = ""
         self.endpoint = ""
         """Where the script comes from and its events go; '': here."""
+        self.upstream = ""
+        """The endpoint that answers where `answer` says 200; '': none, this one does."""
         self.key = "k-123456"
         self.build = "t.js"
         self.attributes = ""
@@ -187,6 +189,9 @@ class Sink:
                 "status": status,
             }
         )
+        if self.upstream and status == 200:
+            async with ClientSession() as http, http.post(self.upstream + request.path_qs, data=raw) as answer:
+                return web.Response(status=answer.status, body=await answer.read())
         return web.json_response(
             {"success": status == 200},
             status=status,
