@@ -51,7 +51,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-in
 	--no-python-downloads --custom-compile-command 'make lock'
 
 clean: ## Remove .venv, node_modules and caches; data/ stays
-	rm -rf $(VENV) sdk_js/node_modules tests/clients/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) sdk_js/node_modules tests/clients/node/node_modules bench/clients/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 to 3.14 is missing: sudo apt-get install python3 python3-venv (or PYTHON=/path/to/python make setup)"; exit 1; }
@@ -97,12 +97,20 @@ else
 endif
 	@touch $@
 
-peers: $(VENV)/.peers ## Other stream engines for Python, for `make bench`
+peers: $(VENV)/.peers $(VENV)/.peers-node ## Other stream engines for Python and clients for browsers, for `make bench`
 
 $(VENV)/.peers: bench/peers/requirements.txt | $(VENV)/.packages
 	@rm -rf $(VENV)/peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
 		--target $(VENV)/peers -r bench/peers/requirements.txt
+	@touch $@
+
+$(VENV)/.peers-node: bench/clients/package.json bench/clients/package-lock.json | $(VENV)/.made
+ifneq ($(NODE),)
+	cd bench/clients && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+else
+	@echo "Node 20+ not found: other vendors' clients for browsers are not measured"
+endif
 	@touch $@
 
 # Without Node 20+ the built snippet in tracker/static is used as it is.
