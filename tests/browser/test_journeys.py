@@ -68,7 +68,7 @@ async def message_brings_back(browser: Browser, stack: Stack) -> None:
     email = f"clicks-{uuid4().hex[:8]}@example.com"
 
     def mine(trigger: dict[str, Any]) -> bool:
-        return trigger["data"].get("userId") == email
+        return bool(trigger["data"].get("userId") == email)
 
     page = await browser.new_page()
     await open_shop(page, stack)
