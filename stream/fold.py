@@ -8,7 +8,7 @@ timestamp fire before it for its own profile, and clock records fire all others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import msgspec
@@ -46,7 +46,7 @@ from tracker.contract.merges import (
     decode_unmerge,
 )
 from tracker.contract.models import MODEL_PREFIX, Model, Models, decode_model, encode_model, field_of
-from tracker.contract.settings import DEFAULT_TIME_ZONE, Links, Settings
+from tracker.contract.settings import DEFAULT_TIME_ZONE, Links, Settings, Site
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.triggers import Person, TriggerLinks, encode_trigger
 from tracker.contract.windows import Zone
@@ -67,11 +67,14 @@ MAX_TRAIT_BYTES: Final = 1024
 _DEFAULT_RULES: Final = gate.Rules()
 _encode: Final = msgspec.json.Encoder().encode
 _KNOWN: Final = (("profiles_known", 1),)
+_TYPES: Final = frozenset(("page", "screen", "identify", "group", "alias"))
 MOVED: Final = ""
 """Kind of what goes from one partition of profile-events to another."""
 
-Steps = tuple[tuple[Signal[Any], bool], ...]
-"""Signals in their order, and whether each folds the event; the others only read what those before them have made."""
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+Step = tuple[Signal[Any], str, bool, bool, frozenset[str]]
+"""A signal, its name, whether it folds the event, whether it is asked first if it is idle, and what it settles by."""
 
 Item = ProfileEvent | Merge | Unmerge | Handover | Model | int
 """What a record says; an int is a clock record's time, ms."""
@@ -217,13 +220,9 @@ class Folder:
         self._timed = [s for s in signals if s.state_type is not type(None)]
         self._due_of = {s.name: s.due_ms for s in signals if type(s).due_ms is not Signal.due_ms}
         check_reads(signals)
-        self._settlers = tuple(s for s in signals if s.reads)
         self._read = frozenset().union(*(s.reads for s in signals))
         """What is read of others, by any signal."""
-        self._for_all = _steps_of(signals, None)
-        self._read_all = tuple(s for s in signals if s.events is None)
-        self._steps = {name: _steps_of(signals, name) for s in signals for name in s.events or ()}
-        self._steps_by_type = {type: _steps_of(signals, None, type) for s in signals for type in s.types}
+        self._signals = tuple(signals)
         self._gated = GATE in self._by_name
         self._ranking = next((s for s in signals if s.ranks), None)
         self._zone = Zone(DEFAULT_TIME_ZONE)
@@ -234,6 +233,9 @@ class Folder:
     def reconfigure(self, settings: Settings) -> None:
         """Other settings from the next chunk, and the next of what was begun, on."""
         self.settings = settings
+        plans: dict[Any, Plan] = {}
+        self._plans = {name: _plan(self._signals, site, plans) for name, site in settings.sites.items()}
+        self._plan = _plan(self._signals, None, plans)
         self._rules = {name: gate.rules_of(site.triggers) for name, site in settings.sites.items()}
         self._links = {name: _links(site.links) for name, site in settings.sites.items()}
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
@@ -443,11 +445,12 @@ class Folder:
                 fields = naming.campaign(event)
                 if fields:
                     _add(fx.campaigns, key, fields)
+        plan = self._plans.get(event.site, self._plan)
         if event.event is not None:
-            steps = self._steps.get(event.event, self._for_all)
+            steps = plan.steps.get(event.event, plan.for_all)
         else:
-            steps = self._steps_by_type.get(event.type, self._for_all)
-        if steps is self._for_all and not changed and self._all_idle(profile, event):
+            steps = plan.by_type.get(event.type, plan.for_all)
+        if steps is plan.for_all and not changed and self._glanced(steps, profile, event):
             return
         now_ms, received_ms = fx.clock_ms, event.received_at_ms
         at_ms = ts_ms if ts_ms > now_ms else now_ms
@@ -485,34 +488,53 @@ class Folder:
         if due:
             profile.due_ms = self.codec.due_ms(profile)
 
-    def _all_idle(self, profile: Profile, event: ProfileEvent) -> bool:
-        """Whether no signal has anything to do: by far the most page views, for which not even a context is made."""
-        if not self._read_all:
-            return True
+    def _glanced(self, steps: tuple[Step, ...], profile: Profile, event: ProfileEvent) -> bool:
+        """Whether a glance was enough for every signal: so of most events that none asks for by name, for which not
+        even a context is made."""
         offset_ms = self.zone(profile.site).offset_s(event.timestamp_ms // 1000) * 1000
         states = profile.states
-        return all(s.idle(states.get(s.name), event, offset_ms) for s in self._read_all)
+        new: dict[str, Any] = {}
+        for signal, name, folds, looks, _ in steps:
+            if not folds:
+                continue
+            state = states.get(name)
+            if not (looks and signal.idle(state, event, offset_ms)):
+                after = signal.glance(state, event, offset_ms)
+                if after is None:
+                    return False
+                new[name] = after
+        if new:
+            states.update(new)
+            profile.changed.update(new)
+        return True
 
     def _results(
-        self, steps: Steps, profile: Profile, event: ProfileEvent, at_ms: int, changed: set[str]
+        self, steps: tuple[Step, ...], profile: Profile, event: ProfileEvent, at_ms: int, changed: set[str]
     ) -> list[tuple[Signal[Any], Result]]:
         """What the event gives, in the order of the signals: each sees what it made of those before it. `profile` is
         not changed. `changed`: what the event has changed of it already."""
         states = dict(profile.states)
-        ctx = self.context(profile, event.timestamp_ms, states)
+        ctx = self.context(profile, event.timestamp_ms, states, changed, event)
+        offset_ms = ctx.utc_offset_ms
         results = []
-        for signal, folds in steps:
-            name = signal.name
-            if folds:
-                result = signal.fold(states.get(name), event, ctx)
+        for signal, name, folds, looks, reads in steps:
+            state = states.get(name)
+            if folds and not (looks and signal.idle(state, event, offset_ms)):
+                if looks and (after := signal.glance(state, event, offset_ms)) is not None:
+                    states[name] = after
+                    results.append((signal, Result(state=after)))
+                else:
+                    result = signal.fold(state, event, ctx)
+                    results.append((signal, result))
+                    if result.state is not None and result.state is not state:
+                        states[name] = state = result.state
+                        changed.add(name)
+            if reads and (name in changed or not reads.isdisjoint(changed)):
+                result = signal.settle(state, at_ms, ctx)
+                if result.state is state and not result.triggers:
+                    continue
                 results.append((signal, result))
-                if result.state is not None and result.state is not states.get(name):
-                    states[name] = result.state
-                    changed.add(name)
-            if signal.reads and not signal.reads.isdisjoint(changed):
-                result = signal.settle(states.get(name), at_ms, ctx)
-                results.append((signal, result))
-                if result.state is not None and result.state is not states.get(name):
+                if result.state is not None and result.state is not state:
                     states[name] = result.state
                     changed.add(name)
         return results
@@ -520,12 +542,12 @@ class Folder:
     def _settle(self, profile: Profile, changed: set[str], at_ms: int, now_ms: int, fx: Effects) -> None:
         """`changed` of the profile is new, by a timer or a merge: what follows from it for the signals that read it.
         `now_ms`: the log's time, for what is stale."""
-        for signal in self._settlers:
-            if signal.reads.isdisjoint(changed):
+        for signal, reads in self._plans.get(profile.site, self._plan).settlers:
+            if signal.name not in changed and reads.isdisjoint(changed):
                 continue
             before = profile.states.get(signal.name)
             try:
-                result = signal.settle(before, at_ms, self.context(profile, at_ms))
+                result = signal.settle(before, at_ms, self.context(profile, at_ms, None, changed))
             except Exception:
                 # Its state stays as it is, until the next change.
                 log.exception("Signal %s failed on what it reads of a profile of site %s", signal.name, profile.site)
@@ -742,7 +764,14 @@ class Folder:
                 found = (due, signal)
         return found
 
-    def context(self, profile: Profile, ts_ms: int, states: Mapping[str, Any] | None = None) -> Context:
+    def context(
+        self,
+        profile: Profile,
+        ts_ms: int,
+        states: Mapping[str, Any] | None = None,
+        changed: Set[str] = _NOTHING,
+        event: ProfileEvent | None = None,
+    ) -> Context:
         about = profile.about
         anonymous = about.anonymous_ids if about else []
         return Context(
@@ -755,6 +784,9 @@ class Folder:
             settings=self.settings,
             models=self._models,
             states=profile.states if states is None else states,
+            changed=changed,
+            event=event,
+            seen=about,
         )
 
     def blob(self, fx: Effects, *, epoch: int, seq: int, base: int, next: int) -> dict[str, Any]:
@@ -849,10 +881,42 @@ def check_reads(signals: Sequence[Signal[Any]]) -> None:
         before.add(signal.name)
 
 
-def _steps_of(signals: Sequence[Signal[Any]], event: str | None, type: str = "track") -> Steps:
-    """What an event of this name (None: of a name that no signal asks for), or a call of this type, may concern."""
-    named = [(s, s.events is None or event in s.events or type in s.types) for s in signals]
-    return tuple((s, folds) for s, folds in named if folds or s.reads)
+class Plan(Struct, frozen=True):
+    """Who looks at which events of a site: of sites whose configurations ask for the same it is one."""
+
+    for_all: tuple[Step, ...]
+    """Of an event that no signal asks for by its name."""
+    steps: dict[str, tuple[Step, ...]]
+    """By the name of a track event."""
+    by_type: dict[str, tuple[Step, ...]]
+    """Of other calls."""
+    settlers: tuple[tuple[Signal[Any], frozenset[str]], ...]
+    """Who settles, by what."""
+
+
+def _plan(signals: tuple[Signal[Any], ...], site: Site | None, known: dict[Any, Plan]) -> Plan:
+    asked = tuple((s.asks(site), s.settles(site)) for s in signals)
+    if (plan := known.get(asked)) is not None:
+        return plan
+
+    def steps(event: str | None, type: str = "track") -> tuple[Step, ...]:
+        label = event if type == "track" else type
+        out = []
+        for s, (names, reads) in zip(signals, asked, strict=True):
+            folds = names is None or label in names or type in s.types
+            if folds or reads:
+                out.append((s, s.name, folds, s.__class__.idle is not Signal.idle, reads))
+        return tuple(out)
+
+    names = {name for each, _ in asked for name in each or ()}
+    types = {type for s in signals for type in s.types} | (names & _TYPES)
+    plan = known[asked] = Plan(
+        for_all=steps(None),
+        steps={name: steps(name) for name in names},
+        by_type={type: steps(None, type) for type in types},
+        settlers=tuple((s, reads) for s, (_, reads) in zip(signals, asked, strict=True) if reads),
+    )
+    return plan
 
 
 def _short(traits: dict[str, Any]) -> dict[str, Any] | None:

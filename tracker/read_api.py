@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Security
@@ -27,6 +27,7 @@ from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_r
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
 ID_KINDS: Final = (*(t.name for t in ID_TYPES), "profile_id")
+T = TypeVar("T")
 MAX_MERGES: Final = 64
 """Longest chain of merges that is followed."""
 
@@ -62,6 +63,22 @@ async def read_profile(redis: Redis, settings: Settings, site: str, id_type: str
     parts = {_text(name): msgspec.json.decode(state) for name, state in fields.items()}
     about = parts.pop("about", {})
     return {"profile_id": profile_id, "site": site, "about": about, "signals": dict(sorted(parts.items()))}
+
+
+async def read_segments(redis: Redis, settings: Settings, site: str) -> list[dict[str, Any]]:
+    """The site's segments: name, condition, how many profiles are in it. Raises RedisError."""
+    known = settings.sites.get(site)
+    if known is None or not known.segments:
+        return []
+    fields = [f"{keys.segment_gauge(s.name)}|{site}" for s in known.segments]
+    pipe = redis.pipeline(transaction=False)
+    for partition in range(settings.partitions):
+        pipe.hmget(f"{keys.profiles_tag(partition)}:g", fields)
+    sums = [sum(int(n or 0) for n in parts) for parts in zip(*await pipe.execute(), strict=True)]
+    return [
+        {"name": s.name, "members": n, "when": msgspec.to_builtins(s.when)}
+        for s, n in zip(known.segments, sums, strict=True)
+    ]
 
 
 def _text(value: bytes | str) -> str:
@@ -140,6 +157,11 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         _check("basis", basis, BASES)
         return await _answer(read_carts(redis, current(), site, window, basis, _now_ms()))
 
+    @routes.get("/segments")
+    async def segments(site: str) -> dict[str, Any]:
+        """The segments of tracker.toml, and how many profiles are in each."""
+        return {"segments": await _answer(read_segments(redis, current(), site))}
+
     @routes.get("/profiles/{id_type}/{value:path}")
     async def profile(site: str, id_type: str, value: str) -> dict[str, Any]:
         """One profile: its ids and traits, the state of every signal, and its engagement score as it is now."""
@@ -194,7 +216,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def _answer(reading: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+async def _answer(reading: Awaitable[T]) -> T:
     """What is read of Redis. Raises ApiError when it does not answer."""
     try:
         return await reading

@@ -246,6 +246,161 @@ export interface LeadStage {
   links?: TriggerLinks | null;
 }
 
+/** A profile is now in a segment. */
+export interface SegmentEntered {
+  /** Its name in tracker.toml. */
+  segment: string;
+  /** event; time: nothing happened; merge: of two profiles; config: the segment was changed. */
+  reason: string;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** A profile is no longer in a segment. */
+export interface SegmentExited {
+  /** Its name in tracker.toml. */
+  segment: string;
+  /** event, time, merge or config; moved: the profile is no more, and `movedTo` is in the segment in its place, which is no end. */
+  reason: string;
+  enteredAtMs: number;
+  /** The profile that this one was merged into. */
+  movedTo?: string | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+export interface JourneyStageName {
+  /** 1 to 6. */
+  number: number;
+  en: string;
+  vi: string;
+}
+
+/** A person's journey came to another stage. */
+export interface JourneyStage {
+  from: JourneyStageName;
+  to: JourneyStageName;
+  /** The churn signal is on. */
+  atRisk?: boolean;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** A person engaged with a level of a drip series: the next one may be sent. */
+export interface JourneyStep {
+  /** The level engaged with, from 1 on. */
+  from: number;
+  /** The next level; null after `convert`, the last one. */
+  to: number | null;
+  /** What the person did. */
+  event: string;
+  /** inform, nurture or convert, where the message said so. */
+  level?: string | null;
+  nextLevel?: string | null;
+  campaign?: string | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** It is time to ask a person how it was. */
+export interface Survey {
+  /** order, goal, session or churn. */
+  cause: string;
+  orderId?: string | null;
+  /** Name of the goal's event. */
+  event?: string | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** It is time to ask a happy person for a review of an order. */
+export interface ReviewRequest {
+  orderId: string;
+  deliveredAtMs: number;
+  /** The latest answer. */
+  nps?: number | null;
+  /** The latest answer, on a scale to 5. */
+  csat?: number | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** An event met a rule of tracker.toml. */
+export interface RuleMet {
+  /** Its name in tracker.toml. */
+  rule: string;
+  event: string;
+  /** Of the event. */
+  messageId: string;
+  /** Of the event; missing when over 4 KB. */
+  properties?: Record<string, unknown> | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
 /** Whatever comes from the trigger topics, told apart by `type`. */
 export type Trigger =
   | (CloudEvent & { type: "tracker.cart_abandoned.v1"; data: CartAbandoned })
@@ -253,7 +408,14 @@ export type Trigger =
   | (CloudEvent & { type: "tracker.cart_recovered.v1"; data: CartRecovered })
   | (CloudEvent & { type: "tracker.cart_recovered_retracted.v1"; data: CartRecoveryRetracted })
   | (CloudEvent & { type: "tracker.churn_risk.v1"; data: ChurnRisk })
-  | (CloudEvent & { type: "tracker.lead_stage.v1"; data: LeadStage });
+  | (CloudEvent & { type: "tracker.lead_stage.v1"; data: LeadStage })
+  | (CloudEvent & { type: "tracker.segment_entered.v1"; data: SegmentEntered })
+  | (CloudEvent & { type: "tracker.segment_exited.v1"; data: SegmentExited })
+  | (CloudEvent & { type: "tracker.journey_stage.v1"; data: JourneyStage })
+  | (CloudEvent & { type: "tracker.journey_step.v1"; data: JourneyStep })
+  | (CloudEvent & { type: "tracker.survey.v1"; data: Survey })
+  | (CloudEvent & { type: "tracker.review_request.v1"; data: ReviewRequest })
+  | (CloudEvent & { type: "tracker.rule.v1"; data: RuleMet });
 
 /** Names of track calls that rules look at. */
 export const EVENTS = {
@@ -283,6 +445,17 @@ export const EVENTS = {
   SIGNED_UP: "Signed Up",
   POPUP_SUBMITTED: "Popup Submitted",
   FORM_SUBMITTED: "Form Submitted",
+  TRIAL_STARTED: "Trial Started",
+  PRODUCT_REVIEWED: "Product Reviewed",
+  PRODUCT_SHARED: "Product Shared",
+  CART_SHARED: "Cart Shared",
+  CONTENT_SHARED: "Content Shared",
+  REFERRAL_CONVERTED: "Referral Converted",
+  SESSION_ENDED: "Session Ended",
+  ORDER_DELIVERED: "Order Delivered",
+  SURVEY_RESPONSE_RECEIVED: "Survey Response Received",
+  TICKET_OPENED: "Ticket Opened",
+  TICKET_RESOLVED: "Ticket Resolved",
 } as const;
 
 /** Names of Segment's ecommerce spec. */

@@ -31,6 +31,9 @@ MARKED_MS: Final = 8 * DAY_MS
 E50: Final = 20.0
 """Of a site without active visitors."""
 _LN2: Final = log(2.0)
+_SURELY: Final = 2e-10
+"""Part of a threshold by which a score is past it for every comparison: more than stream/core/lead.py's DIGITS."""
+LOOK_AGAIN_MS: Final = 3_600_000
 _MOST: Final = 1000.0
 """Largest exponent: times before the events are no use, and must not overflow."""
 
@@ -257,6 +260,47 @@ def falls_below(tallies: Tallies, weights: Mapping[str, float], least: float, fr
         else:
             low = mid
     return high
+
+
+class Outlook(Struct, frozen=True):
+    """A score at a time, and what decides how it goes on when nothing happens."""
+
+    at_ms: int
+    score: float
+    half_life_d: float | None
+    """None: of its sums they differ."""
+    least_part: float
+    largest: float
+    """No later score is further from 0."""
+    weights: Mapping[str, float]
+
+
+def outlook(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> Outlook:
+    parts = [weights.get(name, 0.0) * value(tally, at_ms) for name, tally in tallies.items()]
+    half_lives = {t.half_life_d for t in tallies.values()}
+    return Outlook(
+        at_ms,
+        fsum(parts),
+        half_lives.pop() if len(half_lives) == 1 else None,
+        min(parts, default=0.0),
+        fsum([abs(part) for part in parts]),
+        weights,
+    )
+
+
+def crosses(now: Outlook, tallies: Tallies, bar: float) -> int | None:
+    """When the score may come to the other side of `bar`, if nothing happens; None: never. It is exact to a
+    millisecond, but with several half-lives and something that counts against it, where it is a time to look again."""
+    least = bar * (1 - _SURELY)
+    if bar == 0 or now.largest <= abs(least):
+        return None
+    if now.half_life_d is not None:
+        if now.score * bar <= 0 or abs(now.score) <= abs(least):
+            return None
+        return now.at_ms + floor(now.half_life_d * DAY_MS * (log2(now.score / bar) + 2 * _SURELY)) + 1
+    if now.least_part >= 0:
+        return falls_below(tallies, now.weights, least, now.at_ms) if bar > 0 else None
+    return now.at_ms + LOOK_AGAIN_MS
 
 
 # -- what it was -----------------------------------------------------------------------------------------------------

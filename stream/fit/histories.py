@@ -82,7 +82,7 @@ def read(
     codec = ProfileCodec(signals)
     names = [signal.name for signal in signals]
     found = {name: Found(most) for name in names}
-    for batch in _keys(redis, site):
+    for batch in profile_keys(redis, site):
         pipeline = redis.pipeline(transaction=False)
         for key in batch:
             pipeline.hmget(key, names)
@@ -95,8 +95,9 @@ def read(
     return found
 
 
-def _keys(redis: Any, site: str) -> Iterator[list[str]]:
-    """The site's profiles, some at a time."""
+def profile_keys(redis: Any, site: str) -> Iterator[list[str]]:
+    """The keys of the site's profiles, some at a time. Of a cluster every node is asked for its own: cursors are a
+    node's."""
     pattern = f"{{p*}}:v:{site}:*"
     nodes = [node.redis_connection for node in redis.get_primaries()] if hasattr(redis, "get_primaries") else [redis]
     for node in nodes:

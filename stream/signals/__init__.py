@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from stream.signals.activity import ActivitySignal
 from stream.signals.base import DECIDING, Signal
 from stream.signals.cart import CartSignal
 from stream.signals.contact import ContactSignal
+from stream.signals.drip import DripSignal
 from stream.signals.gate import GateSignal
+from stream.signals.journey import JourneySignal
 from stream.signals.message_engage import MessageEngageSignal
 from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 from stream.signals.purchase import PurchaseSignal
+from stream.signals.reviews import ReviewSignal
+from stream.signals.rules import RuleSignal
 from stream.signals.score import ScoreSignal
+from stream.signals.segments import SegmentSignal
+from stream.signals.surveys import SurveySignal
 from stream.signals.visit import VisitSignal
 from tracker.contract.settings import Settings, SettingsError
 
@@ -25,8 +32,17 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     PopupSignal(),
     MessageSignal(),
     ScoreSignal(),
-    GateSignal(),
+    ActivitySignal(),
+    # Those that look at others stand behind them.
+    JourneySignal(),
+    DripSignal(),
+    SurveySignal(),
+    ReviewSignal(),
+    SegmentSignal(),
+    RuleSignal(),
+    GateSignal(),  # last: it remembers what all others told
 )
+"""In this order: what a signal reads (Signal.reads) stands before it."""
 
 
 def chosen(settings: Settings) -> tuple[Signal[Any], ...]:

@@ -15,19 +15,28 @@ A signal may look at others' states: those that it names in `reads`, which are r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Mapping, Set
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from tracker.contract.events import ProfileEvent
+from tracker.contract.events import VISIT_CHANNELS, ProfileEvent
 from tracker.contract.models import Models
-from tracker.contract.settings import Settings
+from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import TriggerKind
 
 DECIDING: Final = frozenset(("contact", "gate"))
 """Signals that every other one needs: they know who may be told what."""
+
+
+class Seen(Protocol):
+    """What the shell knows of when a profile was active (stream/profile.py: About)."""
+
+    first_seen_ms: int
+    last_seen_ms: int
+    channels: dict[str, int]
+    """Channel -> minute (since the epoch) of the last event there."""
 
 
 class Context(Struct, frozen=True):
@@ -45,6 +54,23 @@ class Context(Struct, frozen=True):
     """Parameters by (site, signal), as they stand in the log before the event."""
     states: Mapping[str, Any] = {}
     """The profile's states by signal, for one that names them in `reads`: as they are after the event, or the timer."""
+    changed: Set[str] = frozenset()
+    """In `settle`: what has changed, of any signal; of what is read it is some."""
+    event: ProfileEvent | None = None
+    """In `settle`: the event that it follows; None: a timer or a merge."""
+    seen: Seen | None = None
+    """When the profile had events, of whatever kind; None: it has had none yet."""
+
+    @property
+    def first_seen_ms(self) -> int | None:
+        return None if self.seen is None else self.seen.first_seen_ms
+
+    def last_visit_ms(self) -> int | None:
+        """When the person was last here, known to the minute: exactly where nothing came in it after that."""
+        if (seen := self.seen) is None:
+            return None
+        minute = max((seen.channels[c] for c in VISIT_CHANNELS if c in seen.channels), default=None)
+        return None if minute is None else min(seen.last_seen_ms, minute * 60_000 + 59_999)
 
 
 class Trigger(Struct, frozen=True, kw_only=True):
@@ -109,10 +135,24 @@ class Signal(ABC, Generic[S]):
         """The JSON fields of a state stored under an older version (any of them) -> those of this one."""
         raise NotImplementedError(f"{self.name}: version {self.version} needs a `migrate` from version {version}")
 
+    def asks(self, site: Site | None) -> frozenset[str] | None:
+        """Of `events` those that it reads by this site's configuration (None: every event); a call that is no track
+        event goes by its type ('page', ...). Events that no signal asks for cost next to nothing."""
+        return self.events
+
+    def settles(self, site: Site | None) -> frozenset[str]:
+        """Of what it `reads` that by which, by this site's configuration, anything can follow."""
+        return self.reads if type(self).settle is not Signal.settle else frozenset()
+
     def idle(self, state: S | None, event: ProfileEvent, utc_offset_ms: int) -> bool:
         """Whether `fold` would give the same state and nothing else: asked first of a signal that reads every event, as
         it costs less. False is always right."""
         return False
+
+    def glance(self, state: S | None, event: ProfileEvent, utc_offset_ms: int) -> S | None:
+        """The state that `fold` would give, where nothing else follows from it: no trigger, no other due time, nothing
+        for a signal that reads it. None, which is always right: `fold` has to say."""
+        return None
 
     @abstractmethod
     def fold(self, state: S | None, event: ProfileEvent, ctx: Context) -> Result: ...
@@ -132,8 +172,9 @@ class Signal(ABC, Generic[S]):
         raise NotImplementedError(f"{self.name} does not say how two states become one")
 
     def settle(self, state: S | None, now_ms: int, ctx: Context) -> Result:
-        """Something that it `reads` has changed, by an event, a timer or a merge: what follows from it. Called once,
-        after the signal's own `fold`, and again when nothing has changed as well: then it gives nothing new.
+        """Something that it `reads` has changed, by an event, a timer or a merge, or its own `fold` has changed its
+        state: what follows from it. Called once an event, and also when nothing of concern has changed: then it gives
+        nothing new.
         now_ms: the event's or timer's time, of an event that comes late the clock's in the log. It does not always
         rise: a client's clock may be ahead."""
         return Result(state=state)

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from stream.core.cart import MAX_LINES, MAX_QUANTITY, Line, value_of
 from stream.core.parts import read_part
@@ -63,9 +63,17 @@ _properties = msgspec.json.Decoder(Properties)
 _NONE: Final = Properties()
 
 
+_last: tuple[Raw | UnsetType, Properties] = (UNSET, _NONE)
+
+
 def properties(raw: Raw | UnsetType) -> Properties:
-    """An event's properties; empty when they are missing, null or no object."""
-    return read_part(_properties, raw) or _NONE
+    """An event's properties; empty when they are missing, null or no object. Not to be changed: several signals read
+    the same event, one after the other, and get the same."""
+    global _last
+    known = _last
+    if known[0] is not raw:
+        known = _last = (raw, read_part(_properties, raw) or _NONE)
+    return known[1]
 
 
 def number(value: object, limit: float) -> float | None:

@@ -159,7 +159,7 @@ async def test_visitors_have_windows_too(stack: Stack) -> None:
     assert "90d" in answer["hint"]
 
 
-@pytest.mark.parametrize("path", ["counters", "profiles/user_id/u1", "counters?window=7d", "visitors"])
+@pytest.mark.parametrize("path", ["counters", "profiles/user_id/u1", "counters?window=7d", "visitors", "segments"])
 async def test_only_the_sites_own_secret_key_reads(stack: Stack, path: str) -> None:
     site, other = stack.sites[0], stack.sites[1]
     path = f"/api/v1/sites/{site.name}/{path}"

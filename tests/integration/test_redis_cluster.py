@@ -13,13 +13,17 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from stream.fold import Folder, decode
+from stream.profile import About, Profile, ProfileCodec
 from stream.redis_store import Head, Store, unpackb
 from stream.rollups import roll
 from stream.signals import SIGNALS
 from tests.harness import Cluster, Servers, Stack, cli, embedded_cluster, eventually, in_thread
 from tests.integration.test_worker import CARTS, Traffic, counters, equals, profile
+from tests.unit.conditions import when
+from tracker.cli.segments import members_now
 from tracker.contract import keys
-from tracker.contract.redis_url import reader
+from tracker.contract.predicates import Segment
+from tracker.contract.redis_url import admin, reader
 from tracker.contract.settings import load
 from tracker.contract.windows import Zone
 from tracker.counters import read_counters, read_visitors
@@ -317,3 +321,21 @@ def test_doctor_looks_at_every_node_of_the_cluster(cluster: Cluster) -> None:
     gone = cli("doctor", kafka="127.0.0.1:1", redis="redis+cluster://:geheim@127.0.0.1:1")
     assert "problem Redis 127.0.0.1:1: " in gone.stdout
     assert "geheim" not in gone.stdout
+
+
+def test_a_preview_of_a_segment_reads_the_profiles_of_every_node(cluster: Cluster) -> None:
+    settings = load({"TRACKER_REDIS": cluster.url, "TRACKER_DEMO": "1"})
+    codec = ProfileCodec(SIGNALS)
+    owners = set()
+    client = admin(cluster.url)
+    for n in range(12):
+        profile = Profile("demo", f"preview-{n}")
+        profile.about = About(first_seen_ms=1, last_seen_ms=1, traits={"city": "Huế" if n % 3 else "Vinh"})
+        key = keys.profile_key(n, "demo", profile.id)
+        owners.add(owner(cluster, key))
+        client.hset(key, mapping=dict(codec.fields(profile)))
+    client.close()
+    assert len(owners) == 3
+    hue = when({"field": "trait", "name": "city", "op": "=", "value": "Huế"})
+    found = members_now(settings, "demo", Segment("hue", hue), 100)
+    assert (found["profiles"], found["members"]) == (12, 8)

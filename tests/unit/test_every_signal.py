@@ -18,14 +18,42 @@ from stream.signals.base import Result, Signal
 from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 from tests.unit.cart_vectors import T0_MS, context, event
+from tests.unit.conditions import WHEN
 from tracker.contract import events as ev
 from tracker.contract import scoring
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MESSAGES, profile_event
+from tracker.contract.keys import segment_gauge
+from tracker.contract.predicates import Rule, Segment
+from tracker.contract.settings import Site, SurveyRules, load
 from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger, encode_trigger
 
-NAMES: Final = sorted({name for s in SIGNALS for name in (*(s.events or ()), *s.types)})
-CTX: Final = context(user_id="u1", traits={"name": "Lan"})
+NAMES: Final = sorted(
+    {*MESSAGES, *(name for s in SIGNALS for name in (*(s.events or ()), *s.types))} - {"page", "screen", "identify"}
+)
+CONFIGURED: Final = load(
+    {},
+    sites={
+        "demo": Site(
+            "wk_of_the_tests",
+            "sk_of_the_tests",
+            segments=tuple(Segment(f"segment-{i}", when) for i, when in enumerate(WHEN.values())),
+            rules=tuple(
+                Rule(f"rule-{i}", name, when=when, once=once, most=2)  # type: ignore[arg-type]  # mypy widens the Literal
+                for i, (name, when, once) in enumerate(
+                    zip(
+                        (ev.PRODUCT_ADDED, ev.ORDER_COMPLETED, "Email Link Clicked", ev.SURVEY_RESPONSE_RECEIVED),
+                        (None, *list(WHEN.values())[:3]),
+                        ("message", "session", "day", "ever"),
+                        strict=True,
+                    )
+                )
+            ),
+            surveys=SurveyRules(after_goal=(ev.FORM_SUBMITTED,), after_session=True),
+        )
+    },
+)
+CTX: Final = context(user_id="u1", traits={"name": "Lan"}, settings=CONFIGURED)
 encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -33,7 +61,10 @@ def by_name(signal: Signal[Any]) -> str:
     return signal.name
 
 
-_texts = st.one_of(st.text(max_size=8), st.sampled_from(["A", "B", "o1", "12.5", "-3", "NaN", "1e999", "VND"]))
+_texts = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(["A", "B", "o1", "12.5", "-3", "NaN", "1e999", "VND", "nps", "csat", "9", "inform"]),
+)
 _json = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), _texts),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_texts, inner, max_size=3)),
@@ -41,7 +72,8 @@ _json = st.recursive(
 )
 _fields = st.sampled_from(
     ["product_id", "sku", "name", "price", "quantity", "url", "image_url", "currency", "order_id", "revenue", "total",
-     "value", "campaign", "campaign_id", "popup_id", "channel"]
+     "value", "campaign", "campaign_id", "popup_id", "channel", "stage", "type", "score", "scale", "rating", "visits",
+     "ticket_id"]
 )  # fmt: skip
 _product = st.one_of(_json, st.dictionaries(_fields, _json, max_size=5))
 _properties = st.one_of(
@@ -100,7 +132,8 @@ def chain(signal: Signal[Any]) -> list[Signal[Any]]:
 def _steps(signal: Signal[Any], states: dict[str, Any], e: ProfileEvent) -> list[Result]:
     """One event: what it gives of `signal`. Changes `states`."""
     out: list[Result] = []
-    ctx = msgspec.structs.replace(CTX, states=states)
+    changed: set[str] = set()
+    ctx = msgspec.structs.replace(CTX, states=states, changed=changed)
 
     def keep(s: Signal[Any], result: Result) -> None:
         if result.state is not None and result.state is not states.get(s.name):
@@ -109,18 +142,20 @@ def _steps(signal: Signal[Any], states: dict[str, Any], e: ProfileEvent) -> list
         if s is signal:
             out.append(result)
 
-    changed = {ABOUT} if not states else set()
     for s in chain(signal):
         state = states.get(s.name)
         if state is not None and (due := s.due_ms(state)) is not None and due <= e.timestamp_ms:
             keep(s, s.fire(state, e.timestamp_ms, ctx))
         if s.reads & changed:
             keep(s, s.settle(states.get(s.name), e.timestamp_ms, ctx))
-    changed = {ABOUT} if not states else set()
+    changed.clear()
+    if not states:
+        changed.add(ABOUT)
+    ctx = msgspec.structs.replace(ctx, event=e)
     for s in chain(signal):
         if s.events is None or e.event in s.events or e.type in s.types:
             keep(s, s.fold(states.get(s.name), e, ctx))
-        if s.reads & changed:
+        if s.reads and (s.reads | {s.name}) & changed:
             keep(s, s.settle(states.get(s.name), e.timestamp_ms, ctx))
     return out
 
@@ -250,7 +285,7 @@ def test_what_it_gives_is_declared(signal: Signal[Any], stream: list[ProfileEven
             assert len(metrics.SIGNAL_COUNTERS[name]._labelnames) == len(labels)
             assert n > 0
         for name, _ in result.gauges:
-            assert name in metrics.GAUGES
+            assert name in metrics.GAUGES or name.startswith(segment_gauge(""))
         for field, n in result.counts:
             assert len(field) < 200
             assert n > 0

@@ -220,12 +220,15 @@ def story(seed: int, gap_ms: int) -> tuple[World, World]:
 
 
 def states(profile: Profile) -> dict[str, Any]:
-    """But for the order in which orders were heard of, and what was counted of a cart that was only a part of one."""
+    """But for the order in which orders were heard of, what was counted of a cart that was only a part of one, and when
+    the journey's stages became known."""
     found = dict(profile.states)
     if (purchases := found.get("purchase")) is not None:
         found["purchase"] = msgspec.structs.replace(purchases, orders=tuple(sorted(purchases.orders)))
     if (cart := found.get("cart")) is not None:
         found["cart"] = msgspec.structs.replace(cart, counted={})
+    if (stage := found.get("journey")) is not None:
+        found["journey"] = msgspec.structs.replace(stage, entered_ms=0, at_ms=0, moves=0)
     if (score := found.get("score")) is not None:
         sums = {name: msgspec.structs.replace(t, log=round(t.log, 9)) for name, t in score.indicators.items()}
         found["score"] = msgspec.structs.replace(score, indicators=sums, orders=tuple(sorted(score.orders)))
@@ -458,4 +461,4 @@ def test_what_is_handed_over_is_in_one_order_so_that_its_parts_are_the_same_afte
     names = [name for name, _ in world.folder.codec.fields(profile)]
     profile.states = dict(reversed(profile.states.items()))
     assert [name for name, _ in world.folder.codec.fields(profile)] == names
-    assert names == ["about", "contact", "cart", "purchase", "score"]
+    assert names == ["about", "contact", "cart", "journey", "purchase", "score", "surveys"]

@@ -127,12 +127,16 @@ def test_a_signal_reads_the_settings_that_it_declares_and_no_others(signal: Sign
     guarded = Guarded(ctx.settings, signal.settings)
     ctx = msgspec.structs.replace(ctx, settings=guarded, models={("demo", "purchase"): MODEL})
     for name in MESSAGES:
-        if signal.events is None or name in signal.events:
+        if signal.events is None or name in signal.events or name in signal.types:
             golden = decode_profile_event(profile_event(name))
             state = signal.fold(None, golden, ctx).state
+            if signal.reads:
+                state = signal.settle(state, golden.timestamp_ms, ctx).state or state
             if state is not None:
                 state = signal.fire(state, 10**14, ctx).state
                 signal.explain(state, 10**14, ctx)
                 again = msgspec.structs.replace(golden, message_id="another", properties=msgspec.UNSET)
                 signal.fold(state, again, ctx)
+    if signal.reads:
+        signal.settle(None, 10**14, ctx)
     assert guarded.read == signal.settings

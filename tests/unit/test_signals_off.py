@@ -10,8 +10,8 @@ from tracker.contract.settings import Settings, SettingsError
 
 def test_all_signals_are_on_but_those_that_are_named() -> None:
     assert chosen(Settings()) == SIGNALS
-    off = chosen(Settings(signals_off=" score, cart,"))
-    assert [s.name for s in SIGNALS if s not in off] == ["cart", "score"]
+    off = chosen(Settings(signals_off=" rules,score, cart,segments"))
+    assert [s.name for s in SIGNALS if s not in off] == ["cart", "score", "segments", "rules"]
     assert [s for s in SIGNALS if s in off] == list(off), "in the order in which they are registered"
 
 
@@ -19,3 +19,8 @@ def test_all_signals_are_on_but_those_that_are_named() -> None:
 def test_a_signal_that_decides_or_that_nobody_knows_is_refused_by_name(name: str) -> None:
     with pytest.raises(SettingsError, match=f"'{name}' is none of cart, "):
         chosen(Settings(signals_off=f"cart,{name}"))
+
+
+def test_what_another_signal_reads_is_not_off_without_it() -> None:
+    with pytest.raises(SettingsError, match="'journey' needs 'purchase'; name both"):
+        chosen(Settings(signals_off="purchase"))

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "profile": ("tracker.cli.profile", "Take ids off a profile that are another person's."),
     "model": ("tracker.cli.model", "What the churn and CLV models say of one customer, as JSON."),
     "fit": ("tracker.cli.fit", "Fit the churn models' parameters to the profiles, and publish them."),
+    "segments": ("tracker.cli.segments", "The segments of a site: their sizes, and who would be in a new one."),
     "demo": ("tracker.cli.demo", "Send the events of simulated shoppers through the HTTP API."),
     "snippet": ("tracker.cli.snippet", "Print the script tags for the head of your pages."),
     "doctor": ("tracker.cli.doctor", "Check versions, connections, topics and settings; says what to do."),

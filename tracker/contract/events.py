@@ -286,6 +286,25 @@ CONSENT_ACTIONS: Final[dict[str, tuple[str | None, bool | None]]] = {
 }
 """Events by which somebody says yes or no to messages † -> (channel, or None where the event says it; yes or no)."""
 
+TRIAL_STARTED: Final = "Trial Started"
+PRODUCT_REVIEWED: Final = "Product Reviewed"
+PRODUCT_SHARED: Final = "Product Shared"
+CART_SHARED: Final = "Cart Shared"
+CONTENT_SHARED: Final = "Content Shared"  # †
+REFERRAL_CONVERTED: Final = "Referral Converted"  # †
+SESSION_ENDED: Final = "Session Ended"  # †
+ORDER_DELIVERED: Final = "Order Delivered"  # †
+SURVEY_RESPONSE_RECEIVED: Final = "Survey Response Received"  # † properties: type (nps, csat, ces), score, scale
+TICKET_OPENED: Final = "Ticket Opened"  # † properties: ticket_id
+TICKET_RESOLVED: Final = "Ticket Resolved"  # †
+
+VISIT_CHANNELS: Final[frozenset[str]] = frozenset(("site", "popup", "form"))
+"""Where a person is who is here."""
+SERVER_EVENTS: Final[frozenset[str]] = frozenset(
+    (ORDER_DELIVERED, REFERRAL_CONVERTED, SESSION_ENDED, SURVEY_RESPONSE_RECEIVED, TICKET_OPENED, TICKET_RESOLVED)
+)
+"""Servers tell them of a person who need not be on the site then."""
+
 POPUP_ACTIONS: Final[dict[str, str]] = {
     "Popup Eligible": "eligible",
     "Popup Triggered": "triggered",

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
-from tracker.contract import events, examples, keys, merges, models, settings, topics, triggers
+from tracker.contract import events, examples, keys, merges, models, predicates, settings, topics, triggers
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tracker.contract.generate"
@@ -151,7 +151,7 @@ def _schema(type_: type[Struct]) -> Schema:
     """msgspec's schema of a struct: the struct on top, Raw fields as objects, descriptions in one line."""
     (_,), defs = msgspec.json.schema_components([type_], ref_template="#/$defs/{name}")
     for name, schema in defs.items():
-        notes = _field_notes(getattr(inspect.getmodule(type_), name))
+        notes = _field_notes(_inner(type_, name))
         if "description" in schema:
             schema["description"] = _one_line(schema["description"])
         for field, about in schema.get("properties", {}).items():
@@ -163,6 +163,13 @@ def _schema(type_: type[Struct]) -> Schema:
                 about.setdefault("description", notes[field])
     top: Schema = defs.pop(type_.__name__)
     return {**top, "$defs": defs} if defs else top
+
+
+def _inner(type_: type[Struct], name: str) -> type[Struct]:
+    """The struct of this name, in the module of one that it stands in, or in the conditions'."""
+    module = inspect.getmodule(type_)
+    found: type[Struct] = getattr(module if hasattr(module, name) else predicates, name)
+    return found
 
 
 def _field_notes(type_: type[Struct]) -> dict[str, str]:
@@ -653,8 +660,8 @@ def _setting(field: msgspec.structs.FieldInfo) -> list[str]:
     ]
 
 
-def _fields(type_: type[Struct]) -> str:
-    """Table of a struct's fields as they stand in JSON."""
+def _fields(type_: type[Struct], *, with_inner: bool = True) -> str:
+    """Table of a struct's fields as they stand in JSON, and of every struct in it, once."""
     schema = _schema(type_)
     inner = schema.get("$defs", {})
     rows = []
@@ -665,7 +672,8 @@ def _fields(type_: type[Struct]) -> str:
             text = f"{text} Default: {json.dumps(default)}.".strip()
         rows.append([f"`{name}`", _ts_type(about).replace("Record<string, unknown>", "object"), needed, text])
     tables = [_table(["Field", "Type", "Always", "What it is"], rows)]
-    tables += [f"\n`{name}`:\n\n{_fields(getattr(inspect.getmodule(type_), name))}" for name in inner]
+    if with_inner:
+        tables += [f"\n`{name}`:\n\n{_fields(_inner(type_, name), with_inner=False)}" for name in inner]
     return "\n".join(tables)
 
 

@@ -207,6 +207,11 @@ def fit_key(site: str) -> str:
     return f"{{s:{site}}}:fit"
 
 
+def segment_gauge(segment: str) -> str:
+    """The gauge of a segment's members; in {pN}:g it stands before `|SITE`."""
+    return f"segment.{segment}"
+
+
 # Fields of the counter hashes. Names that come from clients are the last part, so no separator in them can lie.
 TOTAL_FIELD: Final = "total"
 

@@ -31,6 +31,7 @@ directory, or where `TRACKER_CONFIG` points), the default. Sites stand in `track
     secret = "whsec_..."
 
 [sites.shop.score] and [sites.shop.lead]: tracker/contract/scoring.py.
+[[sites.shop.segments]], [[sites.shop.rules]], [sites.shop.surveys] and [sites.shop.reviews]: docs/signals.md.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
-from tracker.contract import scoring
+from tracker.contract import predicates, scoring
+from tracker.contract.predicates import Rule, Segment
 from tracker.contract.scoring import FitRule, LeadRules, ScoreRules  # noqa: F401  # the reference page shows FitRule
 from tracker.contract.signature import key_of
 from tracker.contract.triggers import TRIGGER_KINDS
@@ -72,6 +74,8 @@ PHONE_COUNTRIES: Final[dict[str, tuple[str, str]]] = {
 """Country -> (its calling code, what stands before a number that is dialled inside it)."""
 
 _QUIET_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])").fullmatch
+MAX_GOALS: Final = 20
+
 _SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
 _LINK = re.compile(r"https?://[^\s]+").fullmatch
 _BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?").fullmatch
@@ -140,6 +144,35 @@ class Webhook(Struct, frozen=True, forbid_unknown_fields=True):
         return f"Webhook({self.name!r})"
 
 
+class SurveyRules(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sites.NAME.surveys]`: when a person is asked how it was (domain: A011, A462)."""
+
+    after_order: Annotated[bool, Meta(description="After an order, `order_delay_d` later.")] = True
+    order_delay_d: Annotated[float, Meta(description="Days from the order to the question.", ge=0, le=365)] = 3.0
+    after_goal: Annotated[
+        tuple[str, ...], Meta(description="Names of track events at which the question is asked at once.")
+    ] = ()
+    after_session: Annotated[bool, Meta(description="At a Session Ended.")] = False
+    at_churn: Annotated[bool, Meta(description="When the churn signal goes on.")] = True
+    gap_d: Annotated[
+        float, Meta(description="A person is asked once in so many days, whatever for.", gt=0, le=3650)
+    ] = 30.0
+
+
+class ReviewRules(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[sites.NAME.reviews]`: when a person is asked for a review (domain: A474)."""
+
+    delay_d: Annotated[float, Meta(description="Days from the delivery to the question.", ge=0, le=365)] = 7.0
+    wait_d: Annotated[
+        float,
+        Meta(
+            description="So long an order waits after that for an answer that shows the person is happy.", ge=0, le=365
+        ),
+    ] = 30.0
+    nps: Annotated[int, Meta(description="Least NPS (0 to 10) of a happy person.", ge=0, le=10)] = 9
+    csat: Annotated[float, Meta(description="Least CSAT of a happy person, of a scale to 5.", ge=1, le=5)] = 4.0
+
+
 class Site(Struct, frozen=True, forbid_unknown_fields=True):
     """One site of `tracker.toml`."""
 
@@ -156,6 +189,10 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     links: Links = Links()
     score: Annotated[ScoreRules, Meta(description="What engagement is worth.")] = ScoreRules()
     lead: Annotated[LeadRules, Meta(description="When a lead is qualified.")] = LeadRules()
+    segments: tuple[Segment, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    surveys: SurveyRules = SurveyRules()
+    reviews: ReviewRules = ReviewRules()
 
 
 def _s(unit: str, text: str, **bounds: Any) -> Meta:
@@ -730,6 +767,12 @@ def _check(settings: Settings) -> None:
         except (ValueError, OSError):
             raise SettingsError(f"site '{name}': unknown time zone '{site.time_zone}'") from None
         _check_triggers(name, site)
+        try:
+            predicates.check(site.segments, site.rules)
+        except ValueError as e:
+            raise SettingsError(f"site '{name}': {e}") from None
+        if len(site.surveys.after_goal) > MAX_GOALS:
+            raise SettingsError(f"site '{name}': surveys.after_goal: at most {MAX_GOALS} names")
         for key in (site.write_key, site.secret_key):
             if key in DEMO_KEYS and not (name == DEMO_SITE and settings.demo):
                 raise SettingsError(f"site '{name}': '{key}' is a public demo key; choose your own")

@@ -16,6 +16,12 @@ CONTENT_TYPE: Final = b"application/cloudevents+json; charset=UTF-8"
 HEADERS: Final[list[tuple[str, bytes]]] = [("content-type", CONTENT_TYPE)]
 
 
+def _wire(name: str) -> str:
+    """A field's name in JSON: camelCase, and `from`, which Python does not allow as a name."""
+    head, *rest = name.rstrip("_").split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
 class Channel(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=True):
     """One way to reach a profile."""
 
@@ -168,6 +174,81 @@ class LeadStage(Person):
     ]
 
 
+class SegmentEntered(Person):
+    """A profile is now in a segment."""
+
+    segment: Annotated[str, Meta(description="Its name in tracker.toml.")]
+    reason: Annotated[
+        str, Meta(description="event; time: nothing happened; merge: of two profiles; config: the segment was changed.")
+    ]
+
+
+class SegmentExited(Person):
+    """A profile is no longer in a segment."""
+
+    segment: Annotated[str, Meta(description="Its name in tracker.toml.")]
+    reason: Annotated[
+        str,
+        Meta(
+            description="event, time, merge or config; moved: the profile is no more, and `movedTo` is in the segment "
+            "in its place, which is no end."
+        ),
+    ]
+    entered_at_ms: int
+    moved_to: Annotated[str | None, Meta(description="The profile that this one was merged into.")] = None
+
+
+class JourneyStageName(Struct, rename="camel", kw_only=True, frozen=True):
+    number: Annotated[int, Meta(description="1 to 6.")]
+    en: str
+    vi: str
+
+
+class JourneyStage(Person, rename=_wire):
+    """A person's journey came to another stage."""
+
+    from_: JourneyStageName
+    to: JourneyStageName
+    at_risk: Annotated[bool, Meta(description="The churn signal is on.")] = False
+
+
+class JourneyStep(Person, rename=_wire):
+    """A person engaged with a level of a drip series: the next one may be sent."""
+
+    from_: Annotated[int, Meta(description="The level engaged with, from 1 on.")]
+    to: Annotated[int | None, Meta(description="The next level; null after `convert`, the last one.")]
+    event: Annotated[str, Meta(description="What the person did.")]
+    level: Annotated[str | None, Meta(description="inform, nurture or convert, where the message said so.")] = None
+    next_level: str | None = None
+    campaign: str | None = None
+
+
+class Survey(Person):
+    """It is time to ask a person how it was."""
+
+    cause: Annotated[str, Meta(description="order, goal, session or churn.")]
+    order_id: str | None = None
+    event: Annotated[str | None, Meta(description="Name of the goal's event.")] = None
+
+
+class ReviewRequest(Person):
+    """It is time to ask a happy person for a review of an order."""
+
+    order_id: str
+    delivered_at_ms: int
+    nps: Annotated[int | None, Meta(description="The latest answer.")] = None
+    csat: Annotated[float | None, Meta(description="The latest answer, on a scale to 5.")] = None
+
+
+class RuleMet(Person):
+    """An event met a rule of tracker.toml."""
+
+    rule: Annotated[str, Meta(description="Its name in tracker.toml.")]
+    event: str
+    message_id: Annotated[str, Meta(description="Of the event.")]
+    properties: Annotated[dict[str, Any] | None, Meta(description="Of the event; missing when over 4 KB.")] = None
+
+
 class TriggerKind(Struct, frozen=True, kw_only=True):
     name: str
     data: type[Struct]
@@ -202,8 +283,37 @@ CART_RECOVERED: Final = TriggerKind(
 )
 CHURN_RISK: Final = TriggerKind(name="churn_risk", data=ChurnRisk, what="a customer is about to be lost")
 LEAD_STAGE: Final = TriggerKind(name="lead_stage", data=LeadStage, what="a lead came a stage further")
+SEGMENT_ENTERED: Final = TriggerKind(
+    name="segment_entered", data=SegmentEntered, what="a profile is now in a segment of tracker.toml"
+)
+SEGMENT_EXITED: Final = TriggerKind(
+    name="segment_exited", data=SegmentExited, what="a profile is no longer in a segment of tracker.toml"
+)
+JOURNEY_STAGE: Final = TriggerKind(
+    name="journey_stage", data=JourneyStage, what="a person's journey came to another of its six stages"
+)
+JOURNEY_STEP: Final = TriggerKind(
+    name="journey_step", data=JourneyStep, what="a person engaged with a level of a drip series, the next may follow"
+)
+SURVEY: Final = TriggerKind(name="survey", data=Survey, what="it is time to ask a person how it was")
+REVIEW_REQUEST: Final = TriggerKind(
+    name="review_request", data=ReviewRequest, what="it is time to ask a happy person for a review of an order"
+)
+RULE: Final = TriggerKind(name="rule", data=RuleMet, what="an event met a rule of tracker.toml")
 
-TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (CART_ABANDONED, CART_RECOVERED, CHURN_RISK, LEAD_STAGE)
+TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (
+    CART_ABANDONED,
+    CART_RECOVERED,
+    CHURN_RISK,
+    LEAD_STAGE,
+    SEGMENT_ENTERED,
+    SEGMENT_EXITED,
+    JOURNEY_STAGE,
+    JOURNEY_STEP,
+    SURVEY,
+    REVIEW_REQUEST,
+    RULE,
+)
 
 
 class CloudEvent(Struct, kw_only=True, omit_defaults=True):

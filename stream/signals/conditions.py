@@ -1,0 +1,344 @@
+"""Conditions of segments and rules (tracker/contract/predicates.py) on the states of a profile's signals.
+
+`holds` gives, besides true or false, the earliest time at which that may change though nothing happens: so "no order in
+30 days" is a timer. For all and any only those decide that hold the answer: an `all` that is false stays so until every
+one of its false conditions may have changed.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from math import ceil
+from typing import Any, Final, Generic, TypeVar
+
+from stream.core import contact
+from stream.core import score as core
+from stream.core.activity import DAY_MS, Activity
+from stream.core.cart import value_of
+from stream.core.cart_log import CartLog
+from stream.core.contact import TYPE_OF, Contacts
+from stream.core.lead import DIGITS
+from stream.core.orders import totals
+from stream.signals.base import Context
+from stream.signals.purchase import Purchases
+from stream.signals.score import Score
+from tracker.contract.predicates import FIELDS, Condition
+from tracker.contract.scoring import WEIGHTS
+from tracker.contract.settings import TriggerPolicy
+from tracker.contract.stages import CHANNEL_NAMES
+
+S = TypeVar("S")
+T = TypeVar("T")
+Answer = tuple[bool, int | None]
+"""Whether it holds; when that may change with no event, ms (None: never)."""
+NEVER: Final = None
+
+_COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+def holds(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """`c` has been checked."""
+    if c.field is not None:
+        return _FIELDS[c.field](c, now_ms, ctx)
+    if c.not_ is not None:
+        truth, until = holds(c.not_, now_ms, ctx)
+        return not truth, until
+    every = c.all_ is not None
+    deciding: list[int | None] = []
+    others: list[int | None] = []
+    for each in c.all_ or c.any_ or ():
+        truth, until = holds(each, now_ms, ctx)
+        (others if truth is every else deciding).append(until)
+    if not deciding:
+        return every, min((t for t in others if t is not None), default=NEVER)
+    return not every, NEVER if None in deciding else max(deciding)  # type: ignore[type-var]
+
+
+def reads(leaf: Condition) -> str:
+    """What a condition on a single field looks at: a signal, or `about`."""
+    return FIELDS[leaf.field or ""].reads
+
+
+def matches(c: Condition, properties: Mapping[str, Any]) -> bool:
+    """The same of an event's properties."""
+    if c.property is not None:
+        return _is(properties.get(c.property), c)
+    if c.not_ is not None:
+        return not matches(c.not_, properties)
+    if c.all_ is not None:
+        return all(matches(each, properties) for each in c.all_)
+    return any(matches(each, properties) for each in c.any_ or ())
+
+
+# -- one function a field: state -> value, compared
+
+
+def _trait(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    return _is((ctx.traits or {}).get(c.name or ""), c), NEVER
+
+
+def _count(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Activity | None = ctx.states.get("activity")
+    tally = state.tallies.get(c.event or "") if state is not None else None
+    if tally is None:
+        return _compared(0, c), NEVER
+    if c.days is None:
+        return _compared(tally.n, c), NEVER
+    return _of_days(tally.days, c, now_ms, ctx)
+
+
+def _active_days(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Activity | None = ctx.states.get("activity")
+    return _of_days(tuple((day, 1) for day in state.active_days()) if state is not None else (), c, now_ms, ctx)
+
+
+def _of_days(days: tuple[tuple[int, int], ...], c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """The sum over the last `c.days` local days. It changes at a local midnight, when a day falls out."""
+    assert c.days is not None
+    first = (now_ms + ctx.utc_offset_ms) // DAY_MS - c.days + 1
+    kept = [(day, n) for day, n in days if day >= first]
+    total = sum(n for _, n in kept)
+    truth = _compared(total, c)
+    for day, n in kept:
+        total -= n
+        if _compared(total, c) != truth:
+            return truth, (day + c.days) * DAY_MS - ctx.utc_offset_ms
+    return truth, NEVER
+
+
+def _last(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Activity | None = ctx.states.get("activity")
+    tally = state.tallies.get(c.event or "") if state is not None else None
+    return _ago(tally.last_ms if tally is not None else None, c, now_ms)
+
+
+def _first_seen(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Activity | None = ctx.states.get("activity")
+    ms = ctx.first_seen_ms
+    if state is not None:
+        ms = state.first_ms if ms is None else min(ms, state.first_ms)
+    return _ago(ms, c, now_ms)
+
+
+def _last_seen(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Activity | None = ctx.states.get("activity")
+    exact = state.last_visit_ms if state is not None else None
+    return _ago(exact if exact is not None else ctx.last_visit_ms(), c, now_ms)
+
+
+def _ago(ms: int | None, c: Condition, now_ms: int) -> Answer:
+    if ms is None:
+        return False, NEVER
+    until = ms + ceil(float(c.value) * DAY_MS)  # type: ignore[arg-type]  # checked: a number
+    is_within = now_ms < until
+    return is_within is (c.op == "within"), until if is_within else NEVER
+
+
+def _sessions(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Activity | None = ctx.states.get("activity")
+    return _compared(state.session_count if state is not None else 0, c), NEVER
+
+
+class _Latest(Generic[S, T]):
+    """A function of a state that keeps its last answer: a site's segments ask the same of one state, one by one."""
+
+    def __init__(self, find: Callable[[S], T]) -> None:
+        self._find = find
+        self._last: tuple[S, T] | None = None
+
+    def __call__(self, state: S) -> T:
+        last = self._last
+        if last is None or last[0] is not state:
+            last = self._last = (state, self._find(state))
+        return last[1]
+
+
+def _orders(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    return _compared(orders(ctx), c), NEVER
+
+
+def orders(ctx: Context) -> int:
+    """How many orders; beyond the 64 that are remembered, days with one."""
+    state: Purchases | None = ctx.states.get("purchase")
+    return 0 if state is None or not state.days else _count_of(state)
+
+
+def _counted_orders(state: Purchases) -> int:
+    days = state.x + 1
+    return max(len([1 for order in state.orders.values() if order.value is not None]), days) if state.orders else days
+
+
+def _highest_total(state: Purchases) -> float:
+    return max(totals(state.orders, state.sums).values(), default=0.0)
+
+
+_NO_WEIGHTS: Final[dict[str, float]] = {}
+
+
+class _Outlooks:
+    """The same of a score, at a time and by the site's own weights."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Score, int, dict[str, float], core.Outlook] | None = None
+
+    def __call__(self, state: Score, now_ms: int, weights: dict[str, float]) -> core.Outlook:
+        last = self._last
+        if last is None or last[0] is not state or last[1] != now_ms or last[2] is not weights:
+            outlook = core.outlook(state.indicators, WEIGHTS | weights, now_ms)
+            last = self._last = (state, now_ms, weights, outlook)
+        return last[3]
+
+
+_OUTLOOK: Final = _Outlooks()
+_count_of: Final = _Latest(_counted_orders)
+_value_of: Final = _Latest(_highest_total)
+
+
+def _order_value(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Purchases | None = ctx.states.get("purchase")
+    return _compared(_value_of(state) if state is not None else 0, c), NEVER
+
+
+def _at_risk(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: Purchases | None = ctx.states.get("purchase")
+    return (state is not None and state.on) is c.value, NEVER
+
+
+def _cart(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: CartLog | None = ctx.states.get("cart")
+    return _compared(state.carts.latest.state if state is not None else "none", c), NEVER
+
+
+def _cart_value(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state: CartLog | None = ctx.states.get("cart")
+    return _compared(value_of(state.carts.latest.items) if state is not None else 0, c), NEVER
+
+
+def _stage(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    state = ctx.states.get("journey")
+    return _at_level(state.stage if state is not None else 0, c), NEVER
+
+
+def _lead(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """It is left by time when the signal's own timer says so."""
+    state: Score | None = ctx.states.get("score")
+    return _at_level(FIELDS["lead"].names.index(state.stage) if state is not None else 0, c), NEVER
+
+
+def _at_level(at: int, c: Condition) -> bool:
+    level = FIELDS[c.field or ""].names.index
+    if c.op == "in":
+        return any(at == level(v) for v in c.value)  # type: ignore[union-attr]
+    return _COMPARE[c.op or "="](at, level(c.value))
+
+
+def _score(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """Points within 1e-10 of the value reach it, as of lead stages."""
+    state: Score | None = ctx.states.get("score")
+    value = float(c.value)  # type: ignore[arg-type]  # checked: a number
+    if state is None:
+        return _COMPARE[c.op or ""](0.0, value), NEVER
+    site = ctx.settings.sites.get(ctx.site)
+    more = site.score.weights if site is not None else _NO_WEIGHTS
+    outlook = _OUTLOOK(state, now_ms, more)
+    room = DIGITS * abs(value)
+    bar = value - room if c.op in (">=", "<") else value + room
+    return _COMPARE[c.op or ""](outlook.score, bar), core.crosses(outlook, state.indicators, value)
+
+
+def _consent(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """Of several addresses of a channel one yes will do."""
+    state: Contacts | None = ctx.states.get("contact")
+    channel = c.name or ""
+    if state is None:
+        return _compared("unknown", c), NEVER
+    addresses = [a.value for a in state.addresses if a.type == TYPE_OF[channel]]
+    said = [contact.consent(state.consents, channel, address) for address in addresses or ("",)]
+    yes = {s.yes for s in said if s is not None}
+    return _compared("granted" if True in yes else "denied" if yes else "unknown", c), NEVER
+
+
+def _reachable(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """As triggers say it (`usable`), by the site's policy."""
+    state: Contacts | None = ctx.states.get("contact")
+    site = ctx.settings.sites.get(ctx.site)
+    policy = site.triggers.consent if site is not None else TriggerPolicy().consent
+    ways = contact.channels(state, policy) if state is not None else []
+    return any(way.usable for way in ways if way.channel == c.name) is c.value, NEVER
+
+
+_FIELDS: Final[dict[str, Callable[[Condition, int, Context], Answer]]] = {
+    "trait": _trait,
+    "count": _count,
+    "last": _last,
+    "first_seen": _first_seen,
+    "last_seen": _last_seen,
+    "sessions": _sessions,
+    "active_days": _active_days,
+    "orders": _orders,
+    "order_value": _order_value,
+    "at_risk": _at_risk,
+    "cart": _cart,
+    "cart_value": _cart_value,
+    "stage": _stage,
+    "score": _score,
+    "lead": _lead,
+    "consent": _consent,
+    "reachable": _reachable,
+}
+assert _FIELDS.keys() == FIELDS.keys()
+assert TYPE_OF.keys() == set(CHANNEL_NAMES)
+
+
+# -- values
+
+
+def _compared(value: Any, c: Condition) -> bool:
+    """A number, or a name of a closed set."""
+    if c.op == "in":
+        return value in c.value  # type: ignore[operator]
+    return _COMPARE[c.op or "="](value, c.value)
+
+
+def _is(value: Any, c: Condition) -> bool:
+    """What a client said (a trait, a property) against the condition: texts without regard to case; a text that is a
+    number is one where numbers are compared; true is not 1. What is missing is only != and not in."""
+    op, wanted = c.op, c.value
+    if op == "given":
+        return (value not in (None, "", [], {})) is wanted
+    if op == "contains":
+        if isinstance(value, str):
+            return str(wanted).casefold() in value.casefold()
+        return isinstance(value, list) and any(_same(v, wanted) for v in value)
+    if op == "in":
+        return any(_same(value, v) for v in wanted)  # type: ignore[union-attr]
+    if op == "=":
+        return _same(value, wanted)
+    if op == "!=":
+        return not _same(value, wanted)
+    number = _number(value)
+    return number is not None and _COMPARE[op or ""](number, wanted)
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    if isinstance(wanted, int | float):
+        return _number(value) == wanted
+    return isinstance(value, str) and value.casefold() == wanted.casefold()
+
+
+def _number(value: Any) -> float | None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | str)
+        or (isinstance(value, str) and len(value) > 40)
+    ):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None

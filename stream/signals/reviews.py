@@ -1,0 +1,206 @@
+"""Review requests: some days after an order was delivered, of a person who is happy (a good NPS or CSAT) and has no
+open ticket. Once an order. An order whose time comes too early for that waits `wait_d` days more for an answer or a
+resolved ticket; a review of the order ends its wait.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stream.core.parts import read_part
+from stream.signals import shop
+from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals.journey import answer, nps_of
+from tracker.contract.codec import emission_id
+from tracker.contract.events import (
+    ORDER_DELIVERED,
+    PRODUCT_REVIEWED,
+    SURVEY_RESPONSE_RECEIVED,
+    TICKET_OPENED,
+    TICKET_RESOLVED,
+    ProfileEvent,
+)
+from tracker.contract.settings import ReviewRules
+from tracker.contract.triggers import REVIEW_REQUEST, ReviewRequest
+
+DAY_MS: Final = 86_400_000
+MAX_ORDERS: Final = 32
+MAX_TICKETS: Final = 16
+CSAT_SCALE: Final = 5
+_DEFAULT: Final = ReviewRules()
+
+
+class _Ticket(Struct):
+    ticket_id: Any = None
+    id: Any = None
+
+
+_ticket: Final = msgspec.json.Decoder(_Ticket)
+
+
+class Reviews(Struct, frozen=True, omit_defaults=True):
+    """The state of the signal `reviews`."""
+
+    orders: dict[str, int] = {}
+    """order_id -> when it was delivered, ms, of the latest."""
+    gone: tuple[str, ...] = ()
+    """order_ids asked about, reviewed or waited for in vain, of those."""
+    nps: tuple[int, int] | None = None
+    """The latest answer: (ms, 0 to 10)."""
+    csat: tuple[int, float] | None = None
+    """The latest answer: (ms, on a scale to 5)."""
+    tickets: dict[str, tuple[int, int]] = {}
+    """ticket_id -> (opened, resolved), ms, the latest of each; 0: not known."""
+    at_ms: int = 0
+    """The timers due until then have fired."""
+    due_ms: int | None = None
+
+    @property
+    def has_open_ticket(self) -> bool:
+        return any(opened > resolved for opened, resolved in self.tickets.values())
+
+
+class ReviewSignal(Signal[Reviews]):
+    name = "reviews"
+    state_type = Reviews
+    events: frozenset[str] | None = frozenset(
+        (ORDER_DELIVERED, PRODUCT_REVIEWED, SURVEY_RESPONSE_RECEIVED, TICKET_OPENED, TICKET_RESOLVED)
+    )
+    settings: frozenset[str] = frozenset(("sites",))
+
+    def fold(self, state: Reviews | None, event: ProfileEvent, ctx: Context) -> Result:
+        before = state or Reviews()
+        after = _bounded(_learned(before, event))
+        return _judged(after, max(event.timestamp_ms, before.at_ms), ctx, before if state is not None else None)
+
+    def due_ms(self, state: Reviews) -> int | None:
+        return state.due_ms
+
+    def fire(self, state: Reviews, now_ms: int, ctx: Context) -> Result:
+        triggers: list[Trigger] = []
+        while state.due_ms is not None and state.due_ms <= now_ms:
+            at_ms = state.due_ms
+            result = _judged(replace(state, at_ms=max(at_ms, state.at_ms)), at_ms, ctx, None)
+            state = result.state
+            triggers += result.triggers
+        return Result(state=state, triggers=tuple(triggers))
+
+    def merge(self, one: Reviews, other: Reviews, now_ms: int, ctx: Context) -> Result:
+        tickets = dict(one.tickets)
+        for id, (opened, resolved) in other.tickets.items():
+            mine = tickets.get(id, (0, 0))
+            tickets[id] = (max(opened, mine[0]), max(resolved, mine[1]))
+        merged = Reviews(
+            orders={o: min(s.orders[o] for s in (one, other) if o in s.orders) for o in {*one.orders, *other.orders}},
+            gone=(*one.gone, *other.gone),
+            nps=_latest(one.nps, other.nps),
+            csat=_latest(one.csat, other.csat),
+            tickets=tickets,
+            at_ms=max(one.at_ms, other.at_ms),
+        )
+        return Result(state=_timed(_bounded(merged), _rules(ctx)))
+
+
+def csat_of(event: ProfileEvent) -> float | None:
+    """The answer on a scale to 5; None: it is none (domain: A009). Scales are 1 to 3, 5 or 7, 5 if nothing is said."""
+    said = read_part(answer, event.properties)
+    if said is None or not isinstance(said.type, str) or said.type.casefold() != "csat":
+        return None
+    scale = 5.0 if said.scale is None else shop.number(said.scale, 7)
+    score = shop.number(said.score, 7)
+    if score is None or scale not in (3, 5, 7) or not 1 <= score <= scale:
+        return None
+    return CSAT_SCALE * score / scale
+
+
+def _learned(state: Reviews, event: ProfileEvent) -> Reviews:
+    ms = event.timestamp_ms
+    match event.event:
+        case "Survey Response Received":
+            if (nps := nps_of(event)) is not None:
+                return replace(state, nps=_latest(state.nps, (ms, nps)))
+            if (csat := csat_of(event)) is not None:
+                return replace(state, csat=_latest(state.csat, (ms, csat)))
+            return state
+        case "Ticket Opened" | "Ticket Resolved":
+            said = read_part(_ticket, event.properties)
+            id = (shop.text(said.ticket_id, 100) or shop.text(said.id, 100)) if said is not None else None
+            opened, resolved = state.tickets.get(id or "", (0, 0))
+            times = (max(opened, ms), resolved) if event.event == TICKET_OPENED else (opened, max(resolved, ms))
+            return replace(state, tickets={**state.tickets, id or "": times})
+    order = shop.order_id(shop.properties(event.properties))
+    if order is None:
+        return state
+    if event.event == PRODUCT_REVIEWED:
+        orders = {order: ms, **state.orders}
+        return replace(state, orders=orders, gone=(*state.gone, order))
+    return replace(state, orders={**state.orders, order: min(ms, state.orders.get(order, ms))})
+
+
+def _bounded(state: Reviews) -> Reviews:
+    orders = dict(sorted(state.orders.items(), key=lambda item: (item[1], item[0]))[-MAX_ORDERS:])
+    tickets = dict(sorted(state.tickets.items(), key=lambda item: (max(item[1]), item[0]))[-MAX_TICKETS:])
+    gone = tuple(sorted({o for o in state.gone if o in orders}))
+    return replace(state, orders=orders, tickets=tickets, gone=gone)
+
+
+def _latest(a: Any, b: Any) -> Any:
+    """Of two (ms, answer)."""
+    return b if a is None else a if b is None else max(a, b)
+
+
+def _rules(ctx: Context) -> ReviewRules:
+    site = ctx.settings.sites.get(ctx.site)
+    return site.reviews if site is not None else _DEFAULT
+
+
+def _judged(state: Reviews, at_ms: int, ctx: Context, same: Reviews | None) -> Result:
+    """Ask about every order whose time has come, if the person is happy. `same`: to be given back if it is equal."""
+    rules = _rules(ctx)
+    triggers: list[Trigger] = []
+    happy = (state.nps is not None and state.nps[1] >= rules.nps) or (
+        state.csat is not None and state.csat[1] >= rules.csat
+    )
+    for order, delivered_ms in state.orders.items():
+        ripe_ms = delivered_ms + round(rules.delay_d * DAY_MS)
+        if order in state.gone or ripe_ms > at_ms:
+            continue
+        last_ms = ripe_ms + round(rules.wait_d * DAY_MS)
+        if at_ms <= last_ms and happy and not state.has_open_ticket:
+            triggers.append(_request(order, delivered_ms, at_ms, state, ctx))
+        elif at_ms < last_ms:
+            continue
+        state = replace(state, gone=tuple(sorted((*state.gone, order))))
+    state = _timed(state, rules)
+    return Result(state=same if same is not None and same == state else state, triggers=tuple(triggers))
+
+
+def _timed(state: Reviews, rules: ReviewRules) -> Reviews:
+    """With the next time at which there is something to judge: of an order that waits already the end of its wait."""
+    dues = []
+    for order, delivered_ms in state.orders.items():
+        if order not in state.gone:
+            ripe_ms = delivered_ms + round(rules.delay_d * DAY_MS)
+            dues.append(
+                ripe_ms if ripe_ms > state.at_ms else max(ripe_ms + round(rules.wait_d * DAY_MS), state.at_ms + 1)
+            )
+    return replace(state, due_ms=min(dues, default=None))
+
+
+def _request(order: str, delivered_ms: int, at_ms: int, state: Reviews, ctx: Context) -> Trigger:
+    return Trigger(
+        kind=REVIEW_REQUEST,
+        id=emission_id(ctx.site, f"{ctx.profile_id}/{order}", REVIEW_REQUEST.name, 1),
+        at_ms=at_ms,
+        data=ReviewRequest(
+            profile_id=ctx.profile_id,
+            order_id=order,
+            delivered_at_ms=delivered_ms,
+            nps=state.nps[1] if state.nps is not None else None,
+            csat=state.csat[1] if state.csat is not None else None,
+        ),
+    )
