@@ -902,9 +902,11 @@ def _plan(signals: tuple[Signal[Any], ...], site: Site | None, known: dict[Any, 
     def steps(event: str | None, type: str = "track") -> tuple[Step, ...]:
         label = event if type == "track" else type
         out = []
+        may_change = {ABOUT}
         for s, (names, reads) in zip(signals, asked, strict=True):
             folds = names is None or label in names or type in s.types
-            if folds or reads:
+            if folds or not reads.isdisjoint(may_change):  # who reads what this event does not change has no step
+                may_change.add(s.name)
                 out.append((s, s.name, folds, s.__class__.idle is not Signal.idle, reads))
         return tuple(out)
 

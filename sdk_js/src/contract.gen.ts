@@ -401,6 +401,129 @@ export interface RuleMet {
   links?: TriggerLinks | null;
 }
 
+export interface ViewedProduct {
+  productId?: string | null;
+  /** In the visit. */
+  views?: number;
+  name?: string | null;
+  price?: number | null;
+  currency?: string | null;
+  url?: string | null;
+  imageUrl?: string | null;
+}
+
+/** A visit ended in which products of one category were looked at, and no cart was there. */
+export interface BrowseAbandoned {
+  /** Of that category, among the last six of the visit. */
+  views: number;
+  /** Those looked at, the latest first; six at most. */
+  products: ViewedProduct[];
+  /** The first sign of the visit. */
+  startedAtMs: number;
+  /** Its last sign of the visitor. */
+  lastActivityMs: number;
+  /** None: the events named none; it is one product. */
+  category?: string | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** A late event showed that there was a cart or an order, or that two visits were one. */
+export interface BrowseAbandonmentRetracted {
+  profileId: string;
+  /** The `id` of the trigger that is taken back. */
+  retracts: string;
+}
+
+/** A customer is due to buy again, or a subscription ends. */
+export interface ReorderDue {
+  /** own: the customer's median time between orders; product: that of a product in the last order by the site's settings; site: the site's; subscription: its end. */
+  basis: string;
+  /** None: there was none. */
+  lastOrderMs?: number | null;
+  /** Days with an order, of the latest orders. */
+  orders?: number;
+  /** From the last order to now; none of a subscription. */
+  gapDays?: number | null;
+  /** Of the last order; 20 at most. */
+  items?: CartLine[];
+  /** With basis product: which. */
+  productId?: string | null;
+  subscriptionId?: string | null;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** A person uses less of what the site offers than before. */
+export interface UsageFalling {
+  /** minutes / mean_minutes. */
+  ratio: number;
+  /** Active minutes of the last 7 days. */
+  minutes: number;
+  /** Of a week, over the 4 weeks before. */
+  meanMinutes: number;
+  /** Days with usage in these 4 weeks. */
+  daysBefore: number;
+  /** Counts the times it has fallen. */
+  times: number;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
+/** A person comes, or opens messages, at less of the rate than before. */
+export interface EngagementFalling {
+  /** What has fallen: visit or message. */
+  signal: string;
+  /** rate / rate_before. */
+  ratio: number;
+  /** Of the last 14 days: days with a visit by day; messages opened by message delivered. */
+  rate: number;
+  /** Of the 56 days before. */
+  rateBefore: number;
+  /** Days with a visit, or messages delivered, in these. */
+  nBefore: number;
+  /** Counts the times it has fallen. */
+  times: number;
+  profileId: string;
+  userId?: string | null;
+  /** The latest. */
+  anonymousId?: string | null;
+  /** Traits of identify calls; none over 1 KB. */
+  traits?: Record<string, unknown> | null;
+  /** Ways to reach the profile, the best known first. */
+  channels?: Channel[];
+  /** The channel with the highest (clicks + 1) / (delivered + 20) of the last 90 days; none when no message was delivered. */
+  preferredChannel?: string | null;
+  links?: TriggerLinks | null;
+}
+
 /** Whatever comes from the trigger topics, told apart by `type`. */
 export type Trigger =
   | (CloudEvent & { type: "tracker.cart_abandoned.v1"; data: CartAbandoned })
@@ -415,7 +538,12 @@ export type Trigger =
   | (CloudEvent & { type: "tracker.journey_step.v1"; data: JourneyStep })
   | (CloudEvent & { type: "tracker.survey.v1"; data: Survey })
   | (CloudEvent & { type: "tracker.review_request.v1"; data: ReviewRequest })
-  | (CloudEvent & { type: "tracker.rule.v1"; data: RuleMet });
+  | (CloudEvent & { type: "tracker.rule.v1"; data: RuleMet })
+  | (CloudEvent & { type: "tracker.browse_abandoned.v1"; data: BrowseAbandoned })
+  | (CloudEvent & { type: "tracker.browse_abandoned_retracted.v1"; data: BrowseAbandonmentRetracted })
+  | (CloudEvent & { type: "tracker.reorder_due.v1"; data: ReorderDue })
+  | (CloudEvent & { type: "tracker.usage_falling.v1"; data: UsageFalling })
+  | (CloudEvent & { type: "tracker.engagement_falling.v1"; data: EngagementFalling });
 
 /** Names of track calls that rules look at. */
 export const EVENTS = {

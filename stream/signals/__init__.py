@@ -6,20 +6,24 @@ from typing import Any, Final
 
 from stream.signals.activity import ActivitySignal
 from stream.signals.base import DECIDING, Signal
+from stream.signals.browse import BrowseSignal
 from stream.signals.cart import CartSignal
 from stream.signals.contact import ContactSignal
 from stream.signals.drip import DripSignal
+from stream.signals.engagement import EngagementSignal
 from stream.signals.gate import GateSignal
 from stream.signals.journey import JourneySignal
 from stream.signals.message_engage import MessageEngageSignal
 from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 from stream.signals.purchase import PurchaseSignal
+from stream.signals.reorder import ReorderSignal
 from stream.signals.reviews import ReviewSignal
 from stream.signals.rules import RuleSignal
 from stream.signals.score import ScoreSignal
 from stream.signals.segments import SegmentSignal
 from stream.signals.surveys import SurveySignal
+from stream.signals.usage import UsageSignal
 from stream.signals.visit import VisitSignal
 from tracker.contract.settings import Settings, SettingsError
 
@@ -32,8 +36,12 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     PopupSignal(),
     MessageSignal(),
     ScoreSignal(),
+    BrowseSignal(),
+    UsageSignal(),
     ActivitySignal(),
     # Those that look at others stand behind them.
+    ReorderSignal(),
+    EngagementSignal(),
     JourneySignal(),
     DripSignal(),
     SurveySignal(),

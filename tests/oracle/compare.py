@@ -48,7 +48,8 @@ naive fold has only what decides about triggers."""
 
 
 NOT_TOLD = re.compile(
-    r"\.triggers\.(segment_entered|segment_exited|journey_stage|journey_step|survey|review_request|rule)\."
+    r"\.triggers\.(segment_entered|segment_exited|journey_stage|journey_step|survey|review_request|rule"
+    r"|browse_abandoned|engagement_falling|reorder_due|usage_falling)\."
 )
 """Topics of theirs."""
 
@@ -83,10 +84,18 @@ def _with_timers(wanted: Json, key: str, fields: Json) -> None:
     """The timers of what the naive fold does not know, as they are found, among those that it wants."""
     partition, _, who = key.partition(":v:")
     states = (json.loads(fields[name]) for name in NOT_FOLDED if name in fields)
-    if dues := [state["due_ms"] for state in states if state.get("due_ms") is not None]:
+    if dues := [due for state in states for due in _dues(state)]:
         of_partition = wanted[f"{partition}:due"] = dict(wanted.get(f"{partition}:due", {}))
         member = who.replace(":", "|", 1)
         of_partition[member] = min(*dues, of_partition.get(member, dues[0]))
+
+
+def _dues(state: Any) -> list[int]:
+    """Every `due_ms` in a state."""
+    if not isinstance(state, dict):
+        return []
+    own = [state["due_ms"]] if state.get("due_ms") is not None else []
+    return own + [due for value in state.values() for due in _dues(value)]
 
 
 def trigger_differences(expected: dict[str, list[Json]], found: dict[str, list[Json]]) -> list[str]:

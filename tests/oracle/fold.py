@@ -37,7 +37,10 @@ MESSAGES: dict[str, tuple[str | None, str]] = {
     "Push Notification Received": ("webpush", "delivered"), "Push Notification Tapped": ("webpush", "clicked"),
     "Push Notification Bounced": ("webpush", "failed"),
 }  # fmt: skip
-NOT_FOLDED = ("activity", "journey", "drip", "surveys", "reviews", "segments", "rules")
+NOT_FOLDED = (
+    "activity", "browse", "drip", "engagement", "journey", "reorder", "reviews", "rules", "segments", "surveys",
+    "usage",
+)  # fmt: skip
 """States of signals that this fold does not know."""
 HYPERLOGLOG = b"HYLL"
 """Stands for one, which is no exact state: it is to be there."""

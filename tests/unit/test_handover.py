@@ -461,4 +461,4 @@ def test_what_is_handed_over_is_in_one_order_so_that_its_parts_are_the_same_afte
     names = [name for name, _ in world.folder.codec.fields(profile)]
     profile.states = dict(reversed(profile.states.items()))
     assert [name for name, _ in world.folder.codec.fields(profile)] == names
-    assert names == ["about", "contact", "cart", "journey", "purchase", "score", "surveys"]
+    assert names == ["about", "contact", "browse", "cart", "journey", "purchase", "reorder", "score", "surveys"]

@@ -122,7 +122,7 @@ def trigger_line(value: bytes) -> Text:
         about = f"by {data['by']}, {order}{data['revenue']:,.0f} {data.get('currency', '')}"
     elif "risk" in data:
         about = f"risk {data['risk']:.2f} ({data['band']}), not again within {data['horizonDays']:g} days"
-    elif "items" in data:
+    elif "items" in data and "stage" in data:
         items = ", ".join(f"{i.get('quantity', 1):g} x {i.get('name') or i.get('productId')}" for i in data["items"])
         about = f"{data.get('stage', '')} {data.get('value', 0):,.0f} {data.get('currency', '')}: {items}"
     else:

@@ -260,6 +260,13 @@ ROUTES: Final[tuple[str, ...]] = ("order_id", "checkout_id", "cart_id")
 """Properties that name a purchase: whoever was the first to carry one gets what carries it later. The first that leads
 somewhere counts."""
 
+USAGE_EVENTS: Final[frozenset[str]] = frozenset(("Page Engaged", "Feature Used"))
+"""Somebody is using what the site offers †: the first is the snippet's, every 15 s while a page is read."""
+SUBSCRIPTION_EVENTS: Final[dict[str, bool]] = {
+    "Subscription Started": True, "Subscription Renewed": True, "Subscription Cancelled": False,
+}  # fmt: skip
+"""A subscription † runs until a time, or does not go on."""
+
 CONSENT_UPDATED: Final = "Consent Updated"
 SUBSCRIBED: Final = "Subscribed"
 UNSUBSCRIBED: Final = "Unsubscribed"

@@ -15,17 +15,23 @@ from tracker.contract.codec import emission_id, new_profile_id
 from tracker.contract.models import Model, Value
 from tracker.contract.topics import DeadLetter
 from tracker.contract.triggers import (
+    BROWSE_ABANDONED,
     CART_ABANDONED,
     CART_RECOVERED,
     CHURN_RISK,
+    ENGAGEMENT_FALLING,
     JOURNEY_STAGE,
     JOURNEY_STEP,
     LEAD_STAGE,
+    REORDER_DUE,
     REVIEW_REQUEST,
     RULE,
     SEGMENT_ENTERED,
     SEGMENT_EXITED,
     SURVEY,
+    USAGE_FALLING,
+    BrowseAbandoned,
+    BrowseAbandonmentRetracted,
     CartAbandoned,
     CartAbandonmentRetracted,
     CartLine,
@@ -33,10 +39,12 @@ from tracker.contract.triggers import (
     CartRecoveryRetracted,
     Channel,
     ChurnRisk,
+    EngagementFalling,
     JourneyStage,
     JourneyStageName,
     JourneyStep,
     LeadStage,
+    ReorderDue,
     ReviewRequest,
     RuleMet,
     SegmentEntered,
@@ -44,6 +52,8 @@ from tracker.contract.triggers import (
     Survey,
     TriggerKind,
     TriggerLinks,
+    UsageFalling,
+    ViewedProduct,
     encode_trigger,
     rfc3339,
 )
@@ -228,6 +238,11 @@ _ABANDONED_MS: Final = AT_MS + 3_600_000
 _ORDERED_MS: Final = AT_MS + 1000 * list(MESSAGES).index(events.ORDER_COMPLETED)
 _QUIET_MS: Final = _ORDERED_MS + 30 * 86_400_000
 
+_BROWSED: Final = f"{PROFILE_ID}/{AT_MS}"
+_BROWSED_ID: Final = emission_id(SITE, _BROWSED, BROWSE_ABANDONED.name, 1)
+_DAY: Final = (AT_MS + 7 * 3_600_000) // 86_400_000
+_MIDNIGHT_MS: Final = (_DAY + 1) * 86_400_000 - 7 * 3_600_000
+
 _PERSON: Final[dict[str, Any]] = {
     "user_id": _USER_ID,
     "anonymous_id": _ANONYMOUS_ID,
@@ -408,6 +423,88 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
             event=events.PRODUCT_ADDED,
             message_id=_OPENED,
             properties={**_CART, **_LINE},
+            **_PERSON,
+        ),
+    ),
+    (
+        BROWSE_ABANDONED,
+        _BROWSED_ID,
+        AT_MS + 420_000 + 1_800_000,
+        BrowseAbandoned(
+            profile_id=PROFILE_ID,
+            category="coffee",
+            views=3,
+            products=[
+                ViewedProduct(
+                    product_id="ca-phe-robusta-500",
+                    views=2,
+                    name="Cà phê Robusta 500 g",
+                    price=145000,
+                    currency="VND",
+                    url="https://shop.example/p/ca-phe-robusta-500",
+                    image_url="https://shop.example/i/ca-phe-robusta-500.webp",
+                ),
+                ViewedProduct(product_id="ca-phe-arabica-250", price=120000, currency="VND"),
+            ],
+            started_at_ms=AT_MS,
+            last_activity_ms=AT_MS + 420_000,
+            **_PERSON,
+        ),
+    ),
+    (
+        BROWSE_ABANDONED,
+        emission_id(SITE, _BROWSED, "browse_abandonment_retracted", 1),
+        AT_MS + 3_000_000,
+        BrowseAbandonmentRetracted(profile_id=PROFILE_ID, retracts=_BROWSED_ID),
+    ),
+    (
+        REORDER_DUE,
+        emission_id(SITE, f"{PROFILE_ID}/{AT_MS}", REORDER_DUE.name, 1),
+        AT_MS + 30 * 86_400_000,
+        ReorderDue(
+            profile_id=PROFILE_ID,
+            basis="own",
+            last_order_ms=AT_MS,
+            orders=4,
+            gap_days=30.0,
+            items=[
+                CartLine(
+                    product_id="ca-phe-robusta-500",
+                    quantity=2,
+                    price=145000,
+                    name="Cà phê Robusta 500 g",
+                    url="https://shop.example/p/ca-phe-robusta-500",
+                )
+            ],
+            **_PERSON,
+        ),
+    ),
+    (
+        USAGE_FALLING,
+        emission_id(SITE, f"{PROFILE_ID}/{_DAY}", USAGE_FALLING.name, 1),
+        _MIDNIGHT_MS,
+        UsageFalling(
+            profile_id=PROFILE_ID,
+            ratio=0.45,
+            minutes=54.0,
+            mean_minutes=120.0,
+            days_before=22,
+            times=1,
+            **_PERSON,
+        ),
+    ),
+    (
+        ENGAGEMENT_FALLING,
+        emission_id(SITE, f"{PROFILE_ID}/message/{_MIDNIGHT_MS}", ENGAGEMENT_FALLING.name, 1),
+        _MIDNIGHT_MS,
+        EngagementFalling(
+            profile_id=PROFILE_ID,
+            signal="message",
+            ratio=0.25,
+            rate=0.1,
+            rate_before=0.4,
+            n_before=40,
+            times=1,
             **_PERSON,
         ),
     ),

@@ -30,8 +30,9 @@ directory, or where `TRACKER_CONFIG` points), the default. Sites stand in `track
     url = "https://n8n.example/webhook/tracker"
     secret = "whsec_..."
 
-[sites.shop.score] and [sites.shop.lead]: tracker/contract/scoring.py.
-[[sites.shop.segments]], [[sites.shop.rules]], [sites.shop.surveys] and [sites.shop.reviews]: docs/signals.md.
+[sites.shop.score] and [sites.shop.lead]: tracker/contract/scoring.py. [sites.shop.browse], .reorder, .usage and
+.engagement: tracker/contract/retention.py. [[sites.shop.segments]], [[sites.shop.rules]], [sites.shop.surveys] and
+[sites.shop.reviews]: docs/signals.md.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
-from tracker.contract import predicates, scoring
+from tracker.contract import predicates, retention, scoring
 from tracker.contract.predicates import Rule, Segment
+from tracker.contract.retention import BrowseRules, FallingRules, ReorderRules
 from tracker.contract.scoring import FitRule, LeadRules, ScoreRules  # noqa: F401  # the reference page shows FitRule
 from tracker.contract.signature import key_of
 from tracker.contract.triggers import TRIGGER_KINDS
@@ -193,6 +195,10 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     rules: tuple[Rule, ...] = ()
     surveys: SurveyRules = SurveyRules()
     reviews: ReviewRules = ReviewRules()
+    browse: Annotated[BrowseRules, Meta(description="When what was looked at is left.")] = BrowseRules()
+    reorder: Annotated[ReorderRules, Meta(description="When the next order is due.")] = ReorderRules()
+    usage: Annotated[FallingRules, Meta(description="When usage has fallen.")] = FallingRules()
+    engagement: Annotated[FallingRules, Meta(description="When visits and answers to messages have.")] = FallingRules()
 
 
 def _s(unit: str, text: str, **bounds: Any) -> Meta:
@@ -782,6 +788,7 @@ def _check(settings: Settings) -> None:
                 raise SettingsError(f"site '{name}': each key is used once; '{owner[key]}' has the same")
         try:
             scoring.check(site.score, site.lead)
+            retention.check(site.reorder, {"usage": site.usage, "engagement": site.engagement})
         except ValueError as e:
             raise SettingsError(f"site '{name}': {e}") from None
     if settings.request_timeout_s < settings.head_timeout_s:

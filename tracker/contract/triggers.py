@@ -249,6 +249,74 @@ class RuleMet(Person):
     properties: Annotated[dict[str, Any] | None, Meta(description="Of the event; missing when over 4 KB.")] = None
 
 
+class ViewedProduct(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=True):
+    product_id: str | None = None
+    views: Annotated[int, Meta(description="In the visit.")] = 1
+    name: str | None = None
+    price: float | None = None
+    currency: str | None = None
+    url: str | None = None
+    image_url: str | None = None
+
+
+class BrowseAbandoned(Person):
+    """A visit ended in which products of one category were looked at, and no cart was there."""
+
+    views: Annotated[int, Meta(description="Of that category, among the last six of the visit.")]
+    products: Annotated[list[ViewedProduct], Meta(description="Those looked at, the latest first; six at most.")]
+    started_at_ms: Annotated[int, Meta(description="The first sign of the visit.")]
+    last_activity_ms: Annotated[int, Meta(description="Its last sign of the visitor.")]
+    category: Annotated[str | None, Meta(description="None: the events named none; it is one product.")] = None
+
+
+class BrowseAbandonmentRetracted(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """A late event showed that there was a cart or an order, or that two visits were one."""
+
+    profile_id: str
+    retracts: Annotated[str, Meta(description="The `id` of the trigger that is taken back.")]
+
+
+class ReorderDue(Person):
+    """A customer is due to buy again, or a subscription ends."""
+
+    basis: Annotated[
+        str,
+        Meta(
+            description="own: the customer's median time between orders; product: that of a product in the last order "
+            "by the site's settings; site: the site's; subscription: its end."
+        ),
+    ]
+    last_order_ms: Annotated[int | None, Meta(description="None: there was none.")] = None
+    orders: Annotated[int, Meta(description="Days with an order, of the latest orders.")] = 0
+    gap_days: Annotated[float | None, Meta(description="From the last order to now; none of a subscription.")] = None
+    items: Annotated[list[CartLine], Meta(description="Of the last order; 20 at most.")] = []
+    product_id: Annotated[str | None, Meta(description="With basis product: which.")] = None
+    subscription_id: str | None = None
+
+
+class UsageFalling(Person):
+    """A person uses less of what the site offers than before."""
+
+    ratio: Annotated[float, Meta(description="minutes / mean_minutes.")]
+    minutes: Annotated[float, Meta(description="Active minutes of the last 7 days.")]
+    mean_minutes: Annotated[float, Meta(description="Of a week, over the 4 weeks before.")]
+    days_before: Annotated[int, Meta(description="Days with usage in these 4 weeks.")]
+    times: Annotated[int, Meta(description="Counts the times it has fallen.")]
+
+
+class EngagementFalling(Person):
+    """A person comes, or opens messages, at less of the rate than before."""
+
+    signal: Annotated[str, Meta(description="What has fallen: visit or message.")]
+    ratio: Annotated[float, Meta(description="rate / rate_before.")]
+    rate: Annotated[
+        float, Meta(description="Of the last 14 days: days with a visit by day; messages opened by message delivered.")
+    ]
+    rate_before: Annotated[float, Meta(description="Of the 56 days before.")]
+    n_before: Annotated[int, Meta(description="Days with a visit, or messages delivered, in these.")]
+    times: Annotated[int, Meta(description="Counts the times it has fallen.")]
+
+
 class TriggerKind(Struct, frozen=True, kw_only=True):
     name: str
     data: type[Struct]
@@ -300,6 +368,17 @@ REVIEW_REQUEST: Final = TriggerKind(
     name="review_request", data=ReviewRequest, what="it is time to ask a happy person for a review of an order"
 )
 RULE: Final = TriggerKind(name="rule", data=RuleMet, what="an event met a rule of tracker.toml")
+BROWSE_ABANDONED: Final = TriggerKind(
+    name="browse_abandoned",
+    data=BrowseAbandoned,
+    what="a visitor looked at products of a category and left",
+    retraction=BrowseAbandonmentRetracted,
+)
+REORDER_DUE: Final = TriggerKind(name="reorder_due", data=ReorderDue, what="a customer is due to buy again")
+USAGE_FALLING: Final = TriggerKind(name="usage_falling", data=UsageFalling, what="a person uses less than before")
+ENGAGEMENT_FALLING: Final = TriggerKind(
+    name="engagement_falling", data=EngagementFalling, what="a person comes or opens messages less than before"
+)
 
 TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (
     CART_ABANDONED,
@@ -313,6 +392,10 @@ TRIGGER_KINDS: Final[tuple[TriggerKind, ...]] = (
     SURVEY,
     REVIEW_REQUEST,
     RULE,
+    BROWSE_ABANDONED,
+    REORDER_DUE,
+    USAGE_FALLING,
+    ENGAGEMENT_FALLING,
 )
 
 

@@ -1,0 +1,130 @@
+"""Active time of a person, day by day: `usage_falling` when a week has less than half of what a week had before.
+
+Page Engaged says how long (`engaged_ms`, since the last one); a screen or a feature that is used counts as `SIGN_MS`,
+the longest that A107 lets one sign stand for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stream.core import falling, usage
+from stream.core.falling import DAY_MS, Rules
+from stream.core.parts import read_part
+from stream.core.usage import Usage
+from stream.signals.base import Context, Result, Signal, Trigger
+from tracker.contract.codec import emission_id
+from tracker.contract.events import USAGE_EVENTS, ProfileEvent
+from tracker.contract.retention import FallingRules
+from tracker.contract.settings import Settings
+from tracker.contract.triggers import USAGE_FALLING, TriggerKind, UsageFalling, rfc3339
+
+SIGN_MS: Final = 30_000
+BEAT_MS: Final = 15_000
+"""Of a Page Engaged that does not say how long."""
+MAX_BEAT_MS: Final = 60_000
+MINUTE_MS: Final = 60_000
+_DEFAULTS: Final = FallingRules()
+
+
+class _Engaged(Struct):
+    engaged_ms: Any = None
+
+
+_engaged = msgspec.json.Decoder(_Engaged)
+
+
+def rules_of(given: FallingRules) -> Rules:
+    return Rules(given.enter, given.leave, given.least, round(given.gap_d * DAY_MS))
+
+
+class UsageSignal(Signal[Usage]):
+    name = "usage"
+    state_type = Usage
+    events: frozenset[str] | None = USAGE_EVENTS
+    types = frozenset(("screen",))
+    settings: frozenset[str] = frozenset(("sites",))
+
+    def __init__(self) -> None:
+        self._of: tuple[Settings | None, dict[str, Rules]] = (None, {})
+        """Of the sites, computed once for each Settings."""
+
+    def rules(self, ctx: Context) -> Rules:
+        if self._of[0] is not ctx.settings:
+            self._of = (ctx.settings, {})
+        found = self._of[1].get(ctx.site)
+        if found is None:
+            known = ctx.settings.sites.get(ctx.site)
+            found = self._of[1][ctx.site] = rules_of(_DEFAULTS if known is None else known.usage)
+        return found
+
+    def fold(self, state: Usage | None, event: ProfileEvent, ctx: Context) -> Result:
+        rules = self.rules(ctx)
+        if event.bot is not None or not rules.enter:
+            return Result(state=state)
+        ms = _active_ms(event) if event.event == "Page Engaged" else SIGN_MS
+        if not ms:
+            return Result(state=state)
+        day = (event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS
+        return Result(state=usage.used(state, day, ms, ctx.utc_offset_ms, rules))
+
+    def due_ms(self, state: Usage) -> int | None:
+        return state.fall.due_ms
+
+    def fire(self, state: Usage, now_ms: int, ctx: Context) -> Result:
+        if state.fall.due_ms is None or state.fall.due_ms > now_ms:
+            return Result(state=state)
+        fall, crossing = falling.fired(state.fall, now_ms, usage.series(state, ctx.utc_offset_ms), self.rules(ctx))
+        after = replace(state, fall=fall)
+        if crossing is None:
+            return Result(state=after)
+        level = crossing.level
+        trigger = Trigger(
+            kind=USAGE_FALLING,
+            id=emission_id(ctx.site, f"{ctx.profile_id}/{state.day}", USAGE_FALLING.name, fall.times),
+            at_ms=crossing.at_ms,
+            suppressed=crossing.reason,
+            data=UsageFalling(
+                profile_id=ctx.profile_id,
+                ratio=level.recent / level.before,
+                minutes=level.recent / MINUTE_MS,
+                mean_minutes=level.before / MINUTE_MS,
+                days_before=level.n,
+                times=fall.times,
+            ),
+        )
+        return Result(state=after, triggers=(trigger,))
+
+    def merge(self, one: Usage, other: Usage, now_ms: int, ctx: Context) -> Result:
+        return Result(state=usage.merged(one, other, ctx.utc_offset_ms, self.rules(ctx)))
+
+    def still_true(self, state: Usage, kind: TriggerKind, data: Any) -> bool:
+        return state.fall.on
+
+    def explain(self, state: Usage, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """How it stands as of today's start, and when it will have fallen if nothing more comes."""
+        level = usage.series(state, ctx.utc_offset_ms).level((now_ms + ctx.utc_offset_ms) // DAY_MS)
+        assert level is not None  # usage can always tell
+        return {
+            "on": state.fall.on,
+            "minutes_7d": level.recent / MINUTE_MS,
+            "mean_minutes": level.before / MINUTE_MS,
+            "days_before": level.n,
+            "ratio": level.ratio,
+            "minutes_today": state.ms / MINUTE_MS if state.day == (now_ms + ctx.utc_offset_ms) // DAY_MS else 0.0,
+            "times": state.fall.times,
+            "told": rfc3339(state.fall.told_ms) if state.fall.told_ms is not None else None,
+            "due": rfc3339(state.fall.due_ms) if state.fall.due_ms is not None else None,
+        }
+
+
+def _active_ms(event: ProfileEvent) -> int:
+    p = read_part(_engaged, event.properties)
+    given = None if p is None else p.engaged_ms
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return BEAT_MS
+    return int(min(max(given, 0), MAX_BEAT_MS)) if given == given else BEAT_MS

@@ -1,0 +1,189 @@
+"""The next order: by own times, by products, by a subscription; orders between, given back, late, of two profiles."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from stream.signals.base import Result, Trigger
+from stream.signals.purchase import PurchaseSignal
+from stream.signals.reorder import ReorderSignal, _time
+from tests.unit.cart_vectors import SETTINGS, T0_MS, context, event
+from tracker.contract.events import ProfileEvent
+from tracker.contract.retention import ReorderRules
+from tracker.contract.settings import Site
+from tracker.contract.triggers import ReorderDue
+
+D: Final = 86_400
+SIGNALS: Final = (PurchaseSignal(), ReorderSignal())
+
+
+def bought(day: float, *products: str, id: str | None = None) -> ProfileEvent:
+    lines = [{"product_id": p, "price": 10, "quantity": 1} for p in products]
+    return event("Order Completed", day * D, {"order_id": id or f"o{day}", "revenue": 10, "products": lines})
+
+
+def given_back(day: float, id: str) -> ProfileEvent:
+    return event("Order Cancelled", day * D, {"order_id": id})
+
+
+def subscribed(day: float, ends: Any, name: str = "Subscription Renewed") -> ProfileEvent:
+    return event(name, day * D, {"subscription_id": "s1", "ends_at": ends})
+
+
+class Rig:
+    """Drives both signals as the shell does."""
+
+    def __init__(self, **rules: Any) -> None:
+        site = Site(write_key="w" * 8, secret_key="s" * 8, reorder=ReorderRules(**rules))
+        self.states: dict[str, Any] = {}
+        settings = msgspec.structs.replace(SETTINGS, sites={"demo": site})
+        self.ctx = context(settings=settings, states=self.states)
+        self.triggers: list[Trigger] = []
+
+    def _keep(self, name: str, result: Result) -> None:
+        if result.state is not None:
+            self.states[name] = result.state
+        self.triggers += [t for t in result.triggers if name == "reorder"]
+
+    def clock(self, day: float) -> None:
+        now_ms = T0_MS + round(day * D * 1000)
+        for signal in SIGNALS:
+            state = self.states.get(signal.name)
+            if state is not None and (due := signal.due_ms(state)) is not None and due <= now_ms:
+                self._keep(signal.name, signal.fire(state, now_ms, self.ctx))
+                self.settle()
+
+    def settle(self) -> None:
+        self._keep("reorder", SIGNALS[1].settle(self.states.get("reorder"), T0_MS, self.ctx))
+
+    def fold(self, e: ProfileEvent) -> None:
+        for signal in SIGNALS:
+            if signal.events is not None and e.event in signal.events:
+                self._keep(signal.name, signal.fold(self.states.get(signal.name), e, self.ctx))
+        self.settle()
+
+    def take(self, *events: ProfileEvent) -> Rig:
+        for e in events:
+            self.clock((e.timestamp_ms - T0_MS) / 1000 / D)
+            self.fold(e)
+        return self
+
+    def told(self) -> list[tuple[float, str]]:
+        return [((t.at_ms - T0_MS) / 1000 / D, t.data.basis) for t in self.triggers if isinstance(t.data, ReorderDue)]
+
+
+def test_it_is_due_after_the_median_of_the_own_times() -> None:
+    rig = Rig().take(bought(0), bought(30), bought(60, "coffee"))
+    rig.clock(89.999)
+    assert rig.told() == []
+    rig.clock(90)
+    rig.clock(400)
+    assert rig.told() == [(90, "own")]
+    data = rig.triggers[0].data
+    assert isinstance(data, ReorderDue)
+    assert (data.orders, data.gap_days, data.last_order_ms) == (3, 30, T0_MS + 60 * D * 1000)
+    assert [i.product_id for i in data.items] == ["coffee"]
+
+
+@pytest.mark.parametrize(
+    ("days", "due"), [((0, 10, 40), 60), ((0, 10, 40, 50), 60), ((0, 30), None), ((0, 0.1, 30), None)]
+)
+def test_the_median_of_the_days_between(days: tuple[float, ...], due: float | None) -> None:
+    rig = Rig().take(*(bought(day) for day in days))
+    rig.clock(1000)
+    assert [at for at, _ in rig.told()] == ([] if due is None else [due])
+
+
+def test_an_order_in_between_sets_it_anew() -> None:
+    rig = Rig().take(bought(0), bought(30), bought(60), bought(80))
+    rig.clock(109.9)
+    assert rig.told() == []
+    rig.clock(110)
+    assert rig.told() == [(110, "own")]
+
+
+def test_who_has_too_few_orders_goes_by_the_products_of_the_last_else_by_the_site() -> None:
+    rules = {"days": 90, "products": {"coffee": 30, "filter": 60}}
+    rig = Rig(**rules).take(bought(0, "filter", "coffee", "cup"))
+    rig.clock(1000)
+    assert rig.told() == [(30, "product")]
+    assert rig.triggers[0].data.product_id == "coffee"  # type: ignore[attr-defined]
+    rig = Rig(**rules).take(bought(0, "cup"))
+    rig.clock(1000)
+    assert rig.told() == [(90, "site")]
+    rig = Rig(on=False, **rules).take(bought(0, "coffee"))
+    assert "reorder" not in rig.states
+
+
+def test_an_order_that_was_given_back_was_none() -> None:
+    rig = Rig().take(bought(0), bought(30), bought(60), bought(85), given_back(86, "o85"))
+    rig.clock(1000)
+    assert rig.told() == [(90, "own")]
+
+
+def test_a_subscription_that_runs_goes_by_its_end() -> None:
+    ends_ms = T0_MS + 100 * D * 1000
+    rig = Rig().take(bought(0), bought(30), bought(60), subscribed(60, ends_ms, "Subscription Started"))
+    rig.clock(95)
+    rig.take(subscribed(95, ends_ms + 30 * D * 1000))
+    rig.clock(1000)
+    assert rig.told() == [(130, "subscription")]
+    rig = Rig().take(subscribed(0, ends_ms), subscribed(50, None, "Subscription Cancelled"))
+    rig.clock(1000)
+    assert rig.told() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "ms"),
+    [
+        ("2026-11-02T03:04:05Z", 1_793_588_645_000),
+        ("2026-11-02T10:04:05", 1_793_588_645_000),
+        ("2026-11-02", 1_793_552_400_000),
+        (1_793_588_645, 1_793_588_645_000),
+        (1_793_588_645_678, 1_793_588_645_678),
+        ("soon", None), (True, None), (None, None), (-5, None), (1e300, None), ("9999-12-31", None), ("x" * 100, None),
+    ],
+)  # fmt: skip
+def test_an_end_is_read_in_the_sites_time(given: object, ms: int | None) -> None:
+    assert _time(given, 7 * 3_600_000) == ms
+
+
+def test_any_order_of_arrival_ends_in_the_same() -> None:
+    events = [
+        bought(0, "a"), bought(30, "b"), bought(61, "c"), bought(95, "d"), given_back(96, "o95"),
+        bought(62, "c", id="o61"), subscribed(40, T0_MS + 50 * D * 1000), subscribed(10, T0_MS + 45 * D * 1000),
+    ]  # fmt: skip
+    found = set()
+    for seed in range(60):
+        rig = Rig()
+        for e in random.Random(seed).sample(events, len(events)):
+            rig.fold(e)
+        rig.clock(1000)
+        found.add((msgspec.json.encode(rig.states["reorder"]), tuple(rig.told())))
+    assert len(found) == 1
+    assert next(iter(found))[1] == ((91.5, "own"),)
+
+
+def test_two_profiles_that_are_one_are_due_by_the_orders_of_both() -> None:
+    one, two = Rig().take(bought(0), bought(60)), Rig().take(bought(30, "coffee"))
+    merged = SIGNALS[0].merge(one.states["purchase"], two.states["purchase"], T0_MS, one.ctx).state
+    a, b = one.states["reorder"], two.states["reorder"]
+    both = SIGNALS[1].merge(a, b, T0_MS, one.ctx).state
+    assert both == SIGNALS[1].merge(b, a, T0_MS, one.ctx).state
+    one.states |= {"purchase": merged, "reorder": both}
+    one.settle()
+    one.clock(1000)
+    assert one.told() == [(90, "own")]
+
+
+def test_after_quiet_hours_it_goes_out_only_without_an_order() -> None:
+    rig = Rig().take(bought(0), bought(30), bought(60))
+    rig.clock(90)
+    (told,) = rig.triggers
+    assert SIGNALS[1].still_true(rig.states["reorder"], told.kind, told.data)
+    rig.take(bought(90.2))
+    assert not SIGNALS[1].still_true(rig.states["reorder"], told.kind, told.data)
