@@ -15,6 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -172,6 +173,7 @@ def _inner(type_: type[Struct], name: str) -> type[Struct]:
     return found
 
 
+@cache  # to find a class in its source takes the time of reading the whole file
 def _field_notes(type_: type[Struct]) -> dict[str, str]:
     """Encoded field name -> the string under the field in the source."""
     names = {f.name: f.encode_name for f in msgspec.structs.fields(type_)}
