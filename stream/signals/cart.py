@@ -105,6 +105,7 @@ class CartSignal(Signal[CartLog]):
     settings: frozenset[str] = frozenset(
         ("cart_click_s", "cart_idle_s", "cart_lost_s", "cart_repeat_s", "checkout_idle_s", "payment_idle_s")
     )
+    tells = frozenset((CART_ABANDONED.name, CART_RECOVERED.name))
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
