@@ -87,6 +87,16 @@ class Job(Struct, frozen=True):
     body: bytes
 
 
+def group_of(settings: Settings, hook: Webhook) -> str:
+    """The endpoint's consumer group."""
+    return f"{settings.webhook_group}-{hook.name}"
+
+
+def topics_of(hook: Webhook) -> list[str]:
+    kinds = [kind.topic for kind in TRIGGER_KINDS if not hook.kinds or kind.name in hook.kinds]
+    return [*kinds, WEBHOOK_REPLAYS]
+
+
 class Endpoint:
     """One webhook: reads its topics, posts, commits. `run` until it is cancelled."""
 
@@ -107,11 +117,6 @@ class Endpoint:
         """What a lane ended with that is none of the endpoint's failures."""
         self.joined = False
 
-    @property
-    def topics(self) -> list[str]:
-        kinds = [kind.topic for kind in TRIGGER_KINDS if not self.hook.kinds or kind.name in self.hook.kinds]
-        return [*kinds, WEBHOOK_REPLAYS]
-
     async def run(self) -> None:
         while True:
             try:
@@ -126,7 +131,7 @@ class Endpoint:
         settings = self._settings
         consumer = AIOKafkaConsumer(
             bootstrap_servers=settings.kafka,
-            group_id=f"{settings.webhook_group}-{self.hook.name}",
+            group_id=group_of(settings, self.hook),
             client_id=f"tracker-webhook-{self.hook.name}",
             enable_auto_commit=False,
             auto_offset_reset="latest",
@@ -134,7 +139,7 @@ class Endpoint:
             heartbeat_interval_ms=int(settings.session_timeout_s * 200),
             max_poll_records=WINDOW,
         )
-        consumer.subscribe(self.topics, listener=_Rebalance(self, consumer))
+        consumer.subscribe(topics_of(self.hook), listener=_Rebalance(self, consumer))
         try:
             async with Poster(self.hook) as poster:
                 try:
