@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 WINDOW: Final = 256
 POLL_MS: Final = 500
 COMMIT_EVERY_S: Final = 1.0
+LAG_EVERY_S: Final = 5.0
 BREAKER_LOOK_S: Final = 0.2
 RESTART_S: Final = 5.0
 
@@ -155,7 +156,7 @@ class Endpoint:
             await consumer.stop()
 
     async def _deliver(self, consumer: AIOKafkaConsumer, poster: Poster) -> None:
-        committed_s = 0.0
+        committed_s = looked_s = 0.0
         self._failed = None
         while True:
             if self._failed is not None:
@@ -174,6 +175,18 @@ class Endpoint:
             if self._clock() - committed_s >= COMMIT_EVERY_S:
                 committed_s = self._clock()
                 await self._commit(consumer)
+            if self._clock() - looked_s >= LAG_EVERY_S:
+                looked_s = self._clock()
+                await self._show_lag(consumer)
+
+    async def _show_lag(self, consumer: AIOKafkaConsumer) -> None:
+        """Kafka is asked: of a log that nothing is fetched of, as behind an open breaker, the consumer knows no end."""
+        partitions = list(self._progress)
+        ends = await consumer.end_offsets(partitions) if partitions else {}
+        still = ((end, self._progress.get(partition)) for partition, end in ends.items())
+        metrics.LAG.labels(self.hook.name).set(
+            sum(max(0, end - progress.safe) for end, progress in still if progress is not None)
+        )
 
     async def assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         """Where to go on; of what is new to the group from here on: a later start must not skip what comes before."""
