@@ -22,9 +22,9 @@ from faust.types import TP
 
 from stream import metrics
 from stream.poison import TooMuchPoison
-from stream.profile import StateError
 from stream.redis_nodes import Moving
 from stream.redis_store import Lost, RedisError, Store, Unavailable
+from stream.stored import StateError
 from stream.transport import Chunk, ChunkConsumerThread
 from stream.watchdog import OUTAGE_S, Standing
 from tracker.contract.producer import ProduceError

@@ -107,6 +107,7 @@ CONFIG_LOADED = Gauge(
 BUILD = Gauge("stream_build_info", "Version of the worker.", ["version", "python"])
 
 SIGNAL_COUNTERS: Final = {
+    "carts_opened_total": Counter("stream_carts_opened_total", "Carts opened.", ["site"]),
     "carts_abandoned_total": Counter("stream_carts_abandoned_total", "Carts abandoned.", ["site"]),
     "carts_converted_total": Counter(
         "stream_carts_converted_total", "Carts bought before they were abandoned.", ["site"]
@@ -121,6 +122,11 @@ SIGNAL_COUNTERS: Final = {
     ),
     "orders_total": Counter("stream_orders_total", "Orders, each order_id once.", ["site"]),
     "revenue_minor_total": Counter("stream_revenue_minor_total", "Revenue of orders in minor units.", ["currency"]),
+    "recovered_revenue_minor_total": Counter(
+        "stream_recovered_revenue_minor_total",
+        "Revenue of carts that were told as recovered, in minor units; one that is taken back stays counted.",
+        ["currency"],
+    ),
     "triggers_held_total": Counter(
         "stream_triggers_held_total", "Triggers that wait for the end of quiet hours.", ["kind"]
     ),
@@ -242,7 +248,8 @@ def declare(sites: Iterable[str]) -> None:
         SIGNAL_COUNTERS["triggers_held_total"].labels(kind.name)
         for reason in SUPPRESSED:
             SUPPRESSIONS.labels(kind.name, reason)
-    SIGNAL_COUNTERS["revenue_minor_total"].labels("VND")
+    for name in ("revenue_minor_total", "recovered_revenue_minor_total"):
+        SIGNAL_COUNTERS[name].labels("VND")
     for site in (*names, OTHER):
         for gauge in GAUGES.values():
             gauge.labels(site)

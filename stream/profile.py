@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from stream.redis_store import binary
 from stream.signals.base import DECIDING, Signal
+from stream.stored import Stored
 from tracker.contract.events import MAX_ID_CHARS, ProfileEvent
 
 MAX_ANONYMOUS_IDS: Final = 10
@@ -22,8 +23,6 @@ PROFILE_BYTES: Final = 1200
 MEMORY_PER_JSON: Final = 4
 """Memory of a profile = PROFILE_BYTES + its JSON times this: docs/stream.md says what was measured."""
 
-VERSION: Final = "_v"
-_MARKED: Final = f'{{"{VERSION}":'
 MERGED: Final = "merged"
 """Field of a profile that is no more: the id of the one it was merged into, as JSON."""
 ARRIVING: Final = "arriving"
@@ -126,45 +125,6 @@ class Profile:
                 about.traits_ms[name] = event.timestamp_ms
 
 
-class StateError(Exception):
-    """A state in Redis that this worker can't read; it must stop. One line: whose it is, and what to do."""
-
-
-class _Stored:
-    """A signal's state as JSON, with its version in front: {"_v":2,...}; version 1 has none."""
-
-    def __init__(self, signal: Signal[Any]) -> None:
-        self._signal = signal
-        self._decode = msgspec.json.Decoder(signal.state_type).decode
-        self._mark = f'{{"{VERSION}":{signal.version}' if signal.version > 1 else ""
-
-    def encode(self, state: Any) -> bytes:
-        value = _encode(state)
-        if not self._mark:
-            return value
-        return self._mark.encode() + (b"," if len(value) > 2 else b"") + value[1:]
-
-    def decode(self, text: str, profile: Profile) -> Any:
-        try:
-            if self._mark:
-                current = text.startswith((self._mark + ",", self._mark + "}"))
-            else:
-                current = not text.startswith(_MARKED)
-            return self._decode(text) if current else self._migrated(text)
-        except (msgspec.MsgspecError, LookupError, TypeError, ValueError, NotImplementedError) as e:
-            raise StateError(
-                f"the state `{self._signal.name}` of profile {profile.part} can't be read ({e}): start the version "
-                "that wrote it, or mend the signal's `migrate`; docs/signals-howto.md"
-            ) from e
-
-    def _migrated(self, text: str) -> Any:
-        fields = msgspec.json.decode(text, type=dict[str, Any])
-        version = fields.pop(VERSION, 1)
-        if version > self._signal.version:
-            raise ValueError(f"version {version}, this worker knows up to {self._signal.version}")
-        return msgspec.convert(self._signal.migrate(version, fields), self._signal.state_type)
-
-
 class ProfileCache:
     """The profiles that a worker keeps of all its partitions, those used last, within a number of bytes.
 
@@ -260,7 +220,7 @@ class ProfileCodec:
 
     def __init__(self, signals: Sequence[Signal[Any]]) -> None:
         self._signals = [s for s in signals if s.state_type is not type(None)]
-        self._stored = {s.name: _Stored(s) for s in self._signals}
+        self._stored = {s.name: Stored(s) for s in self._signals}
         self._timed = [s for s in self._signals if type(s).due_ms is not Signal.due_ms]
 
     def decode(self, site: str, id: str, fields: Sequence[str]) -> Profile:
@@ -269,12 +229,13 @@ class ProfileCodec:
         Raises StateError when a state can't be read: the worker must stop, not overwrite it.
         """
         profile = Profile(site, id)
+        whose = profile.part
         for i in range(0, len(fields), 2):
             name = fields[i]
             if name == ABOUT:
                 profile.about = _about.decode(fields[i + 1])
             elif (stored := self._stored.get(name)) is not None:
-                profile.states[name] = stored.decode(fields[i + 1], profile)
+                profile.states[name] = stored.decode(fields[i + 1], whose)
             elif name == MERGED:
                 profile.merged_into = _id.decode(fields[i + 1])
             elif name == ARRIVING:
@@ -296,7 +257,7 @@ class ProfileCodec:
         Raises StateError.
         """
         stored = self._stored.get(name)
-        return stored.decode(text, profile) if stored is not None else None
+        return stored.decode(text, profile.part) if stored is not None else None
 
     def decode_about(self, text: str) -> About:
         return _about.decode(text)

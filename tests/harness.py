@@ -253,6 +253,7 @@ class Stack:
         )
         chosen = {
             "kafka": servers.kafka, "redis": servers.redis, "http_port": free_port(), "worker_port": free_port(),
+            "webhook_port": free_port(),
             "partitions": PARTITIONS, "demo": True, "cart_idle_s": 5, "checkout_idle_s": 5, "payment_idle_s": 5,
             "worker_id": f"worker-{run}", "group": f"tracker-{run}", **settings,
         }  # fmt: skip

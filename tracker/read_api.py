@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Security
@@ -13,23 +13,20 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tracker import metrics
-from tracker.contract import keys
-from tracker.contract.codec import partition_of
+from tracker.contract import keys as contract_keys
 from tracker.contract.events import MAX_ID_CHARS
-from tracker.contract.ids import ID_TYPES, normal
 from tracker.contract.settings import Settings
 from tracker.contract.windows import WINDOWS
 from tracker.counters import BASES, DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_carts, read_counters, read_visitors
 from tracker.keys import Keys
 from tracker.limits import Guard
+from tracker.profiles import ID_KINDS, read_profile
 from tracker.rejections import INVALID_KEY, Refusal, refuse
-from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking, read_score
+from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
-ID_KINDS: Final = (*(t.name for t in ID_TYPES), "profile_id")
+EXPLAIN: Final = {"0": False, "false": False, "1": True, "true": True}
 T = TypeVar("T")
-MAX_MERGES: Final = 64
-"""Longest chain of merges that is followed."""
 
 
 class ApiError(Exception):
@@ -42,47 +39,20 @@ class ApiError(Exception):
         """0: the setting retry_after_s, where the status asks to try again."""
 
 
-async def read_profile(redis: Redis, settings: Settings, site: str, id_type: str, value: str) -> dict[str, Any] | None:
-    """The answer of .../profiles/..., or None. Raises RedisError."""
-    if id_type == "profile_id":
-        profile_id = value
-        for _ in range(MAX_MERGES):
-            if (winner := await redis.get(keys.merged_key(site, profile_id))) is None:
-                break
-            profile_id = _text(winner)
-    else:
-        known = normal(id_type, value, settings.phone_country)
-        found = await redis.get(keys.identifier_key(site, id_type, known)) if known is not None else None
-        if found is None:
-            return None
-        profile_id = _text(found)
-    partition = partition_of(profile_id.encode(), settings.partitions)
-    fields = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(keys.profile_key(partition, site, profile_id)))
-    if not fields:
-        return None
-    parts = {_text(name): msgspec.json.decode(state) for name, state in fields.items()}
-    about = parts.pop("about", {})
-    return {"profile_id": profile_id, "site": site, "about": about, "signals": dict(sorted(parts.items()))}
-
-
 async def read_segments(redis: Redis, settings: Settings, site: str) -> list[dict[str, Any]]:
     """The site's segments: name, condition, how many profiles are in it. Raises RedisError."""
     known = settings.sites.get(site)
     if known is None or not known.segments:
         return []
-    fields = [f"{keys.segment_gauge(s.name)}|{site}" for s in known.segments]
+    fields = [f"{contract_keys.segment_gauge(s.name)}|{site}" for s in known.segments]
     pipe = redis.pipeline(transaction=False)
     for partition in range(settings.partitions):
-        pipe.hmget(f"{keys.profiles_tag(partition)}:g", fields)
+        pipe.hmget(f"{contract_keys.profiles_tag(partition)}:g", fields)
     sums = [sum(int(n or 0) for n in parts) for parts in zip(*await pipe.execute(), strict=True)]
     return [
         {"name": s.name, "members": n, "when": msgspec.to_builtins(s.when)}
         for s, n in zip(known.segments, sums, strict=True)
     ]
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Guard) -> APIRouter:
@@ -163,16 +133,22 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         return {"segments": await _answer(read_segments(redis, current(), site))}
 
     @routes.get("/profiles/{id_type}/{value:path}")
-    async def profile(site: str, id_type: str, value: str) -> dict[str, Any]:
+    async def profile(
+        site: str,
+        id_type: str,
+        value: str,
+        explain: Annotated[
+            str, Query(description=f"With every signal in words, and what comes next. {_one_of(EXPLAIN)}")
+        ] = "0",
+    ) -> dict[str, Any]:
         """One profile: its ids and traits, the state of every signal, and its engagement score as it is now."""
         if id_type not in ID_KINDS:
             raise ApiError(400, "bad_id_type", "Unknown kind of id.", f"Use one of: {', '.join(ID_KINDS)}.")
         if len(value) > MAX_ID_CHARS:
             raise ApiError(400, "bad_id", "The id is too long.", f"Ids have at most {MAX_ID_CHARS} characters.")
+        _check("explain", explain, EXPLAIN)
         try:
-            found = await read_profile(redis, current(), site, id_type, value)
-            if found is not None:
-                found["engagement"] = await read_score(redis, current(), site, found, _now_ms())
+            found = await read_profile(redis, current(), site, id_type, value, _now_ms(), explained=EXPLAIN[explain])
         except RedisError as e:
             raise _unavailable(e) from None
         if found is None:

@@ -33,6 +33,9 @@ class Panel(NamedTuple):
     """(legend, PromQL)."""
 
 
+Rows = tuple[tuple[str, tuple[Panel, ...]], ...]
+
+
 def rate(metric: str, by: str = "", where: str = "") -> str:
     grouping = f" by ({by})" if by else ""
     matcher = f"{{{where}}}" if where else ""
@@ -52,7 +55,12 @@ def by_hop(histogram: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-PIPELINE: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
+def share(part: str, rest: str) -> str:
+    """part / (part + rest); of nothing: 0."""
+    return f"{part} / clamp_min({part} + {rest}, 1e-9)"
+
+
+PIPELINE: Final[Rows] = (
     (
         "Endpoint",
         (
@@ -283,11 +291,151 @@ PIPELINE: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
 )
 
 
-def pipeline() -> dashboard.Dashboard:
+def by_site(metric: str, by: str = "") -> str:
+    return rate(metric, by, SITE)
+
+
+SIGNALS: Final[Rows] = (
+    (
+        "Carts",
+        (
+            Panel(
+                "Carts",
+                "Opened, and what became of them. Recovered: bought after it was abandoned.",
+                units.OpsPerSecond,
+                tuple(
+                    (what, by_site(f"stream_carts_{what}_total"))
+                    for what in ("opened", "converted", "abandoned", "recovered")
+                ),
+            ),
+            Panel(
+                "Cart rates",
+                "Abandoned of abandoned and converted; recovered of abandoned. By when it happened; by when a cart was "
+                "opened, and exact: GET .../carts.",
+                units.PercentUnit,
+                (
+                    (
+                        "abandoned",
+                        share(by_site("stream_carts_abandoned_total"), by_site("stream_carts_converted_total")),
+                    ),
+                    (
+                        "recovered",
+                        f"{by_site('stream_carts_recovered_total')}"
+                        f" / clamp_min({by_site('stream_carts_abandoned_total')}, 1e-9)",
+                    ),
+                ),
+            ),
+            Panel(
+                "Why carts are left",
+                "By the first that applies: a coupon refused, the shipping step, a failed payment; unknown: no sign.",
+                units.OpsPerSecond,
+                (("{{reason}}", by_site("stream_cart_reasons_total", "reason")),),
+            ),
+            Panel(
+                "Revenue recovered",
+                "Of orders that closed an abandoned cart, in minor units of the currency, a second.",
+                units.Short,
+                (("{{currency}}", rate("stream_recovered_revenue_minor_total", "currency")),),
+            ),
+        ),
+    ),
+    (
+        "Engagement",
+        (
+            Panel(
+                "Stages",
+                "Profiles by stage of the lifecycle; all others are visitors.",
+                units.Short,
+                (("{{stage}}", f"sum by (stage) (stream_profiles_stage{{{SITE}}})"),),
+            ),
+            Panel(
+                "Profiles",
+                "Known ones, less those that were merged into another.",
+                units.Short,
+                (("{{site}}", f"sum by (site) (stream_profiles_known{{{SITE}}})"),),
+            ),
+            Panel(
+                "Stages entered",
+                "Triggers lead_stage published: a person came a stage further.",
+                units.OpsPerSecond,
+                (("lead_stage", rate("stream_triggers_fired_total", where='kind="lead_stage"')),),
+            ),
+            Panel(
+                "At risk",
+                "People whose churn risk is over the threshold: to buy, to visit, to answer messages.",
+                units.Short,
+                (
+                    ("purchase", f"sum(stream_churn_high{{{SITE}}})"),
+                    ("visit", f"sum(stream_churn_high_visit{{{SITE}}})"),
+                    ("messages", f"sum(stream_churn_high_message_engage{{{SITE}}})"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Gate",
+        (
+            Panel(
+                "Published and suppressed",
+                "Triggers in Kafka, and those that consent, caps, quiet hours or the signal itself held back.",
+                units.OpsPerSecond,
+                (
+                    ("published", rate("stream_triggers_fired_total")),
+                    ("suppressed", rate("stream_triggers_suppressed_total")),
+                ),
+            ),
+            Panel(
+                "Suppressed by reason",
+                "denied, no_consent: the person. cap, kind_cap, quiet: the site's policy. void: not so any more "
+                "when quiet hours ended. repeat, gap, stale, one_time_buyer: the signal. docs/triggers.md",
+                units.OpsPerSecond,
+                (("{{reason}}", rate("stream_triggers_suppressed_total", "reason")),),
+            ),
+            Panel(
+                "Held",
+                "Triggers that began to wait for the end of quiet hours, by kind.",
+                units.OpsPerSecond,
+                (("{{kind}}", rate("stream_triggers_held_total", "kind")),),
+            ),
+        ),
+    ),
+    (
+        "Webhooks",
+        (
+            Panel(
+                "Webhooks: tries",
+                "delivered: answered 2xx. failed: a try that is made again. dead_letter: given up.",
+                units.OpsPerSecond,
+                (("{{endpoint}} {{outcome}}", rate("tracker_webhook_deliveries_total", "endpoint, outcome")),),
+            ),
+            Panel(
+                "Webhooks: duration",
+                "Of one try, from the connection to the answer.",
+                units.Seconds,
+                quantiles("tracker_webhook_delivery_seconds"),
+            ),
+            Panel(
+                "Webhooks: waiting",
+                "Triggers in Kafka that are not delivered; over 1000 for a quarter of an hour: alert.",
+                units.Short,
+                (("{{endpoint}}", "sum by (endpoint) (tracker_webhook_lag)"),),
+            ),
+            Panel(
+                "Webhooks: circuit open",
+                "1: the endpoint failed too often and is left alone for a while. A quarter of an hour: alert.",
+                units.Short,
+                (("{{endpoint}}", "max by (endpoint) (tracker_webhook_breaker_open)"),),
+            ),
+        ),
+    ),
+)
+
+
+def made(title: str, about: str, rows: Rows) -> dashboard.Dashboard:
     board = (
-        dashboard.Dashboard("Pipeline")
-        .uid("tracker-pipeline")
-        .description(f"From the endpoint to the triggers. Generated by `{COMMAND}`; edit that file instead.")
+        dashboard.Dashboard(title)
+        .uid(f"tracker-{title.lower()}")
+        .description(f"{about} Generated by `{COMMAND}`; edit that file instead.")
         .tags(["tracker"])
         .readonly()
         .timezone("browser")
@@ -309,7 +457,7 @@ def pipeline() -> dashboard.Dashboard:
         )
     )
     number = 0
-    for row, panels in PIPELINE:
+    for row, panels in rows:
         number += 1
         board.with_row(dashboard.Row(row).id(number))
         for panel in panels:
@@ -350,7 +498,11 @@ def _panel(panel: Panel) -> timeseries.Panel:
 
 def files() -> dict[str, str]:
     """File name -> text of every dashboard."""
-    return {"pipeline.json": JSONEncoder(sort_keys=True, indent=2).encode(pipeline().build()) + "\n"}
+    boards = {
+        "pipeline.json": made("Pipeline", "From the endpoint to the triggers.", PIPELINE),
+        "signals.json": made("Signals", "Carts, engagement, what the gate holds back, webhooks.", SIGNALS),
+    }
+    return {name: JSONEncoder(sort_keys=True, indent=2).encode(board.build()) + "\n" for name, board in boards.items()}
 
 
 def main(args: list[str]) -> int:

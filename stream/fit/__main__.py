@@ -8,7 +8,7 @@ import sys
 from redis.exceptions import RedisError
 
 from stream.fit.run import Busy, Missing, Report, fit_site
-from stream.profile import StateError
+from stream.stored import StateError
 from tracker.contract.producer import ProduceError
 from tracker.contract.settings import SettingsError, load
 

@@ -128,6 +128,8 @@ class Signal(ABC, Generic[S]):
     """Names of the settings it reads; it may read no others."""
     reads: frozenset[str] = frozenset()
     """Signals whose states it looks at, all registered before it; `about`: the profile's traits and user id."""
+    tells: frozenset[str] = frozenset()
+    """Names of the kinds of triggers that come of it."""
     version = 1
     """Of the state as it is stored: raised with every change after which `state_type` can't decode what was stored."""
 

@@ -71,6 +71,7 @@ DOES: Final[dict[str, Do]] = {
 """Name of an event -> what it does to the cart."""
 
 METRICS: Final[dict[What, str]] = {
+    "cart.opened": "carts_opened_total",
     "cart.abandoned": "carts_abandoned_total",
     "cart.converted": "carts_converted_total",
     "cart.recovered": "carts_recovered_total",
@@ -105,6 +106,7 @@ class CartSignal(Signal[CartLog]):
     settings: frozenset[str] = frozenset(
         ("cart_click_s", "cart_idle_s", "cart_lost_s", "cart_repeat_s", "checkout_idle_s", "payment_idle_s")
     )
+    tells = frozenset((CART_ABANDONED.name, CART_RECOVERED.name))
 
     def __init__(self) -> None:
         self._settings: Settings | None = None
@@ -287,6 +289,10 @@ def _result(before: CartLog, change: Change, now_ms: int, ctx: Context) -> Resul
         if emission.cart.seq == 1:
             reason = reason_of(emission.cart)
             metrics.append(("cart_reasons_total", (site, reason if reason in REASONS else "other"), 1))
+    for emission, _ in change.recovered:
+        if emission.order is not None and emission.order.gain:
+            gained = shop.minor(emission.order.gain, emission.order.cur)
+            metrics.append(("recovered_revenue_minor_total", (emission.order.cur or "",), gained))
     for order in change.orders:
         metrics.append(("orders_total", (site,), 1))
         if order.value:

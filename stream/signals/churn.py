@@ -23,6 +23,7 @@ W = TypeVar("W", bound=Watched)
 
 
 class ChurnSignal(Signal[W]):
+    tells = frozenset((CHURN_RISK.name,))
     horizon: str
     """The setting that says how far it looks ahead."""
     gauge: str

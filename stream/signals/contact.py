@@ -20,6 +20,8 @@ from stream.signals.base import Context, Result, Signal
 from tracker.contract import events as ev
 from tracker.contract.events import CONSENT_ACTIONS, MESSAGE_ACTIONS, VERIFIED, ProfileEvent
 from tracker.contract.ids import normal
+from tracker.contract.settings import TriggerPolicy
+from tracker.contract.triggers import rfc3339
 
 CLAIMS: Final = frozenset((ev.SUBSCRIBED, ev.FORM_SUBMITTED, ev.POPUP_SUBMITTED, ev.SIGNED_UP))
 """Events in whose properties a person names an address of theirs."""
@@ -93,7 +95,7 @@ class ContactSignal(Signal[Contacts]):
     state_type = Contacts
     events: frozenset[str] | None = CLAIMS.union(CONSENT_ACTIONS, TELLING, VERIFIED)
     types = frozenset(("identify", "alias"))
-    settings: frozenset[str] = frozenset(("phone_country",))
+    settings: frozenset[str] = frozenset(("phone_country", "sites"))
 
     def fold(self, state: Contacts | None, event: ProfileEvent, ctx: Context) -> Result:
         country = ctx.settings.phone_country
@@ -108,8 +110,28 @@ class ContactSignal(Signal[Contacts]):
             after = _arrivals(after, event, p, found, country)
         return Result(state=after)
 
+    def explain(self, state: Contacts, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """The channels as the site may use them, and why: addresses, what the person said, what arrived."""
+        site = ctx.settings.sites.get(ctx.site)
+        policy = (site.triggers if site is not None else TriggerPolicy()).consent
+        return {
+            "channels": msgspec.to_builtins(contact.channels(state, policy)),
+            "preferred": contact.preferred(state, now_ms),
+            "policy": policy,
+            "addresses": [
+                {"type": a.type, "value": a.value, "verified": a.verified, "time": rfc3339(a.said_ms)}
+                for a in state.addresses
+            ],
+            "said": [_explained(s) for s in state.consents],
+            "arrives": [_explained(s) for s in state.arrives],
+        }
+
     def merge(self, one: Contacts, other: Contacts, now_ms: int, ctx: Context) -> Result:
         return Result(state=contact.merged(one, other))
+
+
+def _explained(s: Statement) -> dict[str, Any]:
+    return {"channel": s.channel, "address": s.address or "all", "yes": s.yes, "time": rfc3339(s.ms), "by": s.by}
 
 
 Found = tuple[str, str, bool]

@@ -42,6 +42,7 @@ class Drip(Struct, frozen=True, omit_defaults=True):
 
 class DripSignal(Signal[Drip]):
     name = "drip"
+    tells = frozenset((JOURNEY_STEP.name,))
     state_type = Drip
     events: frozenset[str] | None = ENGAGED
     settings: frozenset[str] = frozenset()

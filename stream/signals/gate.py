@@ -5,7 +5,7 @@ It reads no events: stream/fold.py asks it at every trigger. Its timer is the en
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -13,7 +13,8 @@ from stream.core import gate
 from stream.core.gate import Gate
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.events import ProfileEvent
-from tracker.contract.triggers import TRIGGER_KINDS
+from tracker.contract.settings import TriggerPolicy
+from tracker.contract.triggers import TRIGGER_KINDS, rfc3339
 
 KINDS: Final = {kind.name: kind for kind in TRIGGER_KINDS}
 
@@ -22,7 +23,7 @@ class GateSignal(Signal[Gate]):
     name = "gate"
     state_type = Gate
     events: frozenset[str] | None = frozenset()
-    settings: frozenset[str] = frozenset()
+    settings: frozenset[str] = frozenset(("sites",))
 
     def fold(self, state: Gate | None, event: ProfileEvent, ctx: Context) -> Result:
         return Result(state=state)
@@ -47,6 +48,22 @@ class GateSignal(Signal[Gate]):
                 if (kind := KINDS.get(h.kind)) is not None
             ),
         )
+
+    def explain(self, state: Gate, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """What went out, what waits and what was stopped, each the latest first, and what holds for the next one."""
+        site = ctx.settings.sites.get(ctx.site)
+        return {
+            "told": [{"kind": t.kind, "time": rfc3339(t.ms), "id": t.id} for t in reversed(state.told)],
+            "held": [
+                {"kind": h.kind, "time": rfc3339(h.at_ms), "until": rfc3339(h.until_ms), "id": h.id, "signal": h.signal}
+                for h in state.held
+            ],
+            "suppressed": [
+                {"kind": s.kind, "time": rfc3339(s.at_ms), "reason": s.reason, "id": s.id}
+                for s in reversed(state.stopped)
+            ],
+            "policy": msgspec.to_builtins(site.triggers if site is not None else TriggerPolicy()),
+        }
 
     def merge(self, one: Gate, other: Gate, now_ms: int, ctx: Context) -> Result:
         return Result(state=gate.merged(one, other))

@@ -70,6 +70,7 @@ class Stage(Struct, frozen=True, omit_defaults=True):
 
 class JourneySignal(Signal[Stage]):
     name = "journey"
+    tells = frozenset((JOURNEY_STAGE.name,))
     state_type = Stage
     events: frozenset[str] | None = None
     settings: frozenset[str] = frozenset()

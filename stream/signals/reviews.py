@@ -66,6 +66,7 @@ class Reviews(Struct, frozen=True, omit_defaults=True):
 
 class ReviewSignal(Signal[Reviews]):
     name = "reviews"
+    tells = frozenset((REVIEW_REQUEST.name,))
     state_type = Reviews
     events: frozenset[str] | None = frozenset(
         (ORDER_DELIVERED, PRODUCT_REVIEWED, SURVEY_RESPONSE_RECEIVED, TICKET_OPENED, TICKET_RESOLVED)

@@ -35,6 +35,7 @@ class Rules(Struct, frozen=True, omit_defaults=True):
 
 class RuleSignal(Signal[Rules]):
     name = "rules"
+    tells = frozenset((RULE.name,))
     state_type = Rules
     events: frozenset[str] | None = None
     settings: frozenset[str] = frozenset(("sites",))

@@ -81,6 +81,7 @@ _NO_SUMS: Final[tuple[tuple[str, float, float], ...]] = ()
 class ScoreSignal(Signal[Score]):
     name = "score"
     state_type = Score
+    tells = frozenset((LEAD_STAGE.name,))
     events: frozenset[str] | None = frozenset(OF_EVENT) | LEAD_EVENTS
     types = frozenset(OF_CALL) | {"identify"}
     settings: frozenset[str] = frozenset(("sites",))

@@ -89,6 +89,7 @@ _NEW: Final = Segments()
 
 class SegmentSignal(Signal[Segments]):
     name = "segments"
+    tells = frozenset((SEGMENT_ENTERED.name, SEGMENT_EXITED.name))
     state_type = Segments
     events: frozenset[str] | None = frozenset()
     settings: frozenset[str] = frozenset(("sites",))

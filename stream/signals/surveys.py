@@ -39,6 +39,7 @@ class Surveys(Struct, frozen=True, omit_defaults=True):
 
 class SurveySignal(Signal[Surveys]):
     name = "surveys"
+    tells = frozenset((SURVEY.name,))
     state_type = Surveys
     events: frozenset[str] | None = None
     settings: frozenset[str] = frozenset(("sites",))

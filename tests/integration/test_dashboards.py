@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 import yaml
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import missing
@@ -156,9 +158,15 @@ async def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> 
     """A Prometheus with the committed configuration, but 1 s intervals and the stack's addresses."""
     folder = tmp_path_factory.mktemp("prometheus")
     port = free_port()
-    targets = {"tracker": stack.http, "worker": stack.worker_http, "prometheus": f"http://127.0.0.1:{port}"}
+    targets = {
+        "tracker": stack.http, "worker": stack.worker_http, "prometheus": f"http://127.0.0.1:{port}",
+        "webhooks": f"http://127.0.0.1:{stack.settings.webhook_port}",
+    }  # fmt: skip
     jobs = [
-        {**job, "static_configs": [{"targets": [targets[job["job_name"]].removeprefix("http://")]}]}
+        {
+            "job_name": job["job_name"],
+            "static_configs": [{"targets": [targets[job["job_name"]].removeprefix("http://")]}],
+        }
         for job in CONFIG["scrape_configs"]
     ]
     fast = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
@@ -172,13 +180,49 @@ async def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> 
     ]
     child = Child("prometheus", [_tool("prometheus"), *options], folder / "log").start()
     try:
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession() as http, _webhooks(stack):
             server = Prometheus(targets["prometheus"], http)
             await eventually(server.is_ready)
             await _traffic(stack, server)
             yield server
     finally:
         child.stop()
+
+
+@asynccontextmanager
+async def _webhooks(stack: Stack) -> AsyncIterator[None]:
+    """A deliverer, and an endpoint that says yes to all."""
+
+    async def yes(_: web.Request) -> web.Response:
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.add_routes([web.post("/", yes)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    config = stack.folder / "dashboards.toml"
+    hook = {"name": "crm", "url": f"http://127.0.0.1:{port}/", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    lines = [f'{name} = "{value}"' for name, value in hook.items()]
+    allowed = ["allow_http = true", "allow_private = true"]
+    config.write_text("\n".join([stack.config.read_text("utf-8"), "[[webhooks]]", *lines, *allowed, ""]), "utf-8")
+    child = stack.command("webhooks", "webhooks", "deliver", config=config).start()
+    try:
+
+        async def ready() -> bool:
+            url = f"http://127.0.0.1:{stack.settings.webhook_port}/readyz"
+            try:
+                async with aiohttp.ClientSession() as http, http.get(url) as response:
+                    return response.status == 200
+            except aiohttp.ClientConnectionError:
+                return False
+
+        await eventually(ready)
+        yield
+    finally:
+        child.stop()
+        await runner.cleanup()
 
 
 async def _traffic(stack: Stack, server: Prometheus) -> None:
@@ -202,7 +246,7 @@ async def _traffic(stack: Stack, server: Prometheus) -> None:
 async def test_every_target_is_scraped(prometheus: Prometheus) -> None:
     targets = (await prometheus.get("targets"))["activeTargets"]
     assert {t["labels"]["job"]: t["health"] for t in targets} == dict.fromkeys(
-        ("tracker", "worker", "prometheus"), "up"
+        ("tracker", "worker", "webhooks", "prometheus"), "up"
     )
 
 
@@ -219,7 +263,8 @@ async def test_every_panel_shows_numbers(prometheus: Prometheus, query: Query) -
 
 
 MOVES = ("Requests by code", "Events applied by hop", "Triggers", "Ends of carts", "Orders", "Revenue", "Popup events",
-         "Message events", "Anonymous ids linked")  # fmt: skip
+         "Message events", "Anonymous ids linked", "Carts", "Cart rates", "Why carts are left", "Stages",
+         "Profiles", "Published and suppressed", "Webhooks: tries")  # fmt: skip
 
 
 @pytest.mark.integration

@@ -79,3 +79,55 @@ def test_servers_that_do_not_answer_are_problems_not_tracebacks(env: dict[str, A
     assert "problem Kafka: no Kafka answers at 127.0.0.1:1" in done.stdout
     assert "problem Redis 127.0.0.1:1/0: " in done.stdout
     assert "geheim" not in done.stdout
+
+
+HOOKS = """
+[[webhooks]]
+name = "nobody"
+url = "https://203.113.0.1/in"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+[[webhooks]]
+name = "inside"
+url = "https://10.1.2.3/in"
+secret = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB"]
+paused = true
+
+[[webhooks]]
+name = "served"
+url = "https://10.1.2.3/in"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+allow_private = true
+"""
+
+
+async def test_webhooks_that_nothing_is_delivered_to_are_found(env: dict[str, Any], tmp_path: Path) -> None:
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+    from tracker.contract.topics import WEBHOOK_REPLAYS
+
+    config = tmp_path / "tracker.toml"
+    config.write_text(HOOKS)
+    config.chmod(0o600)
+    group = f"doctor-{tmp_path.name}"
+    at = {"bootstrap_servers": env["kafka"]}
+    async with AIOKafkaConsumer(WEBHOOK_REPLAYS, group_id=f"{group}-served", enable_auto_commit=False, **at) as member:
+        (partition,) = member.assignment()
+        await member.commit({partition: await member.position(partition)})
+        async with AIOKafkaProducer(**at) as producer:
+            for _ in range(3):
+                await producer.send_and_wait(WEBHOOK_REPLAYS, b"{}", key=b"other")
+        done = await asyncio.to_thread(lambda: cli("doctor", **env, config=config, webhook_group=group))
+    lines = [line for line in done.stdout.splitlines() if " webhook " in line]
+    assert lines == [
+        "ok      webhook nobody: 203.113.0.1, 1 secret",
+        "problem webhook inside: 10.1.2.3, 2 secrets: 10.1.2.3 is a private or reserved address, nothing is sent "
+        "there: set allow_private = true if it is an endpoint of your own network",
+        "ok      webhook served: 10.1.2.3, 1 secret",
+        "ok      webhook inside: paused, what comes waits in Kafka",
+        "problem webhook nobody: it has never been delivered to, and nobody delivers for it: start `tracker webhooks "
+        "deliver`",
+        "ok      webhook served: 3 triggers wait",
+    ]
+    assert done.returncode == 1
+    assert "whsec_" not in done.stdout

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
-OURS = ("topic-init", "tracker", "worker")
+OURS = ("topic-init", "tracker", "worker", "webhooks")
 
 every_service = pytest.mark.parametrize("service", SERVICES.values(), ids=list(SERVICES))
 
@@ -42,7 +42,7 @@ def test_a_misspelt_key_would_be_found() -> None:
 
 
 def test_the_stack_is_whole() -> None:
-    assert set(SERVICES) == {"kafka", "topic-init", "redis", "tracker", "worker", "prometheus", "grafana"}
+    assert set(SERVICES) == {"kafka", "topic-init", "redis", "tracker", "worker", "webhooks", "prometheus", "grafana"}
 
 
 @every_service
@@ -115,8 +115,20 @@ def test_kafka_and_topics_come_before_the_endpoint_and_the_worker() -> None:
         }
 
 
+def test_webhooks_are_delivered_where_they_are_asked_for() -> None:
+    """Without a [[webhooks]] it would end at once, so it starts by its profile only."""
+    service = SERVICES["webhooks"]
+    assert service["profiles"] == ["webhooks"]
+    assert service["environment"]["TRACKER_WEBHOOK_HOST"] == "0.0.0.0"
+    port = Settings().webhook_port
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert service["environment"]["HEALTH_URL"] == f"http://127.0.0.1:{port}/livez"
+    assert service["depends_on"]["topic-init"] == {"condition": "service_completed_successfully"}
+    assert [name for name, each in SERVICES.items() if "profiles" in each] == ["webhooks"]
+
+
 def test_a_stop_is_not_cut_short_while_requests_drain() -> None:
-    for name in ("tracker", "worker"):
+    for name in ("tracker", "worker", "webhooks"):
         assert seconds(SERVICES[name]["stop_grace_period"]) > Settings().drain_s + 5
 
 

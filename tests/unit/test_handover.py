@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from stream import handover
 from stream.fold import MOVED, Decoded, Folder, decode
-from stream.profile import About, Profile, StateError, merge_about
+from stream.profile import About, Profile, merge_about
 from stream.signals import SIGNALS
 from stream.signals.cart import trigger_id
+from stream.stored import StateError
 from tracker.contract.codec import partition_of
 from tracker.contract.events import encode_clock
 from tracker.contract.merges import (

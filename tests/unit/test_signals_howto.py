@@ -13,9 +13,10 @@ import msgspec
 import pytest
 
 from stream.fold import Folder
-from stream.profile import Profile, ProfileCodec, StateError
+from stream.profile import Profile, ProfileCodec
 from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal
+from stream.stored import StateError
 from tests.harness import ROOT
 from tests.unit.cart_vectors import event
 from tests.unit.test_every_signal import play
@@ -139,4 +140,12 @@ def test_a_signal_reads_the_settings_that_it_declares_and_no_others(signal: Sign
                 signal.fold(state, again, ctx)
     if signal.reads:
         signal.settle(None, 10**14, ctx)
+    if signal.name == "gate":  # it reads no event
+        signal.explain(signal.state_type(), 10**14, ctx)
+    if signal.types:
+        golden = decode_profile_event(profile_event("Product Viewed"))
+        for call in signal.types:
+            state = signal.fold(None, msgspec.structs.replace(golden, type=call, event=None), ctx).state
+            if state is not None:
+                signal.explain(state, 10**14, ctx)
     assert guarded.read == signal.settings

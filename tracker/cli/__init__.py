@@ -22,7 +22,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "webhooks": ("tracker.cli.webhooks", "Deliver triggers as signed webhooks; list and test the endpoints."),
     "tail": ("tracker.cli.tail", "Watch triggers, events or dead letters arrive."),
     "dead-letters": ("tracker.cli.dead_letters", "List, show and replay what could not be used."),
-    "profile": ("tracker.cli.profile", "Take ids off a profile that are another person's."),
+    "profile": (
+        "tracker.cli.profile",
+        "Show a profile, explain its signals; take ids off it.",
+    ),
     "model": ("tracker.cli.model", "What the churn and CLV models say of one customer, as JSON."),
     "fit": ("tracker.cli.fit", "Fit the churn models' parameters to the profiles, and publish them."),
     "segments": ("tracker.cli.segments", "The segments of a site: their sizes, and who would be in a new one."),

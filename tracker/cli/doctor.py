@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers.")
 @click.option("--redis", metavar="URL", help="Redis.")
 def doctor(kafka: str | None, redis: str | None) -> int:
-    """Check versions, settings, Kafka and its topics, Redis and its settings, clocks. Exit code 1 on problems."""
+    """Check versions, settings, Kafka, topics, Redis and its settings, clocks, webhooks. Exit code 1 on problems."""
     from rich.console import Console
     from rich.text import Text
 
@@ -59,6 +59,14 @@ def findings(kafka: str | None, redis: str | None) -> Iterator[Finding]:
     yield from _spool(settings)
     yield from _kafka(settings)
     yield from _redis(settings)
+    yield from _webhooks(settings)
+
+
+def _webhooks(settings: Settings) -> Iterator[Finding]:
+    if settings.webhooks:
+        from tracker.cli.doctor_webhooks import problems
+
+        yield from (Finding(*each) for each in problems(settings))
 
 
 def _versions() -> Iterator[Finding]:

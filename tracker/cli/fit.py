@@ -37,7 +37,7 @@ def fit(
 
     from stream.fit.__main__ import line
     from stream.fit.run import Busy, Missing, Report, fit_site
-    from stream.profile import StateError
+    from stream.stored import StateError
     from tracker.contract.producer import ProduceError
     from tracker.contract.redis_url import shown
 

@@ -1,6 +1,7 @@
-"""`tracker profile unmerge`: ids of a profile that are another person's become a new profile's.
+"""`tracker profile`: show one, explain its signals (both in profile_show.py), and unmerge.
 
-One record in Kafka says it, and the owner of the profile's partition does it: docs/identity.md, what it does not undo.
+`unmerge`: ids of a profile that are another person's become a new profile's. One record in Kafka says it, and the owner
+of the profile's partition does it: docs/identity.md, what it does not undo.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from uuid import uuid4
 import click
 
 from tracker.cli.common import Failure
+from tracker.cli.profile_show import show, why
 from tracker.contract import keys
 from tracker.contract import settings as contract_settings
 from tracker.contract.codec import partition_of
@@ -25,7 +27,11 @@ TIMEOUT_S = 15.0
 
 @click.group()
 def profile() -> None:
-    """Take ids off a profile that are another person's."""
+    """Show a profile, explain its signals, take ids off it that are another person's."""
+
+
+profile.add_command(show)
+profile.add_command(why)
 
 
 @profile.command("unmerge")

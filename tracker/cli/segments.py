@@ -15,8 +15,9 @@ import msgspec
 
 from stream.fit.histories import profile_keys
 from stream.fold import Folder
-from stream.profile import Profile, StateError
+from stream.profile import Profile
 from stream.signals import SIGNALS, conditions
+from stream.stored import StateError
 from tracker.cli.common import Failure
 from tracker.contract import predicates
 from tracker.contract import settings as contract_settings

@@ -23,6 +23,10 @@ SECONDS: Final = Histogram(
 QUEUE: Final = Gauge(
     "tracker_webhook_queue", "Triggers taken from Kafka and not yet delivered or given up.", ["endpoint"]
 )
+LAG: Final = Gauge(
+    "tracker_webhook_lag", "Triggers in Kafka that are not delivered or given up, of this process's partitions.",
+    ["endpoint"],
+)  # fmt: skip
 OPEN: Final = Gauge(
     "tracker_webhook_breaker_open", "1 while the endpoint is left alone, for it failed too often.", ["endpoint"]
 )
@@ -35,4 +39,5 @@ def declare(endpoints: Iterable[str]) -> None:
             DELIVERIES.labels(endpoint, outcome)
         SECONDS.labels(endpoint)
         QUEUE.labels(endpoint)
+        LAG.labels(endpoint)
         OPEN.labels(endpoint)

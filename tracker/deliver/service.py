@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 WINDOW: Final = 256
 POLL_MS: Final = 500
 COMMIT_EVERY_S: Final = 1.0
+LAG_EVERY_S: Final = 5.0
 BREAKER_LOOK_S: Final = 0.2
 RESTART_S: Final = 5.0
 
@@ -87,6 +88,16 @@ class Job(Struct, frozen=True):
     body: bytes
 
 
+def group_of(settings: Settings, hook: Webhook) -> str:
+    """The endpoint's consumer group."""
+    return f"{settings.webhook_group}-{hook.name}"
+
+
+def topics_of(hook: Webhook) -> list[str]:
+    kinds = [kind.topic for kind in TRIGGER_KINDS if not hook.kinds or kind.name in hook.kinds]
+    return [*kinds, WEBHOOK_REPLAYS]
+
+
 class Endpoint:
     """One webhook: reads its topics, posts, commits. `run` until it is cancelled."""
 
@@ -107,11 +118,6 @@ class Endpoint:
         """What a lane ended with that is none of the endpoint's failures."""
         self.joined = False
 
-    @property
-    def topics(self) -> list[str]:
-        kinds = [kind.topic for kind in TRIGGER_KINDS if not self.hook.kinds or kind.name in self.hook.kinds]
-        return [*kinds, WEBHOOK_REPLAYS]
-
     async def run(self) -> None:
         while True:
             try:
@@ -126,7 +132,7 @@ class Endpoint:
         settings = self._settings
         consumer = AIOKafkaConsumer(
             bootstrap_servers=settings.kafka,
-            group_id=f"{settings.webhook_group}-{self.hook.name}",
+            group_id=group_of(settings, self.hook),
             client_id=f"tracker-webhook-{self.hook.name}",
             enable_auto_commit=False,
             auto_offset_reset="latest",
@@ -134,7 +140,7 @@ class Endpoint:
             heartbeat_interval_ms=int(settings.session_timeout_s * 200),
             max_poll_records=WINDOW,
         )
-        consumer.subscribe(self.topics, listener=_Rebalance(self, consumer))
+        consumer.subscribe(topics_of(self.hook), listener=_Rebalance(self, consumer))
         try:
             async with Poster(self.hook) as poster:
                 try:
@@ -150,7 +156,7 @@ class Endpoint:
             await consumer.stop()
 
     async def _deliver(self, consumer: AIOKafkaConsumer, poster: Poster) -> None:
-        committed_s = 0.0
+        committed_s = looked_s = 0.0
         self._failed = None
         while True:
             if self._failed is not None:
@@ -169,6 +175,18 @@ class Endpoint:
             if self._clock() - committed_s >= COMMIT_EVERY_S:
                 committed_s = self._clock()
                 await self._commit(consumer)
+            if self._clock() - looked_s >= LAG_EVERY_S:
+                looked_s = self._clock()
+                await self._show_lag(consumer)
+
+    async def _show_lag(self, consumer: AIOKafkaConsumer) -> None:
+        """Kafka is asked: of a log that nothing is fetched of, as behind an open breaker, the consumer knows no end."""
+        partitions = list(self._progress)
+        ends = await consumer.end_offsets(partitions) if partitions else {}
+        still = ((end, self._progress.get(partition)) for partition, end in ends.items())
+        metrics.LAG.labels(self.hook.name).set(
+            sum(max(0, end - progress.safe) for end, progress in still if progress is not None)
+        )
 
     async def assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         """Where to go on; of what is new to the group from here on: a later start must not skip what comes before."""
