@@ -77,6 +77,7 @@ class BrowseSignal(Signal[Browsing]):
     state_type = Browsing
     events: frozenset[str] | None = frozenset(DOES)
     types = frozenset(("page", "screen"))
+    tells = frozenset((BROWSE_ABANDONED.name,))
     settings: frozenset[str] = frozenset(("sites", "cart_lost_s"))
 
     def __init__(self) -> None:

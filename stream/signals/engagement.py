@@ -71,6 +71,7 @@ class EngagementSignal(Signal[Engagement]):
     name = "engagement"
     state_type = Engagement
     events: frozenset[str] | None = frozenset(OPENS)
+    tells = frozenset((ENGAGEMENT_FALLING.name,))
     settings: frozenset[str] = frozenset(("sites",))
     reads = frozenset((VISIT,))
 

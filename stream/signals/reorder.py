@@ -46,6 +46,7 @@ class ReorderSignal(Signal[Reorder]):
     name = "reorder"
     state_type = Reorder
     events: frozenset[str] | None = frozenset((ORDER_COMPLETED, *SUBSCRIPTION_EVENTS))
+    tells = frozenset((REORDER_DUE.name,))
     settings: frozenset[str] = frozenset(("sites",))
     reads = frozenset((PURCHASE,))
 

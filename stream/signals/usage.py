@@ -47,6 +47,7 @@ class UsageSignal(Signal[Usage]):
     state_type = Usage
     events: frozenset[str] | None = USAGE_EVENTS
     types = frozenset(("screen",))
+    tells = frozenset((USAGE_FALLING.name,))
     settings: frozenset[str] = frozenset(("sites",))
 
     def __init__(self) -> None:
