@@ -1,8 +1,9 @@
 """The signals hop's core: records of profile-events in, effects out. No I/O, no clock: time is in the log.
 
-A chunk is folded in two steps: `decode` tells which profiles it touches, so that the shell can load them; `fold` gives
-the effects, ready for apply.lua. Folding is the same wherever a chunk begins or ends: timers due <= an event's
-timestamp fire before it for its own profile, and clock records fire all others.
+A chunk is folded in two steps: `decode` (stream/records.py) tells which profiles it touches, so that the shell can load
+them; `fold` gives the effects (stream/effects.py), which `blob` makes ready for apply.lua. Folding is the same wherever
+a chunk begins or ends: timers due <= an event's timestamp fire before it for its own profile, and clock records fire
+all others.
 """
 
 from __future__ import annotations
@@ -11,44 +12,34 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
-import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from stream import handover, metrics, naming
-from stream.core import contact, gate
-from stream.core.gate import Gate, Held, Stopped, Told
 from stream.core.score import log_sum
-from stream.core.visitors import Visits
+from stream.effects import MOVED, Effects, Outgoing
 from stream.handover import Sender, Sent
+from stream.plans import Plan, Step, check_reads, plan_of
 from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
+from stream.records import Decoded, Poison
 from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
+from stream.telling import Teller
 from tracker.contract import keys
 from tracker.contract.events import (
     CHANNELS,
-    CLOCK_PREFIX,
     MESSAGE_ACTIONS,
     ProfileEvent,
-    decode_clock,
-    decode_profile_event,
     event_label,
 )
 from tracker.contract.merges import (
-    HANDOVER_PREFIX,
-    MERGE_PREFIX,
-    UNMERGE_PREFIX,
     Handover,
     Merge,
     Unmerge,
-    decode_handover,
-    decode_merge,
-    decode_unmerge,
 )
-from tracker.contract.models import MODEL_PREFIX, Model, Models, decode_model, encode_model, field_of
-from tracker.contract.settings import DEFAULT_TIME_ZONE, Links, Settings, Site
+from tracker.contract.models import Model, Models, encode_model, field_of
+from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
 from tracker.contract.topics import PROFILE_EVENTS
-from tracker.contract.triggers import Person, TriggerLinks, encode_trigger
 from tracker.contract.windows import Zone
 
 log = logging.getLogger(__name__)
@@ -59,156 +50,8 @@ _CHANNELS: Final = frozenset(CHANNELS)
 _TIERS: Final = [[tier, ttl_s] for tier, (_, ttl_s) in keys.TIERS.items()]
 _CAPS: Final = {family: [caps[tier] for tier in keys.TIERS] for family, (_, caps) in keys.FAMILIES.items()}
 _OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
-CONTACT: Final = "contact"
-GATE: Final = "gate"
-"""Names of the two signals that decide about all triggers."""
-HELD: Final = "held"
-MAX_TRAIT_BYTES: Final = 1024
-_DEFAULT_RULES: Final = gate.Rules()
-_encode: Final = msgspec.json.Encoder().encode
 _KNOWN: Final = (("profiles_known", 1),)
-_TYPES: Final = frozenset(("page", "screen", "identify", "group", "alias"))
-MOVED: Final = ""
-"""Kind of what goes from one partition of profile-events to another."""
-
 _NOTHING: Final[frozenset[str]] = frozenset()
-
-Step = tuple[Signal[Any], str, bool, bool, frozenset[str]]
-"""A signal, its name, whether it folds the event, whether it is asked first if it is idle, and what it settles by."""
-
-Item = ProfileEvent | Merge | Unmerge | Handover | Model | int
-"""What a record says; an int is a clock record's time, ms."""
-
-
-class Poison(Struct, frozen=True):
-    """A record that could not be used: its index in the chunk, why, and in what words."""
-
-    index: int
-    reason: str
-    detail: str
-
-
-class Outgoing(Struct, frozen=True):
-    """A trigger on its way to Kafka, or (kind MOVED) a record for another partition of profile-events."""
-
-    kind: str
-    topic: str
-    key: bytes
-    value: bytes
-    at_ms: int
-
-
-class Decoded(Struct):
-    """A chunk's records, decoded. `items`: (index, what it says)."""
-
-    items: list[tuple[int, Item]]
-    profiles: set[tuple[str, str]]
-    """(site, profile id) of all but clock records; of a merge the loser."""
-    clock_ms: int | None
-    """The latest clock record of the chunk."""
-    poison: list[Poison]
-    values: Sequence[bytes | None] = ()
-    partition: int = 0
-    offsets: Sequence[int] = ()
-    """Where the records stand; () = at their indexes."""
-    moves: int = 0
-    """Merges and handovers."""
-    unmerges: Sequence[Unmerge] = ()
-
-
-class Effects(Struct):
-    """What a chunk does."""
-
-    seen: dict[tuple[str, int], dict[tuple[str, str], int]]
-    """Events: (site, start of the minute in seconds) -> (channel, label) -> n; `counts` makes fields of them."""
-    extra: dict[tuple[str, int], dict[str, int]]
-    """What signals count: (site, start of the minute in seconds) -> field -> n."""
-    gauges: dict[str, int]
-    touched: dict[tuple[str, str], Profile]
-    src: dict[int, tuple[int, int]]
-    triggers: list[Outgoing]
-    suppressed: list[tuple[str, str]]
-    """(kind, reason)."""
-    metrics: dict[tuple[str, tuple[str, ...]], float]
-    poison: list[Poison]
-    received: list[int]
-    """received_at_ms of the events applied."""
-    repeats: int
-    clock_ms: int
-    content: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
-    """What events tell of: (site, start of the minute in seconds) -> field of the family `content` -> n."""
-    campaigns: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
-    """The same of the family `campaign`."""
-    visits: Visits = msgspec.field(default_factory=Visits)
-    models: list[Model] = []
-    """New parameters, in the order of the log."""
-    taken_over: int = 0
-    """Parts of merged profiles' states."""
-    sums: dict[str, dict[str, list[float]]] = msgspec.field(default_factory=dict)
-    """Site -> field of its decayed sums -> log2 of each part that is added."""
-    unranked: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    """(site, profile id) of those who have no place any more."""
-    ranked: dict[str, str] = msgspec.field(default_factory=dict)
-    """Site -> the rules by which all of its ranks here are, from this step on."""
-
-    def counts(self) -> dict[tuple[str, int], dict[str, int]]:
-        """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts of the family `site`."""
-        found = {key: dict(fields) for key, fields in self.extra.items()}
-        for key, pairs in self.seen.items():
-            fields = found.setdefault(key, {})
-            for (channel, label), n in pairs.items():
-                for field in (keys.TOTAL_FIELD, keys.channel_field(channel), keys.event_field(label)):
-                    fields[field] = fields.get(field, 0) + n
-        return found
-
-
-def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence[int] = ()) -> Decoded:
-    """Decode a chunk's values; what is none of a profile-events record's kinds becomes poison."""
-    items: list[tuple[int, Item]] = []
-    profiles: set[tuple[str, str]] = set()
-    poison: list[Poison] = []
-    clock: int | None = None
-    moves = 0
-    unmerges: list[Unmerge] = []
-    add, append = profiles.add, items.append
-    for index, value in enumerate(values):
-        try:
-            if value is None:
-                poison.append(Poison(index, "not_an_event", "the record has no value"))
-                continue
-            kind = value[:11]
-            if kind not in _OTHERS:
-                event = decode_profile_event(value)
-                add((event.site, event.profile_id))
-                append((index, event))
-            elif kind == CLOCK_PREFIX:
-                t = decode_clock(value)
-                clock = t if clock is None else max(clock, t)
-                append((index, t))
-            elif kind == MERGE_PREFIX:
-                merge = decode_merge(value)
-                add((merge.site, merge.loser))
-                append((index, merge))
-                moves += 1
-            elif kind == UNMERGE_PREFIX:
-                unmerge = decode_unmerge(value)
-                add((unmerge.site, unmerge.profile_id))
-                append((index, unmerge))
-                unmerges.append(unmerge)
-            elif kind == MODEL_PREFIX:
-                append((index, decode_model(value)))
-            else:
-                part = decode_handover(value)
-                add((part.site, part.profile_id))
-                append((index, part))
-                moves += 1
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            poison.append(Poison(index, "not_an_event", str(e)))
-    return Decoded(items, profiles, clock, poison, values, partition, offsets, moves, unmerges)
-
-
-_OTHERS: Final = frozenset((CLOCK_PREFIX, MERGE_PREFIX, UNMERGE_PREFIX, HANDOVER_PREFIX, MODEL_PREFIX))
-"""How records that are no events begin."""
 
 
 class Folder:
@@ -223,23 +66,21 @@ class Folder:
         self._read = frozenset().union(*(s.reads for s in signals))
         """What is read of others, by any signal."""
         self._signals = tuple(signals)
-        self._gated = GATE in self._by_name
         self._ranking = next((s for s in signals if s.ranks), None)
         self._zone = Zone(DEFAULT_TIME_ZONE)
         self._models: Models = {}
         """Those of the fold under way, where it stands in the log."""
+        self._teller = Teller(signals, self.codec, self.zone)
         self.reconfigure(settings)
 
     def reconfigure(self, settings: Settings) -> None:
         """Other settings from the next chunk, and the next of what was begun, on."""
         self.settings = settings
         plans: dict[Any, Plan] = {}
-        self._plans = {name: _plan(self._signals, site, plans) for name, site in settings.sites.items()}
-        self._plan = _plan(self._signals, None, plans)
-        self._rules = {name: gate.rules_of(site.triggers) for name, site in settings.sites.items()}
-        self._links = {name: _links(site.links) for name, site in settings.sites.items()}
+        self._plans = {name: plan_of(self._signals, site, plans) for name, site in settings.sites.items()}
+        self._plan = plan_of(self._signals, None, plans)
+        self._teller.reconfigure(settings)
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
-        self._stale_ms = int(settings.stale_s * 1000)
         ranking = self._ranking
         self.rank_rules = {site: ranking.rank_rules(site, settings) for site in settings.sites} if ranking else {}
         """Site -> a name of the rules by which its ranks are now."""
@@ -295,7 +136,7 @@ class Folder:
             key = (item.site, item.profile_id)
             profile = profiles[key]
             if profile.merged_into is not None:
-                sender = _sender(decoded, index)
+                sender = decoded.sender(index)
                 self._send_on(index, item, profile.merged_into, decoded, sender, fx)
                 continue
             if isinstance(item, Handover):
@@ -311,7 +152,7 @@ class Folder:
 
     def _merge(self, index: int, merge: Merge, loser: Profile, decoded: Decoded, fx: Effects) -> None:
         """The profile is no more: hand over what it has. A merge that comes again finds it done."""
-        sender = _sender(decoded, index)
+        sender = decoded.sender(index)
         if loser.merged_into is not None:
             self._send_on(index, merge, loser.merged_into, decoded, sender, fx)
             return
@@ -322,11 +163,11 @@ class Folder:
         ctx = self.context(loser, fx.clock_ms)
         for signal in self._timed:
             if (state := loser.states.get(signal.name)) is not None:
-                self._move_gauges(merge.site, signal.gauges(state), -1, fx)
+                fx.gauge(merge.site, signal.gauges(state), -1)
                 for trigger in signal.leave(state, merge.winner, fx.clock_ms, ctx):
-                    self._emit(loser, signal, trigger, fx.clock_ms, fx)
+                    self._tell(loser, signal, trigger, fx.clock_ms, fx)
         if loser.about is not None:
-            self._move_gauges(merge.site, _KNOWN, -1, fx)
+            fx.gauge(merge.site, _KNOWN, -1)
         fx.visits.leave(merge.site, merge.loser)
         handover.clear(loser, merge)
         loser.changed = {MERGED}
@@ -336,7 +177,7 @@ class Folder:
         """The profile no longer says that it is who was taken off it; what it has done stays. A second time it finds
         nothing. (Whose the identifiers are has been changed before: stream/signals_hop.py.)"""
         if profile.merged_into is not None:
-            self._send_on(index, unmerge, profile.merged_into, decoded, _sender(decoded, index), fx)
+            self._send_on(index, unmerge, profile.merged_into, decoded, decoded.sender(index), fx)
             return
         about = profile.about
         if about is None:
@@ -360,7 +201,7 @@ class Folder:
             changed.add(name)
             if isinstance(theirs, About):
                 if is_new:
-                    self._move_gauges(part.site, _KNOWN, 1, fx)
+                    fx.gauge(part.site, _KNOWN)
                 self.take_visits(profile, theirs.channels, fx)
                 continue
             if theirs is None:
@@ -382,8 +223,8 @@ class Folder:
             minute = signal.engaged_ms(result.state) // 60_000
             if minute and not fx.visits.too_old(minute, fx.clock_ms):
                 fx.visits.add(part.site, keys.ENGAGED, profile.id, minute, None, self.zone(part.site))
-            self._move_gauges(part.site, before, -1, fx)
-            self._move_gauges(part.site, signal.gauges(result.state), 1, fx)
+            fx.gauge(part.site, before, -1)
+            fx.gauge(part.site, signal.gauges(result.state))
         self._settle(profile, changed, fx.clock_ms, fx.clock_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
 
@@ -407,11 +248,6 @@ class Folder:
     def _send(self, sent: Sent, fx: Effects) -> None:
         fx.triggers.append(Outgoing(MOVED, PROFILE_EVENTS, sent.profile_id.encode(), sent.value, 0))
 
-    def _move_gauges(self, site: str, gauges: tuple[tuple[str, int], ...], sign: int, fx: Effects) -> None:
-        for field, n in gauges:
-            name = f"{field}|{site}"
-            fx.gauges[name] = fx.gauges.get(name, 0) + sign * n
-
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         ts_ms = event.timestamp_ms
         minute = ts_ms // 60_000 * 60
@@ -422,7 +258,7 @@ class Folder:
                 channel = metrics.OTHER
             about = profile.about
             if about is None:
-                self._move_gauges(event.site, _KNOWN, 1, fx)
+                fx.gauge(event.site, _KNOWN)
                 profile.see(event)
                 changed.add(ABOUT)
                 self._visit(profile, channel, event, None, fx)
@@ -595,110 +431,17 @@ class Folder:
             profile.states[name] = state
             profile.changed.add(name)
         if result.gauges:
-            self._move_gauges(profile.site, result.gauges, 1, fx)
+            fx.gauge(profile.site, result.gauges)
         for field, more, ms in result.counts_at:
             extra = fx.extra.setdefault((profile.site, ms // 60_000 * 60), {})
             extra[field] = extra.get(field, 0) + more
         for metric, labels, n in result.metrics:
-            fx.metrics[metric, labels] = fx.metrics.get((metric, labels), 0) + n
+            fx.count(metric, *labels, n=n)
         for trigger in result.triggers:
-            self._emit(profile, signal, trigger, now_ms, fx)
+            self._tell(profile, signal, trigger, now_ms, fx)
 
-    def _emit(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
-        """Publish a trigger, hold it back or suppress it: stream/core/gate.py says which. `signal`: who tells it."""
-        kind, data = trigger.kind, trigger.data
-        retracts = data.retracts if kind.retraction is not None and isinstance(data, kind.retraction) else None  # type: ignore[attr-defined]
-        before = profile.states.get(GATE, gate.OPEN) if self._gated else gate.OPEN
-        after, reason = before, trigger.suppressed
-        due_ms = max(trigger.at_ms, trigger.held_until_ms)
-        if reason is None and due_ms < now_ms - self._stale_ms:
-            reason = "stale"
-        if reason is None and trigger.told_by is not None:
-            teller = self._by_name.get(trigger.told_by)
-            state = profile.states.get(trigger.told_by)
-            if teller is None or state is None or not teller.still_true(state, kind, data):
-                reason = "void"
-        if reason is None and self._gated:
-            if retracts is not None:
-                after, held = gate.without_held(after, retracts)
-                if held is not None:
-                    after = self._stop(after, kind.name, held.id, held.at_ms, "retracted", fx)
-                if not gate.was_told(after, retracts):
-                    reason = "not_told"
-            elif kind.marketing:
-                after, reason = self._pass(after, profile, signal, trigger, now_ms, fx)
-                if reason == HELD:
-                    self._keep_gate(profile, before, after)
-                    return
-            elif kind.retraction is not None:
-                after = gate.with_told(after, Told(trigger.id, kind.name, max(trigger.at_ms, now_ms)))
-        if reason is not None:
-            after = self._stop(after, kind.name, trigger.id, trigger.at_ms, reason, fx)
-        self._keep_gate(profile, before, after)
-        if reason is not None:
-            return
-        value = encode_trigger(
-            kind,
-            id=trigger.id,
-            site=profile.site,
-            profile_id=profile.id,
-            at_ms=trigger.at_ms,
-            data=self._to_person(profile, data, trigger.at_ms),
-        )
-        fx.triggers.append(Outgoing(kind.name, kind.topic, profile.id.encode(), value, due_ms))
-
-    def _pass(
-        self, before: Gate, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects
-    ) -> tuple[Gate, str | None]:
-        """The gate after a trigger that a message comes of, and why it is suppressed; HELD: it waits."""
-        rules = self._rules.get(profile.site, _DEFAULT_RULES)
-        moment_ms = max(trigger.at_ms, now_ms, trigger.held_until_ms)
-        name = trigger.kind.name
-        reason = gate.reason_against(before, name, trigger.id, profile.states.get(CONTACT), rules, moment_ms)
-        if reason is not None:
-            return before, reason
-        zone = self.zone(profile.site)
-        until_ms = gate.quiet_until(rules, moment_ms, zone.offset_s(moment_ms // 1000) * 1000)
-        if until_ms is None:
-            return gate.with_told(before, Told(trigger.id, name, moment_ms)), None
-        if not rules.delay:
-            return before, "quiet"
-        data = Raw(_encode(trigger.data))
-        teller = trigger.told_by or signal.name
-        after, dropped = gate.with_held(before, Held(name, trigger.id, trigger.at_ms, until_ms, teller, data))
-        for held in dropped:
-            after = self._stop(after, held.kind, held.id, held.at_ms, "quiet", fx)
-        labels = ("triggers_held_total", (name,))
-        fx.metrics[labels] = fx.metrics.get(labels, 0) + 1
-        return after, HELD
-
-    @staticmethod
-    def _stop(before: Gate, kind: str, id: str, at_ms: int, reason: str, fx: Effects) -> Gate:
-        fx.suppressed.append((kind, reason))
-        return gate.with_stopped(before, Stopped(kind, id, at_ms, reason))
-
-    def _keep_gate(self, profile: Profile, before: Gate, after: Gate) -> None:
-        if self._gated and after is not before:
-            profile.states[GATE] = after
-            profile.changed.add(GATE)
-            profile.due_ms = self.codec.due_ms(profile)
-
-    def _to_person(self, profile: Profile, data: Struct, at_ms: int) -> Struct:
-        """The data with whom it is about: the same for all kinds."""
-        if not isinstance(data, Person):
-            return data
-        about, contacts = profile.about, profile.states.get(CONTACT)
-        rules = self._rules.get(profile.site, _DEFAULT_RULES)
-        return replace(
-            data,
-            profile_id=profile.id,
-            user_id=about.user_id if about else None,
-            anonymous_id=about.anonymous_ids[-1] if about and about.anonymous_ids else None,
-            traits=_short(about.traits) if about else None,
-            channels=contact.channels(contacts, rules.consent) if contacts is not None else [],
-            preferred_channel=contact.preferred(contacts, at_ms) if contacts is not None else None,
-            links=self._links.get(profile.site),
-        )
+    def _tell(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
+        self._teller.tell(profile, signal, trigger, now_ms, fx)
 
     def _fire_all(
         self,
@@ -872,70 +615,6 @@ class Folder:
         return fx
 
 
-def check_reads(signals: Sequence[Signal[Any]]) -> None:
-    """Raises ValueError, one line, when a signal reads what is not registered before it."""
-    before = {ABOUT}
-    for signal in signals:
-        if unknown := signal.reads - before:
-            raise ValueError(f"signal `{signal.name}` reads `{min(unknown)}`, which is not registered before it")
-        before.add(signal.name)
-
-
-class Plan(Struct, frozen=True):
-    """Who looks at which events of a site: of sites whose configurations ask for the same it is one."""
-
-    for_all: tuple[Step, ...]
-    """Of an event that no signal asks for by its name."""
-    steps: dict[str, tuple[Step, ...]]
-    """By the name of a track event."""
-    by_type: dict[str, tuple[Step, ...]]
-    """Of other calls."""
-    settlers: tuple[tuple[Signal[Any], frozenset[str]], ...]
-    """Who settles, by what."""
-
-
-def _plan(signals: tuple[Signal[Any], ...], site: Site | None, known: dict[Any, Plan]) -> Plan:
-    asked = tuple((s.asks(site), s.settles(site)) for s in signals)
-    if (plan := known.get(asked)) is not None:
-        return plan
-
-    def steps(event: str | None, type: str = "track") -> tuple[Step, ...]:
-        label = event if type == "track" else type
-        out = []
-        may_change = {ABOUT}
-        for s, (names, reads) in zip(signals, asked, strict=True):
-            folds = names is None or label in names or type in s.types
-            if folds or not reads.isdisjoint(may_change):  # who reads what this event does not change has no step
-                may_change.add(s.name)
-                out.append((s, s.name, folds, s.__class__.idle is not Signal.idle, reads))
-        return tuple(out)
-
-    names = {name for each, _ in asked for name in each or ()}
-    types = {type for s in signals for type in s.types} | (names & _TYPES)
-    plan = known[asked] = Plan(
-        for_all=steps(None),
-        steps={name: steps(name) for name in names},
-        by_type={type: steps(None, type) for type in types},
-        settlers=tuple((s, reads) for s, (_, reads) in zip(signals, asked, strict=True) if reads),
-    )
-    return plan
-
-
-def _short(traits: dict[str, Any]) -> dict[str, Any] | None:
-    """Traits for a trigger: at most 64 (stream/profile.py) of at most MAX_TRAIT_BYTES."""
-    return {name: value for name, value in traits.items() if len(_encode(value)) <= MAX_TRAIT_BYTES} or None
-
-
-def _links(links: Links) -> TriggerLinks | None:
-    named = TriggerLinks(
-        site=links.site or None,
-        cart=links.cart or None,
-        checkout=links.checkout or None,
-        unsubscribe=links.unsubscribe or None,
-    )
-    return named if named != TriggerLinks() else None
-
-
 def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fields: naming.Fields) -> None:
     into = sums.get(key)
     if into is None:
@@ -951,14 +630,3 @@ def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:
     return [x for pair in fields.items() for x in pair]
-
-
-def _sender(decoded: Decoded, index: int) -> Sender:
-    return Sender(decoded.partition, decoded.offsets[index] if decoded.offsets else index)
-
-
-_outgoing = msgspec.msgpack.Decoder(Outgoing)
-
-
-def unpack_outgoing(value: bytes) -> Outgoing:
-    return _outgoing.decode(value)

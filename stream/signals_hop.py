@@ -13,10 +13,12 @@ from time import time
 from typing import Any, Final
 
 from stream import metrics
-from stream.fold import MOVED, Decoded, Effects, Folder, Outgoing, decode, unpack_outgoing
+from stream.effects import MOVED, Effects, Outgoing, unpack_outgoing
+from stream.fold import Folder
 from stream.kafka_out import acked, dead_letter
 from stream.poison import Limits, Verdict
 from stream.profile import Profile, ProfileCache
+from stream.records import Decoded, decode
 from stream.recovery import split
 from stream.redis_store import Head, Store, unpackb
 from stream.transport import Chunk

@@ -13,8 +13,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from stream.fold import Effects, Folder, decode
+from stream.effects import Effects
+from stream.fold import Folder
 from stream.profile import Profile
+from stream.records import decode
 from stream.signals.base import Result, Signal, Trigger
 from tracker.contract.events import encode_clock
 from tracker.contract.settings import Settings
@@ -123,9 +125,9 @@ class _Listening(Folder):
                     self._gone[said["id"]] = said
                 return
 
-    def _emit(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
+    def _tell(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
         published, suppressed = len(fx.triggers), len(fx.suppressed)
-        super()._emit(profile, signal, trigger, now_ms, fx)
+        super()._tell(profile, signal, trigger, now_ms, fx)
         if self._speaking is not self.signal:
             return
         reason = None

@@ -1,6 +1,6 @@
 """The gate's memory: what a profile was told, what waits for the morning, what was suppressed (stream/core/gate.py).
 
-It reads no events: stream/fold.py asks it at every trigger. Its timer is the end of quiet hours.
+It reads no events: stream/telling.py asks it at every trigger. Its timer is the end of quiet hours.
 """
 
 from __future__ import annotations

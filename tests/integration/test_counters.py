@@ -17,7 +17,7 @@ import pytest
 from faust.types import TP
 from redis.asyncio import Redis
 
-from stream import fold
+from stream import fold, records
 from stream.fold import Folder
 from stream.profile import Profile
 from stream.redis_store import Store
@@ -402,7 +402,7 @@ async def test_a_merge_makes_two_visitors_one(bench: Bench, redis: Redis) -> Non
 
     for partition, profile in ((1, loser), (0, winner)):  # as the two owners do
         hop = await bench.hop(partition)
-        fx = bench.folder.fold(fold.decode([]), {}, (), {}, 0)
+        fx = bench.folder.fold(records.decode([]), {}, (), {}, 0)
         other = await known(1, loser)
         if profile == loser:
             fx.visits.leave(site, loser)

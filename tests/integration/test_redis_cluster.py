@@ -12,8 +12,9 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from stream.fold import Folder, decode
+from stream.fold import Folder
 from stream.profile import About, Profile, ProfileCodec
+from stream.records import decode
 from stream.redis_store import Head, Store, unpackb
 from stream.rollups import roll
 from stream.signals import SIGNALS

@@ -10,8 +10,9 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from stream.fold import Folder, decode
+from stream.fold import Folder
 from stream.profile import Profile
+from stream.records import decode
 from stream.signals import SIGNALS
 from tests.unit.test_fold import T0, record
 from tracker.cli.segments import segments

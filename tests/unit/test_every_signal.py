@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream import metrics
-from stream.fold import check_reads
+from stream.plans import check_reads
 from stream.profile import ABOUT
 from stream.signals import SIGNALS
 from stream.signals.base import Result, Signal

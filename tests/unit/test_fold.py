@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.fold import Effects, Folder, decode
+from stream.effects import Effects
+from stream.fold import Folder
 from stream.profile import Profile
+from stream.records import decode
 from stream.signals import SIGNALS
 from tracker.contract.events import REPLAYS, encode_clock
 from tracker.contract.examples import MODEL

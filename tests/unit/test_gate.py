@@ -15,7 +15,7 @@ from msgspec import Raw
 from stream import metrics
 from stream.core import gate
 from stream.core.gate import Gate, Held, Rules, Stopped, Told
-from stream.fold import Effects
+from stream.effects import Effects
 from tests.harness import ROOT
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract import settings as contract_settings

@@ -15,8 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from stream import handover
-from stream.fold import MOVED, Decoded, Folder, decode
+from stream.effects import MOVED
+from stream.fold import Folder
 from stream.profile import About, Profile, merge_about
+from stream.records import Decoded, decode
 from stream.signals import SIGNALS
 from stream.signals.cart import trigger_id
 from stream.stored import StateError

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
-from stream.fold import Folder, decode
+from stream.fold import Folder
 from stream.profile import ABOUT, PROFILE_BYTES, Profile, ProfileCache
+from stream.records import decode
 from stream.signals import SIGNALS
 from tests.unit.cart_vectors import T0_MS
 from tracker.contract.events import ProfileEvent

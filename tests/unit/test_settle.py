@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from stream.fold import Folder, decode
+from stream.fold import Folder
 from stream.profile import Profile
+from stream.records import decode
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.events import ProfileEvent, encode_clock
 from tracker.contract.merges import Merge, encode_merge

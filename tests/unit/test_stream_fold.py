@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.fold import Folder, decode
+from stream.fold import Folder
 from stream.profile import Profile
+from stream.records import decode
 from stream.redis_store import packb
 from stream.resolve import _heads
 from stream.signals import SIGNALS

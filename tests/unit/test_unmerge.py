@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stream.fold import MOVED, Effects, Folder, decode
+from stream.effects import MOVED, Effects
+from stream.fold import Folder
 from stream.profile import Profile
+from stream.records import decode
 from stream.signals import SIGNALS
 from tracker.contract.merges import Unmerge, decode_unmerge, encode_unmerge, split_profile_id
 from tracker.contract.settings import load

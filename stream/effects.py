@@ -1,0 +1,92 @@
+"""What a chunk does: everything that apply.lua writes, and what the worker counts and publishes after it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from stream.core.visitors import Visits
+from stream.profile import Profile
+from stream.records import Poison
+from tracker.contract import keys
+from tracker.contract.models import Model
+
+MOVED: Final = ""
+"""Kind of what goes from one partition of profile-events to another."""
+
+
+class Outgoing(Struct, frozen=True):
+    """A trigger on its way to Kafka, or (kind MOVED) a record for another partition of profile-events."""
+
+    kind: str
+    topic: str
+    key: bytes
+    value: bytes
+    at_ms: int
+
+
+class Effects(Struct):
+    """What a chunk does."""
+
+    seen: dict[tuple[str, int], dict[tuple[str, str], int]]
+    """Events: (site, start of the minute in seconds) -> (channel, label) -> n; `counts` makes fields of them."""
+    extra: dict[tuple[str, int], dict[str, int]]
+    """What signals count: (site, start of the minute in seconds) -> field -> n."""
+    gauges: dict[str, int]
+    touched: dict[tuple[str, str], Profile]
+    src: dict[int, tuple[int, int]]
+    triggers: list[Outgoing]
+    suppressed: list[tuple[str, str]]
+    """(kind, reason)."""
+    metrics: dict[tuple[str, tuple[str, ...]], float]
+    poison: list[Poison]
+    received: list[int]
+    """received_at_ms of the events applied."""
+    repeats: int
+    clock_ms: int
+    content: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
+    """What events tell of: (site, start of the minute in seconds) -> field of the family `content` -> n."""
+    campaigns: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
+    """The same of the family `campaign`."""
+    visits: Visits = msgspec.field(default_factory=Visits)
+    models: list[Model] = []
+    """New parameters, in the order of the log."""
+    taken_over: int = 0
+    """Parts of merged profiles' states."""
+    sums: dict[str, dict[str, list[float]]] = msgspec.field(default_factory=dict)
+    """Site -> field of its decayed sums -> log2 of each part that is added."""
+    unranked: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    """(site, profile id) of those who have no place any more."""
+    ranked: dict[str, str] = msgspec.field(default_factory=dict)
+    """Site -> the rules by which all of its ranks here are, from this step on."""
+
+    def counts(self) -> dict[tuple[str, int], dict[str, int]]:
+        """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts of the family `site`."""
+        found = {key: dict(fields) for key, fields in self.extra.items()}
+        for key, pairs in self.seen.items():
+            fields = found.setdefault(key, {})
+            for (channel, label), n in pairs.items():
+                for field in (keys.TOTAL_FIELD, keys.channel_field(channel), keys.event_field(label)):
+                    fields[field] = fields.get(field, 0) + n
+        return found
+
+    def gauge(self, site: str, gauges: tuple[tuple[str, int], ...], sign: int = 1) -> None:
+        for field, n in gauges:
+            name = f"{field}|{site}"
+            self.gauges[name] = self.gauges.get(name, 0) + sign * n
+
+    def suppress(self, kind: str, reason: str) -> None:
+        self.suppressed.append((kind, reason))
+
+    def count(self, name: str, *labels: str, n: float = 1) -> None:
+        """For Prometheus: a counter of stream/metrics.py."""
+        self.metrics[name, labels] = self.metrics.get((name, labels), 0) + n
+
+
+_outgoing = msgspec.msgpack.Decoder(Outgoing)
+
+
+def unpack_outgoing(value: bytes) -> Outgoing:
+    return _outgoing.decode(value)
