@@ -22,5 +22,5 @@ def test_a_signal_that_decides_or_that_nobody_knows_is_refused_by_name(name: str
 
 
 def test_what_another_signal_reads_is_not_off_without_it() -> None:
-    with pytest.raises(SettingsError, match="'journey' needs 'purchase'; name both"):
+    with pytest.raises(SettingsError, match="'reorder' needs 'purchase'; name both"):
         chosen(Settings(signals_off="purchase"))
