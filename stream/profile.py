@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from stream.redis_store import binary
 from stream.signals.base import DECIDING, Signal
-from stream.stored import Stored
+from stream.stored import StateError, Stored
 from tracker.contract.events import MAX_ID_CHARS, ProfileEvent
 
 MAX_ANONYMOUS_IDS: Final = 10
@@ -232,17 +232,25 @@ class ProfileCodec:
         whose = profile.part
         for i in range(0, len(fields), 2):
             name = fields[i]
-            if name == ABOUT:
-                profile.about = _about.decode(fields[i + 1])
-            elif (stored := self._stored.get(name)) is not None:
+            if (stored := self._stored.get(name)) is not None:
                 profile.states[name] = stored.decode(fields[i + 1], whose)
-            elif name == MERGED:
-                profile.merged_into = _id.decode(fields[i + 1])
-            elif name == ARRIVING:
-                profile.arriving = _texts.decode(fields[i + 1])
+            elif name in FIELDS:
+                self._decode_own(profile, name, fields[i + 1])
             profile.json_bytes[name] = len(fields[i + 1])
         profile.due_ms = profile.stored_due_ms = self.due_ms(profile)
         return profile
+
+    @staticmethod
+    def _decode_own(profile: Profile, name: str, text: str) -> None:
+        try:
+            if name == ABOUT:
+                profile.about = _about.decode(text)
+            elif name == MERGED:
+                profile.merged_into = _id.decode(text)
+            else:
+                profile.arriving = _texts.decode(text)
+        except msgspec.MsgspecError as e:
+            raise StateError(f"the field `{name}` of profile {profile.part} can't be read ({e})") from e
 
     def due_ms(self, profile: Profile) -> int | None:
         dues = [

@@ -73,7 +73,7 @@ def preview(segment: str, site: str | None, most: int) -> int:
 
 
 def members_now(settings: Settings, site: str, wanted: Segment, most: int) -> dict[str, Any]:
-    """What `preview` shows. Raises RedisError, StateError."""
+    """What `preview` shows. Raises RedisError."""
     folder, now_ms = Folder(SIGNALS, settings), time.time_ns() // 1_000_000
     read = found = 0
     samples: list[str] = []
@@ -107,7 +107,11 @@ def _profiles(redis: Any, folder: Folder, site: str) -> Iterator[Profile]:
             pipe.hgetall(key)
         for key, fields in zip(keys, pipe.execute(), strict=True):
             id = key.partition(f":v:{site}:")[2]
-            profile = folder.codec.decode(site, id, [part for pair in fields.items() for part in pair])
+            try:
+                profile = folder.codec.decode(site, id, [part for pair in fields.items() for part in pair])
+            except StateError as e:  # the others are worth seeing
+                click.echo(f"left out: {e}", err=True)
+                continue
             if profile.about is not None and (mark := hash(id)) not in seen:  # a scan may give a key twice
                 seen.add(mark)
                 yield profile
@@ -146,5 +150,3 @@ def _told(read: Callable[[], T]) -> T:
         return read()
     except RedisError as e:
         raise Failure(f"Redis does not answer ({type(e).__name__}); `tracker doctor` looks at it") from None
-    except StateError as e:
-        raise Failure(str(e)) from None
