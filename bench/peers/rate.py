@@ -31,7 +31,7 @@ TICK_S: Final = 0.005
 PROBE_EVERY_S: Final = 0.05
 WARM_UP_S: Final = 20.0
 """As long as it takes the broker's JVM to compile what it runs all the time."""
-LOST_S: Final = 30.0
+LOST_S: Final = 120.0
 CONNECT_S: Final = 15.0
 
 
