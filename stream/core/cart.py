@@ -16,6 +16,8 @@ Rules beside the table, where the spec leaves room:
 - a click on a message counts from the abandonment on, also after the visitor came back (providers report it late)
 - within cart_repeat_s of the last abandonment that was told, a further one of the same cart is quiet
 - the recovery window, in which a full cancellation or refund takes a recovery back, is cart_lost_s from the order
+- a step of a checkout whose order is known, or of the very millisecond of the order, opens no new episode: shops report
+  the last step together with the order, and of equal times the messageId decides which comes first
 - a new episode begins with no items; a list of no products empties a cart as Cart Viewed only
 """
 
@@ -391,7 +393,7 @@ def _shop(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
     active = cart.state in ACTIVE
     items = _items(cart.items, e)
     emptying = not items and (e.do == "remove" or (e.do == "view" and e.lines is not None))
-    if not active and e.do == "view" and not items:
+    if not active and ((e.do == "view" and not items) or (stage and _is_of_order(carts, cart, e))):
         return _at(carts, e)
     row = TABLE.get((cart.state, "emptying" if emptying else "activity"))
     if row is None:
@@ -437,6 +439,13 @@ def _shop(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
         out.append(Emission(what, e.ms, cart))
     carts = _put(carts, cart, e.ms)
     return carts if e.checkout is None and e.order is None else _linked(carts, e, key)
+
+
+def _is_of_order(carts: Carts, cart: Cart, e: Entry) -> bool:
+    """A step of a checkout that has ended in an order: reported behind it, or within the same millisecond."""
+    if cart.state == "converted" and cart.at_ms == e.ms:
+        return True
+    return e.order is not None and any(order.id == e.order for order in carts.orders)
 
 
 def _added(old: Line, line: Line) -> Line:

@@ -148,8 +148,10 @@ def test_a_port_that_another_tracker_has_is_not_shared_with_it(several: Several,
 
 def test_a_process_that_cannot_live_ends_all_with_its_reason(tmp_path: Path) -> None:
     with (
-        pytest.raises(PartError, match=r"process \d ended with code 1, 5 times within 10 s of its start"),
+        pytest.raises(PartError, match="endpoint ended with code 1"),
         endpoint(tmp_path, "127.0.0.1:1", "no-redis://", processes=2, metrics_port=0),
     ):
         pytest.fail("it lives")
-    assert "Redis URL" in (tmp_path / "endpoint.log").read_text("utf-8")
+    said = (tmp_path / "endpoint.log").read_text("utf-8")  # the other process may have the last word
+    assert re.search(r"process \d ended with code 1, 5 times within 10 s of its start", said)
+    assert "Redis URL" in said

@@ -194,6 +194,10 @@ def apply_shopping(carts: Carts, e: Entry, said: list[Said]) -> None:
         return
     if not active and (e["do"] == "remove" or (e["do"] == "view" and not items)):
         return
+    if not active and stage:
+        bought = cart["state"] == "converted" and cart["at_ms"] == e["ms"]
+        if bought or (e["order"] is not None and e["order"] in [order["id"] for order in carts["orders"]]):
+            return
     if active:
         before = (cart["stage"], cart["state"])
         if cart["state"] == "abandoned":

@@ -29,6 +29,7 @@ from tests.unit.cart_vectors import (
     checkout,
     click,
     denied,
+    event,
     failed,
     folded,
     named,
@@ -40,6 +41,7 @@ from tests.unit.cart_vectors import (
     shipping,
     view,
 )
+from tracker.contract import events as ev
 from tracker.contract.events import ProfileEvent
 from tracker.contract.triggers import CART_ABANDONED, CartAbandoned, CartAbandonmentRetracted
 
@@ -244,6 +246,28 @@ def test_a_cart_with_an_order_in_time_is_never_abandoned(log: list[ProfileEvent]
     for e in emitted:
         if e.what == "cart.abandoned":
             assert not any(e.cart.last_ms < at < e.at_ms for at in orders)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        event(ev.CHECKOUT_STEP_COMPLETED, 100, {"checkout_id": "k"}, id="before-m"),
+        event(ev.CHECKOUT_STEP_COMPLETED, 100, {"checkout_id": "k"}, id="z"),
+        event(ev.PAYMENT_INFO_ENTERED, 105, {"checkout_id": "k", "order_id": "o1"}, id="z"),
+    ],
+    ids=["of the same time, id before", "of the same time, id behind", "behind it"],
+)
+def test_a_step_that_is_reported_with_its_order_or_behind_it_opens_no_cart(step: ProfileEvent) -> None:
+    started = event(ev.CHECKOUT_STARTED, 50, {"checkout_id": "k", "order_id": "o1"})
+    bought = event(ev.ORDER_COMPLETED, 100, {"checkout_id": "k", "order_id": "o1"}, id="m")
+    for arrival in permutations([add(0), started, bought, step]):
+        rig = Rig()
+        for e in arrival:
+            rig.take(e)
+        rig.clock(9 * H)
+        assert rig.state is not None
+        assert [c.state for c in rig.state.carts.carts] == ["converted"]
+        assert rig.published() == []
 
 
 # -- what late events do ---------------------------------------------------------------------------------------------
