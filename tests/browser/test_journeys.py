@@ -17,7 +17,7 @@ from tracker.contract.triggers import CART_ABANDONED, CART_RECOVERED
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
-IDLE_S, CLOCK_DELAY_S = 15, 2
+IDLE_S, CLOCK_DELAY_S = 25, 2
 
 
 async def to_checkout(page: Page, email: str) -> None:
