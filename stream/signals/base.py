@@ -15,7 +15,7 @@ A signal may look at others' states: those that it names in `reads`, which are r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -113,6 +113,24 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 S = TypeVar("S")
+R = TypeVar("R")
+
+
+class PerSite(Generic[R]):
+    """What a signal makes of a site's configuration (None: a site that has none), once for each Settings."""
+
+    def __init__(self, make: Callable[[Settings, Site | None], R]) -> None:
+        self._make = make
+        self._settings: Settings | None = None
+        self._made: dict[str, R] = {}
+
+    def __call__(self, settings: Settings, site: str) -> R:
+        if settings is not self._settings:
+            self._settings, self._made = settings, {}
+        found = self._made.get(site)
+        if found is None:
+            found = self._made[site] = self._make(settings, settings.sites.get(site))
+        return found
 
 
 class Signal(ABC, Generic[S]):

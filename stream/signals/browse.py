@@ -14,12 +14,12 @@ from stream.core import browse
 from stream.core.browse import Browsing, Does, Rules, Told, View, Visit
 from stream.core.parts import read_part
 from stream.signals import shop
-from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import BrowseRules
-from tracker.contract.settings import Settings
+from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import (
     BROWSE_ABANDONED,
     BrowseAbandoned,
@@ -72,6 +72,14 @@ _product = msgspec.json.Decoder(_Product)
 _cart = msgspec.json.Decoder(_Cart)
 
 
+def _rules(settings: Settings, site: Site | None) -> Rules:
+    given = _DEFAULTS if site is None else site.browse
+    return Rules(
+        max(1, round(1000 * given.idle_s)), given.views, round(1000 * given.repeat_s),
+        round(1000 * settings.cart_lost_s),
+    )  # fmt: skip
+
+
 class BrowseSignal(Signal[Browsing]):
     name = "browse"
     state_type = Browsing
@@ -81,21 +89,7 @@ class BrowseSignal(Signal[Browsing]):
     settings: frozenset[str] = frozenset(("sites", "cart_lost_s"))
 
     def __init__(self) -> None:
-        self._of: tuple[Settings | None, dict[str, Rules]] = (None, {})
-        """Of the sites, computed once for each Settings."""
-
-    def rules(self, settings: Settings, site: str) -> Rules:
-        if self._of[0] is not settings:
-            self._of = (settings, {})
-        found = self._of[1].get(site)
-        if found is None:
-            known = settings.sites.get(site)
-            given = _DEFAULTS if known is None else known.browse
-            found = self._of[1][site] = Rules(
-                max(1, round(1000 * given.idle_s)), given.views, round(1000 * given.repeat_s),
-                round(1000 * settings.cart_lost_s),
-            )  # fmt: skip
-        return found
+        self.rules = PerSite(_rules)
 
     def fold(self, state: Browsing | None, event: ProfileEvent, ctx: Context) -> Result:
         rules = self.rules(ctx.settings, ctx.site)

@@ -20,12 +20,12 @@ from stream.core.churn_watch import Watched
 from stream.core.falling import DAY_MS, NO_FALL, Crossing, Fall, Level, Rules, Series
 from stream.core.parts import read_part
 from stream.signals import shop
-from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from stream.signals.usage import rules_of
 from tracker.contract.codec import emission_id
 from tracker.contract.events import MESSAGE_ACTIONS, ProfileEvent
 from tracker.contract.retention import FallingRules
-from tracker.contract.settings import Settings
+from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import ENGAGEMENT_FALLING, EngagementFalling, TriggerKind, rfc3339
 
 VISIT: Final = "visit"
@@ -67,6 +67,10 @@ class Engagement(Struct, frozen=True, omit_defaults=True):
 _NEW: Final = Engagement()
 
 
+def _rules(settings: Settings, site: Site | None) -> Rules:
+    return rules_of(_DEFAULTS if site is None else site.engagement)
+
+
 class EngagementSignal(Signal[Engagement]):
     name = "engagement"
     state_type = Engagement
@@ -76,20 +80,10 @@ class EngagementSignal(Signal[Engagement]):
     reads = frozenset((VISIT,))
 
     def __init__(self) -> None:
-        self._of: tuple[Settings | None, dict[str, Rules]] = (None, {})
-        """Of the sites, computed once for each Settings."""
-
-    def rules(self, ctx: Context) -> Rules:
-        if self._of[0] is not ctx.settings:
-            self._of = (ctx.settings, {})
-        found = self._of[1].get(ctx.site)
-        if found is None:
-            known = ctx.settings.sites.get(ctx.site)
-            found = self._of[1][ctx.site] = rules_of(_DEFAULTS if known is None else known.engagement)
-        return found
+        self.rules = PerSite(_rules)
 
     def fold(self, state: Engagement | None, event: ProfileEvent, ctx: Context) -> Result:
-        rules = self.rules(ctx)
+        rules = self.rules(ctx.settings, ctx.site)
         assert event.event is not None  # the shell passes only events named in `events`
         p = read_part(_said, event.properties) or _Said()
         channel = MESSAGE_ACTIONS[event.event][0] or event.channel
@@ -107,7 +101,7 @@ class EngagementSignal(Signal[Engagement]):
 
     def settle(self, state: Engagement | None, now_ms: int, ctx: Context) -> Result:
         """The days with a visit have changed."""
-        rules = self.rules(ctx)
+        rules = self.rules(ctx.settings, ctx.site)
         before = NO_FALL if state is None else state.visit
         days = _visits(ctx)
         if not rules.enter or len(days) < rules.least:
@@ -123,7 +117,7 @@ class EngagementSignal(Signal[Engagement]):
         return b if a is None else a if b is None else min(a, b)
 
     def fire(self, state: Engagement, now_ms: int, ctx: Context) -> Result:
-        rules, days = self.rules(ctx), _visits(ctx)
+        rules, days = self.rules(ctx.settings, ctx.site), _visits(ctx)
         series = {
             VISIT: _visit_series(days, ctx.utc_offset_ms) if days else None,
             MESSAGE: answers.series(state.messages, ctx.utc_offset_ms) if state.messages else None,
@@ -139,7 +133,7 @@ class EngagementSignal(Signal[Engagement]):
 
     def merge(self, one: Engagement, other: Engagement, now_ms: int, ctx: Context) -> Result:
         """The messages of both. The days with a visit come by another part, and `settle` follows."""
-        rules, days = self.rules(ctx), _visits(ctx)
+        rules, days = self.rules(ctx.settings, ctx.site), _visits(ctx)
         visit = falling.merged(one.visit, other.visit)
         if days and rules.enter:
             visit = falling.settled(visit, _visit_series(days, ctx.utc_offset_ms), rules)

@@ -21,7 +21,7 @@ from stream.core import lead
 from stream.core import score as core
 from stream.core.score import DAY_MS, Mark, Rules, Tally
 from stream.signals import shop
-from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
 from tracker.contract.scoring import (
@@ -36,7 +36,7 @@ from tracker.contract.scoring import (
     LeadRules,
     ScoreRules,
 )
-from tracker.contract.settings import Settings
+from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import LEAD_STAGE, LeadStage, rfc3339
 
 MAX_ORDERS: Final = 32
@@ -78,6 +78,11 @@ _NEW: Final = Score()
 _NO_SUMS: Final[tuple[tuple[str, float, float], ...]] = ()
 
 
+def _rules(settings: Settings, site: Site | None) -> tuple[Rules, LeadRules]:
+    score, leads = _DEFAULTS if site is None else (site.score, site.lead)
+    return core.rules_of(score), leads
+
+
 class ScoreSignal(Signal[Score]):
     name = "score"
     state_type = Score
@@ -88,18 +93,7 @@ class ScoreSignal(Signal[Score]):
     ranks = True
 
     def __init__(self) -> None:
-        self._rules: tuple[Settings | None, dict[str, tuple[Rules, LeadRules]]] = (None, {})
-        """Of the sites, computed once for each Settings."""
-
-    def rules(self, settings: Settings, site: str) -> tuple[Rules, LeadRules]:
-        if self._rules[0] is not settings:
-            self._rules = (settings, {})
-        found = self._rules[1].get(site)
-        if found is None:
-            known = settings.sites.get(site)
-            score, leads = _DEFAULTS if known is None else (known.score, known.lead)
-            found = self._rules[1][site] = (core.rules_of(score), leads)
-        return found
+        self.rules = PerSite(_rules)
 
     def fold(self, state: Score | None, event: ProfileEvent, ctx: Context) -> Result:
         if event.bot is not None:

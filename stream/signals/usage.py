@@ -16,11 +16,11 @@ from stream.core import falling, usage
 from stream.core.falling import DAY_MS, Rules
 from stream.core.parts import read_part
 from stream.core.usage import Usage
-from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import USAGE_EVENTS, ProfileEvent
 from tracker.contract.retention import FallingRules
-from tracker.contract.settings import Settings
+from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import USAGE_FALLING, TriggerKind, UsageFalling, rfc3339
 
 SIGN_MS: Final = 30_000
@@ -42,6 +42,10 @@ def rules_of(given: FallingRules) -> Rules:
     return Rules(given.enter, given.leave, given.least, round(given.gap_d * DAY_MS))
 
 
+def _rules(settings: Settings, site: Site | None) -> Rules:
+    return rules_of(_DEFAULTS if site is None else site.usage)
+
+
 class UsageSignal(Signal[Usage]):
     name = "usage"
     state_type = Usage
@@ -51,20 +55,10 @@ class UsageSignal(Signal[Usage]):
     settings: frozenset[str] = frozenset(("sites",))
 
     def __init__(self) -> None:
-        self._of: tuple[Settings | None, dict[str, Rules]] = (None, {})
-        """Of the sites, computed once for each Settings."""
-
-    def rules(self, ctx: Context) -> Rules:
-        if self._of[0] is not ctx.settings:
-            self._of = (ctx.settings, {})
-        found = self._of[1].get(ctx.site)
-        if found is None:
-            known = ctx.settings.sites.get(ctx.site)
-            found = self._of[1][ctx.site] = rules_of(_DEFAULTS if known is None else known.usage)
-        return found
+        self.rules = PerSite(_rules)
 
     def fold(self, state: Usage | None, event: ProfileEvent, ctx: Context) -> Result:
-        rules = self.rules(ctx)
+        rules = self.rules(ctx.settings, ctx.site)
         if event.bot is not None or not rules.enter:
             return Result(state=state)
         ms = _active_ms(event) if event.event == "Page Engaged" else SIGN_MS
@@ -79,7 +73,9 @@ class UsageSignal(Signal[Usage]):
     def fire(self, state: Usage, now_ms: int, ctx: Context) -> Result:
         if state.fall.due_ms is None or state.fall.due_ms > now_ms:
             return Result(state=state)
-        fall, crossing = falling.fired(state.fall, now_ms, usage.series(state, ctx.utc_offset_ms), self.rules(ctx))
+        fall, crossing = falling.fired(
+            state.fall, now_ms, usage.series(state, ctx.utc_offset_ms), self.rules(ctx.settings, ctx.site)
+        )
         after = replace(state, fall=fall)
         if crossing is None:
             return Result(state=after)
@@ -101,7 +97,7 @@ class UsageSignal(Signal[Usage]):
         return Result(state=after, triggers=(trigger,))
 
     def merge(self, one: Usage, other: Usage, now_ms: int, ctx: Context) -> Result:
-        return Result(state=usage.merged(one, other, ctx.utc_offset_ms, self.rules(ctx)))
+        return Result(state=usage.merged(one, other, ctx.utc_offset_ms, self.rules(ctx.settings, ctx.site)))
 
     def still_true(self, state: Usage, kind: TriggerKind, data: Any) -> bool:
         return state.fall.on
