@@ -37,8 +37,8 @@ def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     limits = {
         "trusted_proxies": "127.0.0.0/8", "max_connections": MAX_CONNECTIONS, "max_batch_events": 10_000,
         "head_timeout_s": HEAD_S, "request_timeout_s": REQUEST_S, "keep_alive_s": 20,
-        "rate_limit_ip_requests_s": 5, "rate_limit_ip_burst_requests": 10,
-        "rate_limit_key_events_s": 4000, "rate_limit_key_burst_events": 12_000,
+        "rate_limit_ip_requests_s": 1, "rate_limit_ip_burst_requests": 10,
+        "rate_limit_key_events_s": 2000, "rate_limit_key_burst_events": 12_000,
         "rate_limit_bad_keys_s": 0.5, "rate_limit_bad_keys_burst": 5,
     }  # fmt: skip
     folder = tmp_path_factory.mktemp("guarded")
@@ -205,23 +205,33 @@ def test_an_address_over_its_rate_is_told_when_to_come_back_and_others_are_not_s
         status, headers, answer = client.post("/v1/track", EVENT, X_Write_Key=SHOP.write_key, X_Forwarded_For=ip)
         return status, headers.get("retry-after"), answer.get("code", "")
 
+    def until_refused(ips: Iterator[str]) -> list[int]:
+        """Status of each request. A slow machine gets some more through: a second gives back one."""
+        statuses = [200]
+        while statuses[-1] == 200 and len(statuses) < 60:
+            statuses.append(send(next(ips))[0])
+        return statuses[1:]
+
     with Http(port) as client:
         sock = client.connection.sock
-        answers = [send(f"10.9.8.{i}, 203.0.113.1") for i in range(40)]  # what a client adds itself is no other address
-        assert [answer[0] for answer in answers[:10]] == [200] * 10
-        assert answers[-1] == (429, "1", "rate_limited")
+        # What a client adds itself is no other address.
+        statuses = until_refused(f"10.9.8.{i}, 203.0.113.1" for i in itertools.count())
+        assert statuses[:10] == [200] * 10
+        assert statuses[-1] == 429
+        refused = [send(f"10.9.8.{i}, 203.0.113.1") for i in range(20)]
+        assert (429, "1", "rate_limited") in refused
         assert sock is None or client.connection.sock is sock
         assert send("203.0.113.2")[0] == 200
-        for i in range(10):
-            assert send(f"2001:db8:0:1::{i}")[0] == 200
-        assert send("2001:db8:0:1:ffff::1")[0] == 429
+        statuses = until_refused(f"2001:db8:0:1:{i:x}::1" for i in itertools.count())
+        assert statuses[:10] == [200] * 10
+        assert statuses[-1] == 429
         assert send("2001:db8:0:2::1")[0] == 200
-        time.sleep(1)
+        time.sleep(1.1)
         assert send("203.0.113.1")[0] == 200
 
 
 def test_a_key_over_its_rate_does_not_slow_another(port: int) -> None:
-    batch = {"batch": [{"type": "page", "userId": "u"}] * 4000}
+    batch = {"batch": [{"type": "page", "userId": "u"}] * 2000}
 
     def send(key: str) -> tuple[int, dict[str, str]]:
         ip = f"2001:db8:{next(count):x}::1"
@@ -229,12 +239,10 @@ def test_a_key_over_its_rate_does_not_slow_another(port: int) -> None:
 
     count = itertools.count(1)
     with Http(port) as client:
-        answers = [send(SHOP.write_key) for _ in range(6)]
-        refused = [headers for status, headers in answers if status == 429]
-        assert refused
-        assert int(refused[-1]["retry-after"]) == 1
+        refused = next(headers for status, headers in (send(SHOP.write_key) for _ in range(50)) if status == 429)
+        assert int(refused["retry-after"]) == 1
         assert send(SHOP.secret_key)[0] == 200
-        time.sleep(1)
+        time.sleep(1.1)
         assert send(SHOP.write_key)[0] == 200
 
 
