@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterable
 from math import inf
 from time import monotonic, perf_counter
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
@@ -58,7 +58,7 @@ class Lane:
         self.hop = hop
         self.generation = generation
         self.name = name
-        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.queue: asyncio.Queue[Chunk] = asyncio.Queue()
         self.busy = False
         self.steps = 0
         self.task: asyncio.Task[None] | None = None
@@ -77,6 +77,8 @@ class Lanes:
         """`hops`: topic -> (label, hop of a partition). `fatal` ends the worker with a reason."""
         self.lanes: dict[TP, Lane] = {}
         self.thread: Callable[[], ChunkConsumerThread | None] = lambda: None  # set by stream/worker.py
+        self.done: dict[TP, int] = {}
+        """Where lanes are that went on since the last commit; Faust's consumer takes them out."""
         self._store = store
         self._offsets = offsets
         self._hops = hops
@@ -93,12 +95,11 @@ class Lanes:
 
     # -- chunks
 
-    def put(self, event: Any) -> None:
+    def put(self, chunk: Chunk) -> None:
         """Give a chunk to its lane. Chunks of a generation that is over are dropped: they will be fetched again."""
-        chunk: Chunk = event.value
         lane = self.lanes.get(chunk.tp)
         if lane is not None and lane.generation == chunk.generation:
-            lane.queue.put_nowait(event)
+            lane.queue.put_nowait(chunk)
             self._waiting += len(chunk.records)
             if (thread := self.thread()) is not None:
                 thread.backlog = self._waiting
@@ -108,8 +109,7 @@ class Lanes:
     async def _run(self, lane: Lane) -> None:
         label = lane.name
         while True:
-            event = await lane.queue.get()
-            chunk: Chunk = event.value
+            chunk = await lane.queue.get()
             self._waiting -= len(chunk.records)
             if (thread := self.thread()) is not None:
                 thread.backlog = self._waiting
@@ -139,7 +139,7 @@ class Lanes:
             finally:
                 lane.busy = False
                 lane.steps += 1
-            event.ack()
+            self.done[lane.tp] = chunk.next
             metrics.EVENTS_TOTAL.labels(label).inc(events)
             metrics.CHUNKS_TOTAL.labels(label).inc()
             metrics.CHUNK_EVENTS.labels(label).observe(len(chunk.records))
@@ -151,6 +151,7 @@ class Lanes:
 
     async def on_assigned(self) -> None:
         """After a rebalance: `keep` claims everything anew, beside the rebalance, which must not wait for it."""
+        self.done.clear()
         self.drop(list(self.lanes))
         self._wake.set()
 
@@ -163,7 +164,7 @@ class Lanes:
                 if (thread := self.thread()) is not None:
                     thread.disclaim(tp)
                 while not lane.queue.empty():
-                    self._waiting -= len(lane.queue.get_nowait().value.records)
+                    self._waiting -= len(lane.queue.get_nowait().records)
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
 

@@ -1,8 +1,9 @@
-"""Faust's transport for chunks: one Faust message = the records of one partition that one fetch brought, in order.
+"""Faust's transport for chunks: one Faust message = the chunks of a topic that one fetch brought, one a partition.
 
-Stock Faust pays 65 us an event in its conductor before any work; a chunk pays that once for up to 2,000 events. Agents,
-assignment and commits stay Faust's. `Chunk` is stamped in the consumer thread with the generation of the last seek of
-its partition and the position before it, so that whoever receives it can tell what lies between (see stream/lanes.py).
+Stock Faust pays 65 us an event in its conductor before any work, of a message with other threads beside it 200 us; here
+that is paid once a fetch. Agents, assignment and commits stay Faust's. `Chunk` is stamped in the consumer thread with
+the generation of the last seek of its partition and the position before it, so that whoever receives it can tell what
+lies between (see stream/lanes.py).
 
 Private methods of faust-streaming 0.15.3 and aiokafka 0.14.0 are overridden; both are pinned exactly, and each override
 says why. tests/integration/test_worker.py runs them against the real broker.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, cast
 
 import aiokafka
@@ -52,8 +53,17 @@ class Chunk:
         self.next: int = records[-1].offset + 1
 
 
+class Fetched:
+    """What one fetch brought of one topic: a chunk of each partition that had something."""
+
+    __slots__ = ("chunks",)
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+
+
 class ChunkSchema(Schema[Any, Any]):
-    """Passes the chunk through: decoding is done per chunk, and poison must reach us instead of being acked unseen."""
+    """Passes the chunks through: decoding is done per chunk, and poison must reach us instead of being acked unseen."""
 
     def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:
         return None
@@ -142,7 +152,8 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,  # noqa: ASYNC109
         max_records: int | None = None,
     ) -> dict[TP, list[Any]]:
-        """One fetch as {partition: [one Chunk]}. Partitions not claimed yet are not read: they have no position."""
+        """One fetch as {a partition of each topic: [one Fetched]}. Partitions not claimed yet are not read: they have
+        no position."""
         wanted = (self.claimed & set(active_partitions)) - self.full
         if not wanted or self.backlog > cast(Transport, self.consumer.transport).max_backlog_records:
             await asyncio.sleep(0.005)
@@ -151,38 +162,45 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         ahead = {tp for tp in wanted if tp.topic == first}
         rest = wanted - ahead
         fetch = super()._fetch_records
-        chunks: dict[TP, list[Any]] = {}
+        chunks: list[Chunk] = []
         try:
             now = time.monotonic()
             if ahead and now >= self._pace.ahead_at_s:
-                chunks |= self._stamped(await fetch(consumer, ahead, 0, max_records))
+                chunks += self._stamped(await fetch(consumer, ahead, 0, max_records))
             if rest and now >= self._pace.rest_at_s:
-                chunks |= self._stamped(await fetch(consumer, rest, 0, max_records))
+                chunks += self._stamped(await fetch(consumer, rest, 0, max_records))
             if not chunks:
                 pause_s = min(self._pace.ahead_at_s, self._pace.rest_at_s) - now
                 if pause_s > 0:
                     await asyncio.sleep(min(pause_s, 0.02))
                 else:
-                    chunks |= self._stamped(await fetch(consumer, wanted, timeout, max_records))
+                    chunks += self._stamped(await fetch(consumer, wanted, timeout, max_records))
         except NoOffsetForPartitionError:
             pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
         except OffsetOutOfRangeError as e:
             cast(Transport, self.consumer.transport).on_out_of_range(e)
-        records = sum(len(chunk.records) for (chunk,) in chunks.values())
+        records = sum(len(chunk.records) for chunk in chunks)
         self._pace.fetched(records, len(chunks), max_records or 1, time.monotonic(), time.process_time())
-        return chunks
+        by_topic: dict[str, Fetched] = {}
+        messages: dict[TP, list[Any]] = {}
+        for chunk in chunks:
+            if (message := by_topic.get(chunk.tp.topic)) is None:
+                message = by_topic[chunk.tp.topic] = Fetched()
+                messages[chunk.tp] = [message]
+            message.chunks.append(chunk)
+        return messages
 
-    def _stamped(self, fetched: Mapping[TP, list[Any]]) -> dict[TP, list[Any]]:
+    def _stamped(self, fetched: Mapping[TP, list[Any]]) -> list[Chunk]:
         """Chunks of what a fetch brought. At once after it: a seek or an error between aiokafka's step forward and ours
         would make the next chunk look as if it followed the one before, and the records between would be lost."""
-        chunks: dict[TP, list[Any]] = {}
+        chunks: list[Chunk] = []
         for tp, records in fetched.items():
             generation = self.generations.get(tp)
             if generation is None or not records:
                 continue
             chunk = Chunk(tp, generation, self.positions[tp], records)
             self.positions[tp] = chunk.next
-            chunks[tp] = [chunk]
+            chunks.append(chunk)
         return chunks
 
     def highwater(self, tp: TP) -> int:
@@ -252,12 +270,25 @@ class Consumer(driver.Consumer):
         return ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        """The chunk as one message; its offset is the chunk's last, so that an ack commits the whole chunk."""
-        last = record.records[-1]
+        """A Fetched as one message, in the name of one of its partitions. Its offset says nothing: see `ack`."""
+        last = record.chunks[0].records[-1]
         return ConsumerMessage(
             tp.topic, tp.partition, last.offset, last.timestamp / 1000.0, last.timestamp_type, [], None, record,
             None, None, None, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
+
+    def ack(self, message: Any) -> bool:
+        """A message is done with once its chunks are in their lanes; what is committed, the lanes say."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        return True
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return iter(tuple(cast(Transport, self.transport).done))
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """Where the partition's lane is since the last commit."""
+        return cast(Transport, self.transport).done.pop(tp, None)
 
     async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109
         """Faust's, but None while the flow is off: getmany would call perform_seek in the middle of a rebalance."""
@@ -269,18 +300,8 @@ class Consumer(driver.Consumer):
         success, so the claimer tries again each second (stream/lanes.py)."""
         await cast(Transport, self.transport).on_assigned()
 
-    def _new_offset(self, tp: TP) -> int | None:
-        """Chunks of a partition are acked in order: the last acked + 1 (Faust's looks for gaps between offsets)."""
-        acked = self._acked.get(tp)
-        if not acked:
-            return None
-        last: int = max(acked)
-        acked.clear()
-        self._acked_index[tp].clear()
-        return last + 1
-
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Between the offsets of two chunks there is no gap to fill."""
+        """Between the offsets of two messages there is no gap to fill."""
 
     async def verify_all_partitions_active(self) -> None:
         """Faust's looks at stream times per message and raises false alarms; liveness is our watchdog's."""
@@ -295,7 +316,10 @@ class Transport(driver.Transport):
     first: str = ""
     """The topic that is read before all others: what a hop has written before what it may still read."""
 
+    done: dict[TP, int]
+    """Partition -> where its lane is, of those that went on since the last commit. Set by stream/worker.py, as all
+    that follow."""
     on_assigned: Callable[[], Awaitable[None]]
-    """After a rebalance: claims what is ours. Set by stream/worker.py, as the next."""
+    """After a rebalance: claims what is ours."""
     on_out_of_range: Callable[[OffsetOutOfRangeError], object]
     """Kafka no longer has the records to go on from. Called in the consumer's thread."""

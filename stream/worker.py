@@ -159,6 +159,7 @@ class Worker:
             )
         self.lanes.thread = self.thread
         transport: Any = self.app.transport
+        transport.done = self.lanes.done
         transport.on_assigned = self.lanes.on_assigned
         transport.on_out_of_range = lambda e: self.app.loop.call_soon_threadsafe(
             self.fatal,
@@ -167,9 +168,11 @@ class Worker:
         )
 
     async def _agent(self, stream: Any) -> None:
-        """Gives chunks to their lanes. It never raises: Faust would ack the chunk and go on."""
+        """Gives chunks to their lanes. It never raises: Faust would go on without them."""
         async for event in stream.noack().events():
-            self.lanes.put(event)
+            for chunk in event.value.chunks:
+                self.lanes.put(chunk)
+            event.ack()
 
     def thread(self) -> ChunkConsumerThread | None:
         consumer: Any = self.app.consumer if self.app.started else None

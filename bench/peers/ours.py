@@ -100,12 +100,15 @@ async def main(folder: str) -> None:
     app = make_app(settings, folder)
     lanes.thread = lambda: app.consumer._thread if app.started and app.consumer is not None else None  # type: ignore[attr-defined]
     transport: Any = app.transport
+    transport.done = lanes.done
     transport.on_assigned = lanes.on_assigned
 
     async def agent(stream: Any) -> None:
         async for event in stream.noack().events():
             progress.begin()
-            lanes.put(event)
+            for chunk in event.value.chunks:
+                lanes.put(chunk)
+            event.ack()
 
     app.agent(app.topic(job.topic, schema=ChunkSchema(), allow_empty=True), name=job.topic, concurrency=1)(agent)
     ends: list[asyncio.Future[Any]] = [
