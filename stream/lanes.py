@@ -184,7 +184,8 @@ class Lanes:
         checked = monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), 0.25 if self._missing() else 1.0)
+                async with asyncio.timeout(0.25 if self._missing() else 1.0):
+                    await self._wake.wait()
             self._wake.clear()
             await self._try_claim()
             if monotonic() - checked >= CHECK_EVERY_S:

@@ -221,7 +221,8 @@ class Nodes:
         for address in owners - set(self._nodes):
             node = Node(address, self._client(address), self)
             try:
-                await asyncio.wait_for(self.prepare(node.client), LOOK_TIMEOUT_S)
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    await self.prepare(node.client)
             except (RedisError, OSError, TimeoutError):
                 await node.close()  # Its slots have no owner until the next look.
             else:

@@ -279,7 +279,8 @@ class Worker:
         if thread is None or not thread.joined or self.app.rebalancing:
             return "no partitions assigned yet"
         try:
-            await asyncio.wait_for(self.store.ping(), 2.0)
+            async with asyncio.timeout(2.0):
+                await self.store.ping()
         except (RedisError, *Unavailable, TimeoutError):
             return "Redis does not answer"
         if missing := self.lanes._missing():

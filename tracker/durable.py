@@ -178,7 +178,8 @@ class Durable:
             self._write()
             self._written.clear()
             try:
-                await asyncio.wait_for(self._written.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._written.wait()
             except TimeoutError:
                 break
         self._stopped = True
@@ -362,7 +363,8 @@ class Durable:
             elif not self._spooled:
                 failures = 0
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._lost.wait(), max(0.1, adopt_s - time.monotonic()))
+                    async with asyncio.timeout(max(0.1, adopt_s - time.monotonic())):
+                        await self._lost.wait()
 
     async def _adopt(self) -> bool:
         """Replay the folders that no process holds."""
@@ -399,7 +401,8 @@ class Durable:
         )
         await out.start(dict.fromkeys([*self._topics, *(topic for topic, _ in places)]))  # more may come meanwhile
         try:
-            await asyncio.wait_for(out.connected.wait(), self._settings.produce_timeout_s)
+            async with asyncio.timeout(self._settings.produce_timeout_s):
+                await out.connected.wait()
             handover = Handover(self._live, self._spooled, folder, self._flushed) if own else None
             return await Replay(folder, out, handover, self._in_thread, self._refused, self._pace).run()
         except TimeoutError:

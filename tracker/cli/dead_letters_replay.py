@@ -221,7 +221,8 @@ class Lock:
     async def check(self) -> None:
         """Raises Failure when another replay has it."""
         try:
-            await asyncio.wait_for(self._settled.wait(), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await self._settled.wait()
         except TimeoutError:
             raise Failure(f"Kafka did not say within {self._timeout_s:g} s who may replay: try again") from None
         if self._partition not in self._consumer.assignment():

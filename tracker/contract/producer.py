@@ -258,7 +258,8 @@ class KafkaOut:
         while self.pending_bytes and (left_s := deadline_s - time.monotonic()) > 0 and self._sender is not None:
             self._idle.clear()
             try:
-                await asyncio.wait_for(self._idle.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._idle.wait()
             except TimeoutError:
                 break
         self.give_up("stopped before Kafka acked")
@@ -469,7 +470,8 @@ class KafkaOut:
             try:
                 try:
                     # Bounded: each of its steps waits for answers, and some are repeated.
-                    found = await asyncio.wait_for(sender.start(self._expected), self._timeout_s * 2 + 5)
+                    async with asyncio.timeout(self._timeout_s * 2 + 5):
+                        found = await sender.start(self._expected)
                     self._partitions = self._fitting(found)
                 except (KafkaError, OSError, TimeoutError, TopicError, ValueError, OverflowError) as e:
                     problem = str(e) if isinstance(e, TopicError) else f"Kafka at {self._bootstrap} can't be reached"
@@ -517,4 +519,5 @@ class KafkaOut:
     async def _close(sender: Sender) -> None:
         """Bounded: a broker that has frozen does not say goodbye."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(sender.close(), 1.0)
+            async with asyncio.timeout(1.0):
+                await sender.close()

@@ -253,7 +253,8 @@ class Sender:
         """After a pause, and with fresh metadata: every reason may be a leader that has moved."""
         await asyncio.sleep(PAUSE_S)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._client.force_metadata_update(), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await self._client.force_metadata_update()
         self._leaders.clear()
         batches, self._again = self._again, []
         self.send(batches)

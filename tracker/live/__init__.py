@@ -231,7 +231,8 @@ class Live:
             )
             while not self._closing:
                 try:
-                    await asyncio.wait_for(listener.wake.wait(), HEARTBEAT_S)
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await listener.wake.wait()
                 except TimeoutError:
                     yield b": still here\n\n"
                     continue
