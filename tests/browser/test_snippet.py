@@ -104,6 +104,8 @@ async def test_what_failed_is_delivered_once_by_the_next_page_and_not_before_ret
     await ready(page, f"{sink.url}/next")
     await until(lambda: sink.events())
     assert time.monotonic() - refused_at >= 1.9
+    # Left before the page has heard the answer, it would send it again.
+    await page.wait_for_function("!Object.keys(localStorage).some(k => k.startsWith('trk_q.'))")
     await ready(page, f"{sink.url}/after")
     await asyncio.sleep(0.6)
     assert [e["messageId"] for e in sink.events()] == [sink.events(503)[0]["messageId"]]

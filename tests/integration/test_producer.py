@@ -197,3 +197,20 @@ async def test_a_missing_topic_is_named(kafka_bootstrap: str) -> None:
             out.partition_of("nobody-made-this", b"k")
     finally:
         await out.stop(1)
+
+
+async def test_a_producer_that_is_being_replaced_can_be_stopped_at_any_moment(kafka_bootstrap: str, topic: str) -> None:
+    """A stop that came just as the old connection was closed was lost, and waited for ever for what went on."""
+    for turns in range(40):
+        out = KafkaOut(
+            kafka_bootstrap, linger_ms=1, max_pending_bytes=1 << 20, produce_timeout_s=5, client_id="test",
+            observer=metrics.Producing(),
+        )  # fmt: skip
+        await out.start({topic: None})
+        async with asyncio.timeout(10):
+            await out.connected.wait()
+        out._broken.set()
+        for _ in range(turns % 20):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await out.stop(0.1)

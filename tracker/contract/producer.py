@@ -461,9 +461,10 @@ class KafkaOut:
                 log.warning("Kafka did not ack %d records within %g s", sum(b.events for b in late), self._timeout_s)
 
     async def _connect(self) -> None:
-        """Keep a working producer; replace it when it is broken."""
+        """Keep a working producer; replace it when it is broken. Ends at a cancellation, or soon after `stop` began:
+        aiokafka's client swallows one that comes while it is being closed."""
         attempt = 0
-        while True:
+        while not self._stopping:
             sender = Sender(
                 self._bootstrap, client_id=self._client_id, timeout_s=self._timeout_s, finished=self._finish
             )
@@ -483,6 +484,9 @@ class KafkaOut:
                     attempt += 1
                     continue
                 attempt = 0
+                if self._stopping:
+                    await self._close(sender)
+                    return
                 self._sender, self.problem, self.misfit, self.tried = sender, "", False, True
                 log.info("connected to Kafka at %s", self._bootstrap)
                 self._broken.clear()
