@@ -14,7 +14,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -56,15 +56,18 @@ def files() -> dict[str, str]:
 
 def drifted(root: Path) -> list[str]:
     """Paths below `root` that differ from the generated text, are missing, or are no longer generated."""
-    made = files()
+    return _drifted(root, files())
+
+
+def _drifted(root: Path, made: Mapping[str, str]) -> list[str]:
     differ = [path for path, text in made.items() if _read(root / path) != text]
     return sorted([*differ, *_stale(root, made)])
 
 
 def write(root: Path) -> list[str]:
     """Write what differs, remove what is stale; returns the paths that changed."""
-    changed = drifted(root)
     made = files()
+    changed = _drifted(root, made)
     for path in changed:
         if path in made:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -206,9 +209,10 @@ def asyncapi() -> Schema:
     operations: Schema = {}
     messages: Schema = {}
     components: Schema = {}
+    of_all = schemas()
     for kind, data, ce_type in _trigger_types():
         name = ce_type.split(".")[1]
-        made = schemas()[f"trigger-{name}"]
+        made = of_all[f"trigger-{name}"]
         defs = {key: _moved(value) for key, value in made.pop("$defs").items()}
         for key, value in defs.items():
             if components.setdefault(key, value) != value:
