@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, Final
 
 import msgspec
@@ -55,6 +56,9 @@ CONFIGURED: Final = load(
 )
 CTX: Final = context(user_id="u1", traits={"name": "Lan"}, settings=CONFIGURED)
 encode = msgspec.json.Encoder(order="deterministic").encode
+
+fuzzed = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")), deadline=None)
+"""Of each signal in each test: other ones in every run, so that over the runs there are many."""
 
 
 def by_name(signal: Signal[Any]) -> str:
@@ -181,7 +185,7 @@ def test_it_reads_only_events_of_the_contract(signal: Signal[Any]) -> None:
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 @given(stream=streams())
-@settings(max_examples=100, deadline=None)
+@fuzzed
 def test_nothing_that_a_client_sends_makes_it_raise_and_replays_are_equal(
     signal: Signal[Any], stream: list[ProfileEvent]
 ) -> None:
@@ -197,7 +201,7 @@ def test_nothing_that_a_client_sends_makes_it_raise_and_replays_are_equal(
 @given(
     stream=streams(), kind=st.sampled_from(["track", "page", "screen", "identify"]), bot=st.sampled_from([None, "x"])
 )
-@settings(max_examples=60, deadline=None)
+@fuzzed
 def test_what_it_calls_idle_changes_nothing(
     signal: Signal[Any], stream: list[ProfileEvent], kind: str, bot: str | None
 ) -> None:
@@ -211,7 +215,7 @@ def test_what_it_calls_idle_changes_nothing(
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 @given(stream=streams())
-@settings(max_examples=60, deadline=None)
+@fuzzed
 def test_it_changes_no_state_in_place_and_its_timer_moves_beyond_now(
     signal: Signal[Any], stream: list[ProfileEvent]
 ) -> None:
@@ -242,7 +246,7 @@ def test_it_changes_no_state_in_place_and_its_timer_moves_beyond_now(
 
 @pytest.mark.parametrize("signal", [s for s in SIGNALS if s.state_type is not type(None)], ids=by_name)
 @given(stream=streams(), other=streams())
-@settings(max_examples=100, deadline=None)
+@fuzzed
 def test_two_states_merge_to_the_same_whichever_comes_first(
     signal: Signal[Any], stream: list[ProfileEvent], other: list[ProfileEvent]
 ) -> None:
@@ -262,7 +266,7 @@ def test_two_states_merge_to_the_same_whichever_comes_first(
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 @given(stream=streams())
-@settings(max_examples=60, deadline=None)
+@fuzzed
 def test_the_gauges_of_its_state_are_the_sum_of_what_it_gave(signal: Signal[Any], stream: list[ProfileEvent]) -> None:
     state, results = play(signal, stream, stored=False)
     if state is None:
@@ -277,7 +281,7 @@ def test_the_gauges_of_its_state_are_the_sum_of_what_it_gave(signal: Signal[Any]
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=by_name)
 @given(stream=streams())
-@settings(max_examples=60, deadline=None)
+@fuzzed
 def test_what_it_gives_is_declared(signal: Signal[Any], stream: list[ProfileEvent]) -> None:
     state, results = play(signal, stream, stored=False)
     if state is not None:
