@@ -7,7 +7,7 @@ come out the same in whatever order the events come.
 | 2 | reached  | two sessions, a product viewed or a message clicked                   | 90 days of silence |
 | 3 | onboard  | signed up, ordered, began a trial or gave an address                  | for ever           |
 | 4 | engaged  | 3, and active on two of the 30 days after it                          | for ever           |
-| 5 | retained | two orders, or the churn signal has been on                           | for ever           |
+| 5 | retained | two orders that stand, or the churn signal has been on                | one is given back  |
 | 6 | advocate | NPS >= 9, a referral that converted, a review >= 4, two shares visited | an NPS <= 6 later  |
 
 The stage is the highest that holds. Whoever has been an advocate is retained.

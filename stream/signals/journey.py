@@ -253,10 +253,12 @@ def _later(a: int | None, b: int | None) -> int | None:
 
 
 def _stays_retained(state: Stage, ctx: Context) -> bool:
-    """Who is retained stays so until something praises; only the flag may have to be told."""
+    """Who is retained stays so until something praises or an order is given back; the flag may have to be told."""
     facts, purchases = state.facts, ctx.states.get("purchase")
     is_praised = facts.praised_ms is not None or len(facts.shares_ms) >= journey.SHARES
-    return not is_praised and state.at_risk is (purchases is not None and purchases.on)
+    if is_praised or state.at_risk is not (purchases is not None and purchases.on):
+        return False
+    return facts.retained or "purchase" not in ctx.changed or orders(ctx) >= journey.RETAINED_ORDERS
 
 
 def _judged(before: Stage, now_ms: int, ctx: Context) -> Result:

@@ -16,7 +16,7 @@ from stream.core.parts import read_part
 from stream.signals import conditions
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
-from tracker.contract.events import ProfileEvent
+from tracker.contract.events import ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Rule
 from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import RULE, RuleMet
@@ -59,7 +59,7 @@ class RuleSignal(Signal[Rules]):
         return self._of.get(site, {}).get(event, ())
 
     def fold(self, state: Rules | None, event: ProfileEvent, ctx: Context) -> Result:
-        rules = self.rules(ctx.settings, ctx.site, event.event) if event.event is not None else ()
+        rules = self.rules(ctx.settings, ctx.site, event_label(event))
         if not rules:
             return Result(state=state)
         after, triggers = state or Rules(), []
@@ -120,7 +120,7 @@ def _trigger(
         data=RuleMet(
             profile_id=ctx.profile_id,
             rule=rule.name,
-            event=event.event or "",
+            event=event_label(event),
             message_id=event.message_id,
             properties=properties if is_small else None,
         ),

@@ -62,6 +62,22 @@ VECTORS: dict[str, tuple[list[bytes], list[str]]] = {
     "two orders": (
         [event(n, n, "Order Completed", order_id=f"o{n}") for n in range(2)], ["1->3", "3->5"],
     ),
+    "two orders of which one is cancelled": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, H, "Order Completed", order_id="b"),
+         event(2, 2 * H, "Order Cancelled", order_id="b")], ["1->3", "3->5", "5->3"],
+    ),
+    "the same on days of their own": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, DAY, "Order Completed", order_id="b", revenue=20),
+         event(2, DAY + H, "Order Refunded", order_id="b")], ["1->3", "3->5", "5->3"],
+    ),
+    "a part that was given back leaves the order one": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, H, "Order Completed", order_id="b", revenue=20),
+         event(2, 2 * H, "Order Refunded", order_id="b", total=5)], ["1->3", "3->5"],
+    ),
+    "an advocate whose orders are given back stays one": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, H, "Referral Converted"),
+         event(2, 2 * H, "Order Cancelled", order_id="a")], ["1->3", "3->6"],
+    ),
     "one order reported twice": ([event(n, n, "Order Completed", order_id="o") for n in range(2)], ["1->3"]),
     "a promoter": ([event(0, 0, "Survey Response Received", type="nps", score=9)], ["1->6"]),
     "an 8 is none": ([event(0, 0, "Survey Response Received", type="nps", score=8)], []),

@@ -91,6 +91,16 @@ def test_another_signals_timer_moves_a_member() -> None:
     assert told(owner) == [("in", "left", "time", H)]
 
 
+def test_an_order_that_is_given_back_counts_no_more() -> None:
+    owner = Owner(configured(loyal={"field": "orders", "op": ">=", "value": 2}))
+    owner.take([order(1, 0), order(2, DAY)])
+    assert members(owner) == {"loyal"}
+    owner.take([record(3, ts=T0 + 2 * DAY, name="Order Refunded", order_id="o2", total=4)])
+    assert members(owner) == {"loyal"}
+    owner.take([record(4, ts=T0 + 3 * DAY, name="Order Cancelled", order_id="o2")])
+    assert told(owner) == [("in", "loyal", "event", DAY), ("out", "loyal", "event", 3 * DAY)]
+
+
 def test_traits_move_a_member() -> None:
     owner = Owner(configured(hue=WHEN["trait"]))
     said = json.loads(record(1)) | {"type": "identify", "traits": {"city": "huế"}}

@@ -156,7 +156,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     """`[[sites.NAME.rules]]`: an event that becomes a trigger."""
 
     name: Annotated[str, Meta(description="Letters a to z, digits, - and _, 60 at most.")]
-    event: Annotated[str, Meta(description="Name of a track event.")]
+    event: Annotated[str, Meta(description="Name of a track event, or page, screen, identify, group.")]
     where: Annotated[Condition | None, Meta(description="What its properties must be; with `property` as field.")] = (
         None
     )
