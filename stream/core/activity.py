@@ -9,12 +9,14 @@ counted.
 from __future__ import annotations
 
 from bisect import bisect_left
+from datetime import date
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 DAY_MS: Final = 86_400_000
+EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 SESSION_GAP_MS: Final = 30 * 60_000
 MAX_SESSIONS: Final = 12
 """Intervals kept; earlier ones are counted."""
@@ -58,6 +60,11 @@ class Activity(Struct, frozen=True, omit_defaults=True):
     def active_days(self) -> tuple[int, ...]:
         """Those remembered, sorted."""
         return days_of(self.day, self.bits)
+
+
+def iso_day(day: int) -> str:
+    """A local day since the epoch -> '2026-11-02'."""
+    return date.fromordinal(EPOCH_DAY + day).isoformat()
 
 
 def days_of(day: int, bits: int) -> tuple[int, ...]:

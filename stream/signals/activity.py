@@ -6,7 +6,7 @@ A person is here with a page, a screen, or a track event of a page that is no re
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from stream.core import activity as core
 from stream.core.activity import DAY_MS, Activity
@@ -14,6 +14,7 @@ from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import MESSAGE_ACTIONS, SERVER_EVENTS, VISIT_CHANNELS, ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Condition, counted, leaves
 from tracker.contract.settings import Settings, Site
+from tracker.contract.triggers import rfc3339
 
 _NO_VISIT: Final = frozenset(MESSAGE_ACTIONS) | SERVER_EVENTS
 
@@ -66,9 +67,25 @@ class ActivitySignal(Signal[Activity]):
     def merge(self, one: Activity, other: Activity, now_ms: int, ctx: Context) -> Result:
         return Result(state=core.merge(one, other, self.counted(ctx.settings, ctx.site)))
 
+    def explain(self, state: Activity, now_ms: int, ctx: Context) -> dict[str, Any]:
+        return {
+            "first": rfc3339(state.first_ms),
+            "last_visit": rfc3339(state.last_visit_ms) if state.last_visit_ms is not None else None,
+            "sessions": state.session_count,
+            "active_days": [core.iso_day(day) for day in state.active_days()],
+            "events": {
+                name: {
+                    "count": tally.n,
+                    "last": rfc3339(tally.last_ms),
+                    "days": {core.iso_day(day): n for day, n in tally.days},
+                }
+                for name, tally in sorted(state.tallies.items())
+            },
+        }
+
 
 def _conditions(site: Site) -> list[Condition]:
-    return [s.when for s in site.segments] + [r.when for r in site.rules if r.when is not None]
+    return [c for s in site.segments for c in s.conditions] + [r.when for r in site.rules if r.when is not None]
 
 
 def is_visit(event: ProfileEvent) -> bool:
