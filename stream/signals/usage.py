@@ -1,7 +1,7 @@
 """Active time of a person, day by day: `usage_falling` when a week has less than half of what a week had before.
 
-Page Engaged says how long (`engaged_ms`, since the last one, of which `SIGN_MS` count at most); a screen or a feature that
-is used counts as so much.
+Page Engaged says how long (`engaged_ms`, since the last one, of which `SIGN_MS` count at most); a screen or a feature
+that is used counts as so much.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ def click(at_s: float, campaign: str = "c1", **more: Any) -> ProfileEvent:
 
 def visit(at_s: float, by: str | None = "tet", traffic: str = "email", **more: Any) -> ProfileEvent:
     """A page that a link has led to."""
-    campaign = msgspec.Raw(msgspec.json.encode({"name": by, "source": "newsletter"} if by else {}))
+    medium = {"paid": "cpc"}.get(traffic, traffic)
+    campaign = msgspec.Raw(msgspec.json.encode({"name": by, "medium": medium} if by else {}))
     e = event("page", at_s, **more)
     return msgspec.structs.replace(e, type="page", event=None, campaign=campaign, traffic=traffic)
 
@@ -180,7 +181,7 @@ VECTORS: Final = (
     ),
     Vector(
         "S9 by an ad, before the abandonment and by no campaign",
-        [visit(-5), add(0), visit(10), visit(7200, traffic="paid"), visit(7300, None, traffic="sms"), order(10800)],
+        [add(0), visit(10), visit(7200, traffic="paid"), visit(7300, None, traffic="sms"), order(10800)],
         9 * H,
         "converted",
         ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@10800"],
