@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from stream.core import gate
 from stream.core.gate import Gate, Rules
@@ -86,6 +87,14 @@ def _inputs(signal: Signal[Any], settings: Settings, site: str) -> dict[str, Any
     }
 
 
+class _Seen(Struct):
+    """Of `about`, what a signal may know (stream/signals/base.py: Seen)."""
+
+    first_seen_ms: int
+    last_seen_ms: int
+    channels: dict[str, int] = {}
+
+
 class _Known:
     """What is known of the profile that is asked about."""
 
@@ -95,6 +104,7 @@ class _Known:
     ) -> None:  # fmt: skip
         self._settings, self._site, self._id, self._about = settings, site, profile_id, about
         self._states, self._models = states, models
+        self._seen = msgspec.convert(about, _Seen) if "first_seen_ms" in about else None
         known = settings.sites.get(site)
         self._zone = Zone(known.time_zone if known is not None else DEFAULT_TIME_ZONE)
         self._rules = gate.rules_of(known.triggers) if known is not None else Rules()
@@ -170,4 +180,5 @@ class _Known:
             settings=self._settings,
             models=self._models,
             states=self._states,
+            seen=self._seen,
         )

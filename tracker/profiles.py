@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import msgspec
 from redis.asyncio import Redis
 
-from stream.explain import explain
+from stream.explain import EXPLAINED, explain
 from tracker.contract import keys, models
 from tracker.contract.codec import partition_of
 from tracker.contract.ids import ID_TYPES, normal
@@ -38,13 +38,21 @@ async def read_profile(
     fields = {_text(name): state for name, state in stored.items()}
     parts = {name: msgspec.json.decode(state) for name, state in fields.items()}
     about = parts.pop("about", {})
-    found = {"profile_id": profile_id, "site": site, "about": about, "signals": dict(sorted(parts.items()))}
+    found = {"profile_id": profile_id, "site": site, "about": about, "signals": shown(parts)}
     found["engagement"] = await read_score(redis, settings, site, found, now_ms)
     if explained:
         texts = {name: _text(state) for name, state in fields.items()}
         parameters = await _models(redis, partition, site)
         found["explained"] = explain(settings, site, profile_id, about, texts, parameters, now_ms)
     return found
+
+
+def shown(parts: dict[str, Any]) -> dict[str, Any]:
+    """Signal -> its state as it is stored, in the terms that people go by."""
+    return {
+        name: EXPLAINED[name].shown(state) if name in EXPLAINED and isinstance(state, dict) else state
+        for name, state in sorted(parts.items())
+    }
 
 
 async def find(redis: Redis, settings: Settings, site: str, id_type: str, value: str) -> str | None:

@@ -9,15 +9,19 @@ counted.
 from __future__ import annotations
 
 from bisect import bisect_left
+from datetime import date
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 DAY_MS: Final = 86_400_000
+EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 SESSION_GAP_MS: Final = 30 * 60_000
 MAX_SESSIONS: Final = 12
 """Intervals kept; earlier ones are counted."""
+PAST_D: Final = 30
+"""Days of which earlier ones are counted by their day."""
 DAY_BITS: Final = 62
 """Days that are remembered as active or not; a JSON integer holds them."""
 
@@ -46,10 +50,27 @@ class Activity(Struct, frozen=True, omit_defaults=True):
     """The latest active local day, since the epoch."""
     bits: int = 0
     """Bit k: day - k was active."""
+    past: tuple[tuple[int, int], ...] = ()
+    """(local day, sessions that began on it) of those that are only counted, of the last 30 days with one."""
+    began_ms: int | None = None
+    """When the first of these began."""
 
     @property
     def session_count(self) -> int:
         return self.more + len(self.sessions)
+
+    def sessions_since(self, day: int, utc_offset_ms: int) -> int:
+        """How many began on this local day or later, of the last 30."""
+        latest = sum((first + utc_offset_ms) // DAY_MS >= day for first, _ in self.sessions)
+        return latest + sum(n for began, n in self.past if began >= day)
+
+    @property
+    def mean_gap_ms(self) -> float | None:
+        """(start of the last session - of the first) / (sessions - 1); None with fewer than two (domain: A106)."""
+        if self.session_count < 2 or not self.sessions:
+            return None
+        began_ms = self.sessions[0][0] if self.began_ms is None else self.began_ms
+        return (self.sessions[-1][0] - began_ms) / (self.session_count - 1)
 
     @property
     def last_visit_ms(self) -> int | None:
@@ -60,6 +81,11 @@ class Activity(Struct, frozen=True, omit_defaults=True):
         return days_of(self.day, self.bits)
 
 
+def iso_day(day: int) -> str:
+    """A local day since the epoch -> '2026-11-02'."""
+    return date.fromordinal(EPOCH_DAY + day).isoformat()
+
+
 def days_of(day: int, bits: int) -> tuple[int, ...]:
     return tuple(day - k for k in range(DAY_BITS - 1, -1, -1) if bits >> k & 1)
 
@@ -68,13 +94,27 @@ def earlier(state: Activity, ms: int) -> Activity:
     return replace(state, first_ms=ms)
 
 
-def visit(state: Activity, ms: int, day: int) -> Activity:
+def visit(state: Activity, ms: int, day: int, utc_offset_ms: int) -> Activity:
     """The person was here."""
     sessions, more = joined(state.sessions, state.more, ms, ms)
     latest, bits = with_days(state.day, state.bits, day, 1)
+    if more != state.more:
+        gone = [s for s in (*state.sessions, (ms, ms)) if s[1] < sessions[0][0]]
+        past, began_ms = _passed(state.past, state.began_ms, gone, utc_offset_ms)
+        return Activity(state.first_ms, state.tallies, sessions, more, latest, bits, past, began_ms)
     if sessions is state.sessions and bits == state.bits and latest == state.day:
         return state
-    return replace(state, sessions=sessions, more=more, day=latest, bits=bits)
+    return Activity(state.first_ms, state.tallies, sessions, more, latest, bits, state.past, state.began_ms)
+
+
+def _passed(
+    past: tuple[tuple[int, int], ...], began_ms: int | None, gone: list[tuple[int, int]], utc_offset_ms: int
+) -> tuple[tuple[tuple[int, int], ...], int | None]:
+    """(past, began_ms) with sessions that are only counted from now on."""
+    starts = [first for first, _ in gone]
+    for ms in starts:
+        past = _counted(past, (((ms + utc_offset_ms) // DAY_MS, 1),), PAST_D)
+    return past, min(starts if began_ms is None else (*starts, began_ms), default=None)
 
 
 def count(state: Activity, name: str, ms: int, day: int, keep_days: int) -> Activity:
@@ -85,10 +125,12 @@ def count(state: Activity, name: str, ms: int, day: int, keep_days: int) -> Acti
     return replace(state, tallies={**state.tallies, name: Tally(n + 1, max(last_ms, ms), days)})
 
 
-def merge(one: Activity, other: Activity, keep_days: dict[str, int]) -> Activity:
-    sessions, more = one.sessions, one.more + other.more
-    for first, last in other.sessions:
-        sessions, more = joined(sessions, more, first, last)
+def merge(one: Activity, other: Activity, keep_days: dict[str, int], utc_offset_ms: int) -> Activity:
+    both = _united(sorted((*one.sessions, *other.sessions)))
+    gone, sessions = both[: max(0, len(both) - MAX_SESSIONS)], tuple(both[-MAX_SESSIONS:])
+    past = _counted(one.past, other.past, PAST_D) if other.past else one.past
+    began = [s.began_ms for s in (one, other) if s.began_ms is not None]
+    past, began_ms = _passed(past, min(began, default=None), gone, utc_offset_ms)
     day, bits = with_days(one.day, one.bits, other.day, other.bits)
     tallies: dict[str, Tally] = {}
     for name in sorted({*one.tallies, *other.tallies}):
@@ -98,7 +140,19 @@ def merge(one: Activity, other: Activity, keep_days: dict[str, int]) -> Activity
         else:
             days = _counted(a.days, b.days, keep_days.get(name, 0))
             tallies[name] = Tally(a.n + b.n, max(a.last_ms, b.last_ms), days)
-    return Activity(min(one.first_ms, other.first_ms), tallies, sessions, more, day, bits)
+    more = one.more + other.more + len(gone)
+    return Activity(min(one.first_ms, other.first_ms), tallies, sessions, more, day, bits, past, began_ms)
+
+
+def _united(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted intervals, those that are near to each other as one."""
+    out: list[tuple[int, int]] = []
+    for first, last in intervals:
+        if out and first <= out[-1][1] + SESSION_GAP_MS:
+            out[-1] = (out[-1][0], max(out[-1][1], last))
+        else:
+            out.append((first, last))
+    return out
 
 
 def joined(

@@ -39,7 +39,12 @@ What = Literal[
 ]  # fmt: skip
 """The last three are for counting only: an order that is new; an abandoned cart that comes to its checkout after all; a
 reason given after the abandonment."""
-Do = Literal["add", "remove", "view", "checkout", "payment", "order", "undo", "click", "coupon", "failed", "answer"]
+Do = Literal[
+    "add", "remove", "view", "checkout", "payment", "order", "undo", "click", "visit", "coupon", "failed", "answer"
+]
+"""visit: a page that a message's link has led to. It is a click that no provider may have told."""
+VISIT_OF_CLICK_MS: Final = 30 * 60_000
+"""A visit so long after a click that is known is that click's: it names the message better than the link does."""
 
 TABLE: Final[dict[tuple[State, Input], tuple[State, What | None]]] = {
     ("none", "activity"): ("open", "cart.opened"),
@@ -133,7 +138,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     """Of the order; with `undo` the amount given back, None = all of it."""
     cur: str | None = None
     by: str | None = None
-    """Campaign of a click; of `checkout` that the step is the shipping's; of `answer` the reason given."""
+    """Campaign of a click or visit; of `checkout` that the step is the shipping's; of `answer` the reason given."""
     cart: str | None = None
     checkout: str | None = None
     link: str | None = None
@@ -296,7 +301,7 @@ def step(carts: Carts, e: Entry, rules: Rules) -> tuple[Carts, list[Emission]]:
             return _order(carts, e, rules, out), out
         case "undo":
             return _undo(carts, e, rules, out), out
-        case "click":
+        case "click" | "visit":
             return _click(carts, e), out
         case "coupon" | "failed" | "answer":
             return _tell_of(carts, e, out), out
@@ -356,11 +361,15 @@ def _linked(carts: Carts, e: Entry, key: str) -> Carts:
     return carts if links is carts.links else replace(carts, links=links)
 
 
+def _touches(e: Entry, cart: Cart) -> bool:
+    if (cart.state, "click") not in TABLE or e.ms < cart.abandoned_ms:
+        return False
+    return e.do == "click" or cart.touch is None or e.ms - cart.touch[1] > VISIT_OF_CLICK_MS
+
+
 def _click(carts: Carts, e: Entry) -> Carts:
     touch = (e.by or "unknown", e.ms)
-    touched = tuple(
-        replace(c, touch=touch) if (c.state, "click") in TABLE and e.ms >= c.abandoned_ms else c for c in carts.carts
-    )
+    touched = tuple(replace(c, touch=touch) if _touches(e, c) else c for c in carts.carts)
     return replace(carts, carts=touched, at_ms=max(e.ms, carts.at_ms))
 
 

@@ -7,7 +7,7 @@ come out the same in whatever order the events come.
 | 2 | reached  | two sessions, a product viewed or a message clicked                   | 90 days of silence |
 | 3 | onboard  | signed up, ordered, began a trial or gave an address                  | for ever           |
 | 4 | engaged  | 3, and active on two of the 30 days after it                          | for ever           |
-| 5 | retained | two orders, or the churn signal has been on                           | for ever           |
+| 5 | retained | two orders that stand, or the churn signal has been on                | one is given back  |
 | 6 | advocate | NPS >= 9, a referral that converted, a review >= 4, two shares visited | an NPS <= 6 later  |
 
 The stage is the highest that holds. Whoever has been an advocate is retained.
@@ -85,6 +85,30 @@ def stage_of(
         if now_ms < silent_from:
             return REACHED, silent_from
     return AWARE, None
+
+
+def why(facts: Facts, stage: int, sessions: int, orders: int, at_risk: bool) -> str:
+    """By what a person is in the stage, in words."""
+    match stage:
+        case 5 if len(facts.shares_ms) >= SHARES and facts.praised_ms is None:
+            return f"{SHARES} shares that were visited"
+        case 5:
+            return "an NPS of 9 or 10, a referral that converted, or a review of 4 or more"
+        case 4 if orders >= RETAINED_ORDERS:
+            return f"{orders} orders"
+        case 4 if facts.retained:
+            return "the churn signal is on" if at_risk else "the churn signal has been on"
+        case 4:
+            return "an NPS of 6 or less after what made an advocate"
+        case 3:
+            return f"active on {ENGAGED_DAYS} of the {ENGAGED_WITHIN_D} days after the onboarding"
+        case 2:
+            return "signed up, ordered, began a trial or gave an address"
+        case 1 if facts.looked_ms is None:
+            return f"{sessions} sessions"
+        case 1:
+            return "a second session, a product viewed or a message clicked"
+    return "a first touch" if not facts.decided else "90 days of silence"
 
 
 def came_back(bits: int) -> bool:

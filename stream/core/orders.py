@@ -32,6 +32,11 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """Currency; '': not said."""
 
     @property
+    def stands(self) -> bool:
+        """It was made, and not given back as a whole."""
+        return self.value is not None and (not self.back or self.value > self.back)
+
+    @property
     def net(self) -> int:
         return max(0, self.value - self.back) if self.value is not None else 0
 

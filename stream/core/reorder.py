@@ -111,7 +111,7 @@ def dues(state: Reorder, orders: Mapping[str, Order], rules: ReorderRules) -> li
     """What will be due, and was not told, the earliest first."""
     if not rules.on:
         return []
-    known = {id: order for id, order in orders.items() if order.value is not None and (order.net or not order.back)}
+    known = {id: order for id, order in orders.items() if order.stands}
     last_ms = max((order.ms for order in known.values()), default=None)
     running = [s for s in state.subscriptions if s.ends_ms and (last_ms is None or s.ends_ms > last_ms)]
     found = [Due(s.ends_ms, f"{s.ends_ms} {s.id}", "subscription", last_ms, subscription=s.id or None) for s in running]

@@ -1,12 +1,13 @@
 """What other signals need to know of what a person did: counts of the events that a site's segments and rules ask for,
-sessions, active days. It tells nothing itself, and of a site that asks for nothing it keeps nothing.
+sessions, active days. It tells nothing itself, and of a site that asks for nothing it keeps nothing: to look at every
+event costs. `activity = true` of a site asks for sessions and active days of everybody.
 
 A person is here with a page, a screen, or a track event of a page that is no report on a message or from a server.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from stream.core import activity as core
 from stream.core.activity import DAY_MS, Activity
@@ -14,7 +15,9 @@ from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import MESSAGE_ACTIONS, SERVER_EVENTS, VISIT_CHANNELS, ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Condition, counted, leaves
 from tracker.contract.settings import Settings, Site
+from tracker.contract.triggers import rfc3339
 
+HOUR_MS: Final = 3_600_000
 _NO_VISIT: Final = frozenset(MESSAGE_ACTIONS) | SERVER_EVENTS
 
 
@@ -45,7 +48,7 @@ class ActivitySignal(Signal[Activity]):
             for condition in conditions
             for leaf in leaves(condition)
         )
-        if about_visits or any(rule.once == "session" for rule in site.rules):
+        if site.activity or about_visits or any(rule.once == "session" for rule in site.rules):
             return None
         return frozenset(counted(conditions))
 
@@ -56,7 +59,7 @@ class ActivitySignal(Signal[Activity]):
             after = core.earlier(after, ms)
         day = (ms + ctx.utc_offset_ms) // DAY_MS
         if event.bot is None and is_visit(event):
-            after = core.visit(after, ms, day)
+            after = core.visit(after, ms, day, ctx.utc_offset_ms)
         label = event_label(event)
         keep_days = self.counted(ctx.settings, ctx.site).get(label)
         if keep_days is not None:
@@ -64,11 +67,32 @@ class ActivitySignal(Signal[Activity]):
         return Result(state=after)
 
     def merge(self, one: Activity, other: Activity, now_ms: int, ctx: Context) -> Result:
-        return Result(state=core.merge(one, other, self.counted(ctx.settings, ctx.site)))
+        return Result(state=core.merge(one, other, self.counted(ctx.settings, ctx.site), ctx.utc_offset_ms))
+
+    def explain(self, state: Activity, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """Sessions of 7 and 30 local days, today among them, and the mean time from the start of one to the next's."""
+        today, mean_gap_ms = (now_ms + ctx.utc_offset_ms) // DAY_MS, state.mean_gap_ms
+        return {
+            "first": rfc3339(state.first_ms),
+            "last_visit": rfc3339(state.last_visit_ms) if state.last_visit_ms is not None else None,
+            "sessions": state.session_count,
+            "sessions_7d": state.sessions_since(today - 6, ctx.utc_offset_ms),
+            "sessions_30d": state.sessions_since(today - 29, ctx.utc_offset_ms),
+            "mean_gap_h": mean_gap_ms / HOUR_MS if mean_gap_ms is not None else None,
+            "active_days": [core.iso_day(day) for day in state.active_days()],
+            "events": {
+                name: {
+                    "count": tally.n,
+                    "last": rfc3339(tally.last_ms),
+                    "days": {core.iso_day(day): n for day, n in tally.days},
+                }
+                for name, tally in sorted(state.tallies.items())
+            },
+        }
 
 
 def _conditions(site: Site) -> list[Condition]:
-    return [s.when for s in site.segments] + [r.when for r in site.rules if r.when is not None]
+    return [c for s in site.segments for c in s.conditions] + [r.when for r in site.rules if r.when is not None]
 
 
 def is_visit(event: ProfileEvent) -> bool:

@@ -217,6 +217,10 @@ class Signal(ABC, Generic[S]):
         fields: dict[str, Any] = msgspec.to_builtins(state)
         return fields
 
+    def shown(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The stored state (JSON) as the read API shows it: for where people go by other numbers than it does."""
+        return fields
+
     def describe(self, emitted: Any, ctx: Context) -> dict[str, Any]:
         """One of Result.emitted or .undone for a person to read: `type`, `time` (RFC 3339) and what belongs to it;
         `id` where it was told in a trigger. Signals that emit nothing need none: their triggers are described."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct
 
 from stream.core import cart_log
 from stream.core.cart import (
@@ -33,6 +34,7 @@ from stream.core.cart import (
     value_of,
 )
 from stream.core.cart_log import CartLog, Change, Told
+from stream.core.parts import read_part
 from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract import events as ev
@@ -78,6 +80,8 @@ METRICS: Final[dict[What, str]] = {
     "cart.lost": "carts_lost_total",
     "cart.emptied": "carts_emptied_total",
 }
+MESSAGES: Final = frozenset(("email", "sms", "zalo", "viber", "webpush"))
+"""Traffic classes of pages that a message has led to."""
 REASONS: Final = (COUPON, SHIPPING, PAYMENT, UNKNOWN)
 """Reasons that events tell; surveys may give any other, as `other` in Prometheus."""
 RETRACTED: Final = "cart_abandonment_retracted"
@@ -88,6 +92,24 @@ INTERNAL: Final[frozenset[What]] = frozenset(("order.completed", "cart.checkout_
 REVERSED: Final = "reversed"
 """Why a recovery is retracted: its order was cancelled or refunded; else `late`."""
 MAX_REASON_CHARS: Final = 40
+
+
+class _Campaign(Struct):
+    """Of a page: what its link said (utm_campaign, utm_id, utm_source)."""
+
+    name: Any = None
+    id: Any = None
+    source: Any = None
+
+    @property
+    def given(self) -> tuple[Any, Any, Any]:
+        """What it goes by, the first that is something, as in the counters (stream/naming.py)."""
+        return self.name, self.id, self.source
+
+
+_campaign: Final = msgspec.json.Decoder(_Campaign)
+MARKS: Final = frozenset(("nps", "csat", "ces"))
+"""Types of surveys that are about a shop or a purchase. Their answer is a cart's only if it names the cart."""
 
 
 class Retracted(Struct, frozen=True):
@@ -103,6 +125,7 @@ class CartSignal(Signal[CartLog]):
     state_type = CartLog
     version = 2
     events: frozenset[str] | None = frozenset(DOES)
+    types = frozenset(("page",))
     settings: frozenset[str] = frozenset(
         ("cart_click_s", "cart_idle_s", "cart_lost_s", "cart_repeat_s", "checkout_idle_s", "payment_idle_s")
     )
@@ -127,6 +150,9 @@ class CartSignal(Signal[CartLog]):
                 if e["do"] == "past_order":
                     e |= {"do": "order", "since_ms": 0}
         return fields
+
+    def idle(self, state: CartLog | None, event: ProfileEvent, utc_offset_ms: int) -> bool:
+        return event.event is None and event.traffic not in MESSAGES
 
     def fold(self, state: CartLog | None, event: ProfileEvent, ctx: Context) -> Result:
         before = CartLog() if state is None else state
@@ -244,7 +270,8 @@ def _explained(cart: Cart) -> dict[str, Any]:
 
 def entry(event: ProfileEvent) -> Entry | None:
     """The event as the carts see it; None: it tells nothing of them."""
-    assert event.event is not None  # the shell passes only events named in `events`
+    if event.event is None:
+        return _visit(event)
     do = DOES[event.event]
     p = shop.properties(event.properties)
     ms, id = event.timestamp_ms, event.message_id
@@ -261,7 +288,7 @@ def entry(event: ProfileEvent) -> Entry | None:
         return Entry(ms, id, do, order=order, cart=cart, checkout=checkout)
     if do == "answer":
         reason = shop.text(p.reason, MAX_REASON_CHARS)
-        if reason is None:  # a survey about something else
+        if reason is None or (order is cart is checkout is None and _asks_how_it_was(p)):  # of something else
             return None
         return Entry(ms, id, do, order=order, cart=cart, checkout=checkout, by=reason.lower())
     lines = shop.listed(p)
@@ -274,6 +301,21 @@ def entry(event: ProfileEvent) -> Entry | None:
         by = SHIPPING
     cur, link = shop.currency(p), shop.link(p)
     return Entry(ms, id, do, lines, order=order, cur=cur, by=by, cart=cart, checkout=checkout, link=link)
+
+
+def _visit(event: ProfileEvent) -> Entry | None:
+    """A page that the link of a message has led to; None: of no campaign, or by no message."""
+    if event.traffic not in MESSAGES or event.bot is not None or event.campaign is UNSET:
+        return None
+    said = read_part(_campaign, event.campaign)
+    if said is None or (by := next((n for g in said.given if (n := shop.text(g, shop.MAX_ID_CHARS))), None)) is None:
+        return None
+    return Entry(event.timestamp_ms, event.message_id, "visit", by=by)
+
+
+def _asks_how_it_was(p: shop.Properties) -> bool:
+    """Surveys that ask for a mark have a `reason` of their own, which is none for leaving a cart."""
+    return isinstance(p.type, str) and p.type.strip().casefold() in MARKS
 
 
 def _result(before: CartLog, change: Change, now_ms: int, ctx: Context) -> Result:

@@ -161,14 +161,18 @@ def _orders(c: Condition, now_ms: int, ctx: Context) -> Answer:
 
 
 def orders(ctx: Context) -> int:
-    """How many orders; beyond the 64 that are remembered, days with one."""
+    """How many orders that were not given back; beyond the 64 that are remembered, days with one."""
     state: Purchases | None = ctx.states.get("purchase")
     return 0 if state is None or not state.days else _count_of(state)
 
 
 def _counted_orders(state: Purchases) -> int:
-    days = state.x + 1
-    return max(len([1 for order in state.orders.values() if order.value is not None]), days) if state.orders else days
+    known = [order for order in state.orders.values() if order.value is not None]
+    standing = [order for order in known if order.stands]
+    if len(standing) < len(known):
+        gone = {order.day for order in known} - {order.day for order in standing}
+        return max(len(standing), state.x + 1 - len(gone.intersection(state.days)))
+    return max(len(standing), state.x + 1)
 
 
 def _highest_total(state: Purchases) -> float:

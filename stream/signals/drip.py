@@ -16,7 +16,7 @@ from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import FORM_SUBMITTED, MESSAGE_ACTIONS, ProfileEvent
-from tracker.contract.triggers import JOURNEY_STEP, JourneyStep
+from tracker.contract.triggers import JOURNEY_STEP, JourneyStep, rfc3339
 
 LEVELS: Final = ("inform", "nurture", "convert")
 MAX_LEVEL: Final = 50
@@ -81,6 +81,20 @@ class DripSignal(Signal[Drip]):
             mine, my_ms = levels.get(campaign, (level, ms))
             levels[campaign] = (max(level, mine), max(ms, my_ms))
         return Result(state=Drip(_bounded(dict(sorted(levels.items())))))
+
+    def explain(self, state: Drip, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """How far the person has come in each campaign, the latest first."""
+        return {
+            "campaigns": [
+                {
+                    "campaign": campaign or None,
+                    "level": level,
+                    "name": LEVELS[level - 1] if level <= len(LEVELS) else None,
+                    "last": rfc3339(ms),
+                }
+                for campaign, (level, ms) in sorted(state.levels.items(), key=lambda item: (-item[1][1], item[0]))
+            ]
+        }
 
 
 def level_of(value: object) -> int | None:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stream.core import journey
-from stream.core.activity import DAY_MS, SESSION_GAP_MS, days_of, joined, with_days
+from stream.core.activity import DAY_MS, SESSION_GAP_MS, Activity, days_of, iso_day, joined, with_days
 from stream.core.journey import Facts
 from stream.core.parts import read_part
 from stream.signals import shop
@@ -29,7 +29,7 @@ from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
 from tracker.contract.stages import STAGES
-from tracker.contract.triggers import JOURNEY_STAGE, JourneyStage, JourneyStageName
+from tracker.contract.triggers import JOURNEY_STAGE, JourneyStage, JourneyStageName, rfc3339
 
 LOOKS: Final = frozenset(("page", "screen"))
 LOOKED: Final = frozenset((ev.PRODUCT_VIEWED, *ev.MESSAGE_CLICKS))
@@ -183,6 +183,41 @@ class JourneySignal(Signal[Stage]):
         )  # fmt: skip
         return Result(state=merged)
 
+    def explain(self, state: Stage, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """The stage by its number, 1 to 6, and why."""
+        facts, bought = state.facts, orders(ctx)
+        activity: Activity | None = ctx.states.get("activity")
+        sessions = activity.session_count if activity is not None else len(facts.sessions) or None
+        name = _named(state.stage)
+        return {
+            "number": name.number,
+            "en": name.en,
+            "vi": name.vi,
+            "entered_at": rfc3339(state.entered_ms),
+            "at_risk": state.at_risk,
+            "because": journey.why(facts, state.stage, sessions or 0, bought, state.at_risk),
+            "until": self._until(state, ctx),
+            "sessions": sessions,
+            "orders": bought,
+            "onboarded": rfc3339(facts.onboard_ms) if facts.onboard_ms is not None else None,
+            "active_days_after": [iso_day(day) for day in facts.engaged_days],
+            "praised": rfc3339(facts.praised_ms) if facts.praised_ms is not None else None,
+            "shares_visited": len(facts.shares_ms),
+            "detracted": rfc3339(facts.detracted_ms) if facts.detracted_ms is not None else None,
+            "moves": state.moves,
+        }
+
+    def _until(self, state: Stage, ctx: Context) -> str | None:
+        """When it is left by time alone, as of the latest visit that is known: the timer may stand before that."""
+        if state.due_ms is None:
+            return None
+        silent_ms = (ctx.last_visit_ms() or 0) + journey.SILENT_MS
+        return rfc3339(max(state.due_ms, silent_ms))
+
+    def shown(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """With the stage's number and what is left out where it says nothing."""
+        return {**fields, "stage": fields.get("stage", 0) + 1, "at_risk": fields.get("at_risk", False)}
+
 
 def learned(facts: Facts, event: ProfileEvent, ctx: Context) -> Facts:
     """The facts with what the event says."""
@@ -253,10 +288,12 @@ def _later(a: int | None, b: int | None) -> int | None:
 
 
 def _stays_retained(state: Stage, ctx: Context) -> bool:
-    """Who is retained stays so until something praises; only the flag may have to be told."""
+    """Who is retained stays so until something praises or an order is given back; the flag may have to be told."""
     facts, purchases = state.facts, ctx.states.get("purchase")
     is_praised = facts.praised_ms is not None or len(facts.shares_ms) >= journey.SHARES
-    return not is_praised and state.at_risk is (purchases is not None and purchases.on)
+    if is_praised or state.at_risk is not (purchases is not None and purchases.on):
+        return False
+    return facts.retained or "purchase" not in ctx.changed or orders(ctx) >= journey.RETAINED_ORDERS
 
 
 def _judged(before: Stage, now_ms: int, ctx: Context) -> Result:

@@ -25,7 +25,7 @@ from tracker.contract.events import (
     ProfileEvent,
 )
 from tracker.contract.settings import ReviewRules
-from tracker.contract.triggers import REVIEW_REQUEST, ReviewRequest
+from tracker.contract.triggers import REVIEW_REQUEST, ReviewRequest, rfc3339
 
 DAY_MS: Final = 86_400_000
 MAX_ORDERS: Final = 32
@@ -58,6 +58,10 @@ class Reviews(Struct, frozen=True, omit_defaults=True):
     at_ms: int = 0
     """The timers due until then have fired."""
     due_ms: int | None = None
+
+    def is_happy(self, rules: ReviewRules) -> bool:
+        by_nps = self.nps is not None and self.nps[1] >= rules.nps
+        return by_nps or (self.csat is not None and self.csat[1] >= rules.csat)
 
     @property
     def has_open_ticket(self) -> bool:
@@ -104,6 +108,32 @@ class ReviewSignal(Signal[Reviews]):
             at_ms=max(one.at_ms, other.at_ms),
         )
         return Result(state=_timed(_bounded(merged), _rules(ctx)))
+
+    def explain(self, state: Reviews, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """Whether the person may be asked, and of which orders."""
+        rules = _rules(ctx)
+        delay_ms, wait_ms = round(rules.delay_d * DAY_MS), round(rules.wait_d * DAY_MS)
+        return {
+            "happy": state.is_happy(rules),
+            "nps": {"score": state.nps[1], "time": rfc3339(state.nps[0])} if state.nps is not None else None,
+            "csat": {"score": state.csat[1], "time": rfc3339(state.csat[0])} if state.csat is not None else None,
+            "open_tickets": [
+                {"ticket_id": id or None, "opened": rfc3339(opened)}
+                for id, (opened, resolved) in sorted(state.tickets.items())
+                if opened > resolved
+            ],
+            "orders": [
+                {
+                    "order_id": order,
+                    "delivered": rfc3339(ms),
+                    "asks": rfc3339(ms + delay_ms) if order not in state.gone else None,
+                    "waits_until": rfc3339(ms + delay_ms + wait_ms) if order not in state.gone else None,
+                    "done": order in state.gone,
+                }
+                for order, ms in sorted(state.orders.items(), key=lambda item: (-item[1], item[0]))
+            ],
+            "due": rfc3339(state.due_ms) if state.due_ms is not None else None,
+        }
 
 
 def csat_of(event: ProfileEvent) -> float | None:
@@ -163,9 +193,7 @@ def _judged(state: Reviews, at_ms: int, ctx: Context, same: Reviews | None) -> R
     """Ask about every order whose time has come, if the person is happy. `same`: to be given back if it is equal."""
     rules = _rules(ctx)
     triggers: list[Trigger] = []
-    happy = (state.nps is not None and state.nps[1] >= rules.nps) or (
-        state.csat is not None and state.csat[1] >= rules.csat
-    )
+    happy = state.is_happy(rules)
     for order, delivered_ms in state.orders.items():
         ripe_ms = delivered_ms + round(rules.delay_d * DAY_MS)
         if order in state.gone or ripe_ms > at_ms:

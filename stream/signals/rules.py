@@ -11,17 +11,19 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct
 
-from stream.core.activity import DAY_MS, Activity
+from stream.core.activity import DAY_MS, Activity, iso_day
 from stream.core.parts import read_part
 from stream.signals import conditions
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
-from tracker.contract.events import ProfileEvent
+from tracker.contract.events import ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Rule
 from tracker.contract.settings import Settings, Site
-from tracker.contract.triggers import RULE, RuleMet
+from tracker.contract.triggers import RULE, RuleMet, rfc3339
 
 MAX_TOLD: Final = 50
+SHOWN: Final = 10
+"""Of these, in an explanation."""
 MAX_PROPERTIES_BYTES: Final = 4096
 _properties: Final = msgspec.json.Decoder(dict[str, Any])
 
@@ -59,7 +61,7 @@ class RuleSignal(Signal[Rules]):
         return self._of.get(site, {}).get(event, ())
 
     def fold(self, state: Rules | None, event: ProfileEvent, ctx: Context) -> Result:
-        rules = self.rules(ctx.settings, ctx.site, event.event) if event.event is not None else ()
+        rules = self.rules(ctx.settings, ctx.site, event_label(event))
         if not rules:
             return Result(state=state)
         after, triggers = state or Rules(), []
@@ -91,6 +93,29 @@ class RuleSignal(Signal[Rules]):
             told[rule] = tuple(sorted(times.items(), key=lambda t: (t[1], t[0])))[-MAX_TOLD:]
         return Result(state=Rules(told))
 
+    def explain(self, state: Rules, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """What each rule was told for, the latest first."""
+        site = ctx.settings.sites.get(ctx.site)
+        by_name = {rule.name: rule for rule in site.rules} if site is not None else {}
+        return {
+            "rules": [
+                {
+                    "rule": name,
+                    "once": by_name[name].once if name in by_name else None,
+                    "told": [{"time": rfc3339(ms), "for": _said(key)} for key, ms in reversed(told[-SHOWN:])],
+                }
+                for name, told in sorted(state.told.items())
+            ]
+        }
+
+
+def _said(key: str) -> str:
+    """What a rule was told for, with times as people read them."""
+    what, _, of = key.partition(" ")
+    if what == "day" and of.lstrip("-").isdigit():
+        return f"day {iso_day(int(of))}"
+    return f"session of {rfc3339(int(of))}" if what == "session" and of.isdigit() else key
+
 
 def _key(rule: Rule, event: ProfileEvent, ctx: Context) -> str:
     match rule.once:
@@ -120,7 +145,7 @@ def _trigger(
         data=RuleMet(
             profile_id=ctx.profile_id,
             rule=rule.name,
-            event=event.event or "",
+            event=event_label(event),
             message_id=event.message_id,
             properties=properties if is_small else None,
         ),

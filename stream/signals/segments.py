@@ -4,6 +4,9 @@ State: the segments it is in, and when the next condition may change by time alo
 that it can change: they are found by what they read. A due time that has moved later meanwhile is left as it is; the
 timer then finds nothing new and takes the next one.
 
+Whoever is in a segment stays while `Segment.stays` holds. That is a little wider than `when` where it asks for an
+amount that falls by itself, so that nobody goes in and out about its value.
+
 When the configuration changes, a profile is looked at again with its next event that any segment reads, or its timer,
 and what follows is told with the reason `config`; a segment that is no more is dropped, and nothing told. Of two
 profiles that become one the memberships are united and then judged by what is known of both: what the loser was in is
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -26,7 +29,7 @@ from tracker.contract.events import event_label
 from tracker.contract.keys import segment_gauge
 from tracker.contract.predicates import FIELDS, Condition, Segment, leaves
 from tracker.contract.settings import Settings, Site
-from tracker.contract.triggers import SEGMENT_ENTERED, SEGMENT_EXITED, SegmentEntered, SegmentExited
+from tracker.contract.triggers import SEGMENT_ENTERED, SEGMENT_EXITED, SegmentEntered, SegmentExited, rfc3339
 
 MAX_FIRINGS: Final = 1000
 """Times at which one call of `fire` looks at a profile; then once more, as of now."""
@@ -49,7 +52,8 @@ class Segments(Struct, frozen=True, omit_defaults=True):
 class Compiled(Struct):
     """A site's segments, and which of them to look at when."""
 
-    segments: tuple[tuple[str, Condition], ...]
+    segments: tuple[tuple[str, Condition, Condition], ...]
+    """(name, whom it takes in, whom it keeps)."""
     all: tuple[int, ...]
     """Indexes of the segments."""
     config: str
@@ -65,12 +69,17 @@ class Compiled(Struct):
         by_state: dict[str, int] = {}
         by_event: dict[str, int] = {}
         for i, segment in enumerate(segments):
-            for leaf in leaves(segment.when):
+            for leaf in (leaf for c in segment.conditions for leaf in leaves(c)):
                 by, name = (by_state, conditions.reads(leaf)) if leaf.event is None else (by_event, leaf.event)
                 by[name] = by.get(name, 0) | 1 << i
         config = blake2b(msgspec.json.encode(segments), digest_size=6).hexdigest() if segments else "-"
         return Compiled(
-            tuple((s.name, s.when) for s in segments), tuple(range(len(segments))), config, by_state, by_event, {}
+            tuple((s.name, s.when, s.stays) for s in segments),
+            tuple(range(len(segments))),
+            config,
+            by_state,
+            by_event,
+            {},
         )
 
     def changed_by(self, event: str | None, changed: Set[str]) -> tuple[int, ...]:
@@ -109,7 +118,8 @@ class SegmentSignal(Signal[Segments]):
         """`about`, too: everybody is judged once."""
         if site is None or not site.segments:
             return frozenset()
-        return frozenset(("about", *(conditions.reads(leaf) for s in site.segments for leaf in leaves(s.when))))
+        asked = (leaf for s in site.segments for c in s.conditions for leaf in leaves(c))
+        return frozenset(("about", *(conditions.reads(leaf) for leaf in asked)))
 
     def settle(self, state: Segments | None, now_ms: int, ctx: Context) -> Result:
         rules = self.compiled(ctx.settings, ctx.site)
@@ -165,12 +175,30 @@ class SegmentSignal(Signal[Segments]):
         )
 
     def leave(self, state: Segments, winner: str, now_ms: int, ctx: Context) -> tuple[Trigger, ...]:
-        known = {name for name, _ in self.compiled(ctx.settings, ctx.site).segments}
+        known = {name for name, _, _ in self.compiled(ctx.settings, ctx.site).segments}
         return tuple(
             _exit(name, since_ms, now_ms, state.changes + n, "moved", ctx, moved_to=winner)
             for n, (name, since_ms) in enumerate(sorted(state.members.items()), 1)
             if name in known
         )
+
+    def explain(self, state: Segments, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """Which segments the profile is in, which not, and when that may change though nothing happens."""
+        found: dict[str, list[dict[str, Any]]] = {"in": [], "not_in": []}
+        for name, when, stays in self.compiled(ctx.settings, ctx.site).segments:
+            since_ms = state.members.get(name)
+            _, until = conditions.holds(stays if since_ms is not None else when, now_ms, ctx)
+            said: dict[str, Any] = {"segment": name}
+            if since_ms is not None:
+                said["since"] = rfc3339(since_ms)
+            said["may_change"] = rfc3339(until) if until is not None else None
+            found["in" if since_ms is not None else "not_in"].append(said)
+        return {
+            **found,
+            "changes": state.changes,
+            "changed": rfc3339(state.at_ms) if state.at_ms else None,
+            "due": rfc3339(state.due_ms) if state.due_ms is not None else None,
+        }
 
     def gauges(self, state: Segments) -> tuple[tuple[str, int], ...]:
         return tuple((segment_gauge(name), 1) for name in state.members)
@@ -185,11 +213,14 @@ def _judged(before: Segments, rules: Compiled, which: tuple[int, ...], at_ms: in
     if due_ms is not None and (due_ms <= at_ms or before.config != rules.config):
         due_ms = None
     for i in which:
-        name, condition = rules.segments[i]
-        is_in, until = conditions.holds(condition, at_ms, ctx)
+        name, when, stays = rules.segments[i]
+        was_in = name in members
+        is_in, until = conditions.holds(stays if was_in else when, at_ms, ctx)
+        if is_in is not was_in and stays is not when:
+            _, until = conditions.holds(stays if is_in else when, at_ms, ctx)
         if until is not None and (due_ms is None or until < due_ms):
             due_ms = max(until, at_ms + 1)
-        if is_in is (name in members):
+        if is_in is was_in:
             continue
         changes += 1
         if is_in:
@@ -203,7 +234,7 @@ def _judged(before: Segments, rules: Compiled, which: tuple[int, ...], at_ms: in
             members = {other: since for other, since in members.items() if other != name}
         gauges.append((segment_gauge(name), 1 if is_in else -1))
     if before.config != rules.config:
-        known = {name for name, _ in rules.segments}
+        known = {name for name, _, _ in rules.segments}
         gauges += [(segment_gauge(name), -1) for name in members if name not in known]
         members = {name: since for name, since in members.items() if name in known}
     if not triggers and due_ms == before.due_ms and before.config == rules.config:

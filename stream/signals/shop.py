@@ -55,6 +55,7 @@ class Properties(Struct):
     step: Any = None
     step_name: Any = None
     shipping_method: Any = None
+    shipping: Any = None
     reason: Any = None
     type: Any = None
 
@@ -196,9 +197,9 @@ def link(p: Properties) -> str | None:
 
 
 def is_shipping(p: Properties) -> bool:
-    """Is a checkout's step the one about shipping: by its name, or because it tells the method."""
+    """Is a checkout's step the one about shipping: by its name, or because it tells the method or what it costs."""
     named = any(isinstance(name, str) and "shipping" in name.lower() for name in (p.step_name, p.step, p.name))
-    return named or text(p.shipping_method, MAX_ID_CHARS) is not None
+    return named or text(p.shipping_method, MAX_ID_CHARS) is not None or bool(number(p.shipping, MAX_PRICE))
 
 
 def campaign(p: Properties) -> str | None:

@@ -4,7 +4,7 @@ signal goes on. At most once in `gap_d` days, whatever for; what the gap holds b
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,7 +15,7 @@ from stream.signals.purchase import Purchases
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ORDER_CANCELLED, ORDER_COMPLETED, SESSION_ENDED, ProfileEvent
 from tracker.contract.settings import Site, SurveyRules
-from tracker.contract.triggers import SURVEY, Survey
+from tracker.contract.triggers import SURVEY, Survey, rfc3339
 
 DAY_MS: Final = 86_400_000
 MAX_ORDERS: Final = 32
@@ -100,6 +100,26 @@ class SurveySignal(Signal[Surveys]):
         orders = {o: min(s.orders[o] for s in (one, other) if o in s.orders) for o in {*one.orders, *other.orders}}
         merged = Surveys(max(asked, default=None), orders, (*one.gone, *other.gone), max(churn, default=None))
         return Result(state=_timed(_bounded(merged), _rules(ctx)))
+
+    def explain(self, state: Surveys, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """When the person was asked, from when on they may be again, and which orders wait."""
+        rules = _rules(ctx)
+        gap_ms, delay_ms = round(rules.gap_d * DAY_MS), round(rules.order_delay_d * DAY_MS)
+        return {
+            "asked": rfc3339(state.asked_ms) if state.asked_ms is not None else None,
+            "not_again_before": rfc3339(state.asked_ms + gap_ms) if state.asked_ms is not None else None,
+            "orders": [
+                {
+                    "order_id": order if not order.startswith("message:") else None,
+                    "ordered": rfc3339(ms),
+                    "asks": rfc3339(ms + delay_ms) if order not in state.gone else None,
+                    "done": order in state.gone,
+                }
+                for order, ms in sorted(state.orders.items(), key=lambda item: (-item[1], item[0]))
+            ],
+            "churn_told": rfc3339(state.churn_ms) if state.churn_ms is not None else None,
+            "due": rfc3339(state.due_ms) if state.due_ms is not None else None,
+        }
 
 
 def _rules(ctx: Context) -> SurveyRules:

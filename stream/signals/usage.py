@@ -1,7 +1,7 @@
 """Active time of a person, day by day: `usage_falling` when a week has less than half of what a week had before.
 
-Page Engaged says how long (`engaged_ms`, since the last one); a screen or a feature that is used counts as `SIGN_MS`,
-the longest that A107 lets one sign stand for.
+Page Engaged says how long (`engaged_ms`, since the last one, of which `SIGN_MS` count at most); a screen or a feature
+that is used counts as so much.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import USAGE_FALLING, TriggerKind, UsageFalling, rfc3339
 
 SIGN_MS: Final = 30_000
+"""Most that one sign stands for (domain: A107)."""
 BEAT_MS: Final = 15_000
 """Of a Page Engaged that does not say how long."""
-MAX_BEAT_MS: Final = 60_000
 MINUTE_MS: Final = 60_000
 _DEFAULTS: Final = FallingRules()
 
@@ -124,4 +124,4 @@ def _active_ms(event: ProfileEvent) -> int:
     given = None if p is None else p.engaged_ms
     if isinstance(given, bool) or not isinstance(given, int | float):
         return BEAT_MS
-    return int(min(max(given, 0), MAX_BEAT_MS)) if given == given else BEAT_MS
+    return int(min(max(given, 0), SIGN_MS)) if given == given else BEAT_MS

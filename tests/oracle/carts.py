@@ -150,6 +150,11 @@ def apply(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
         for cart in carts["carts"]:
             if cart["state"] in ("abandoned", "reopened") and e["ms"] >= cart["abandoned_ms"]:
                 cart["touch"] = [e["by"] or "unknown", e["ms"]]
+    elif e["do"] == "visit":
+        for cart in carts["carts"]:
+            known = cart["touch"] is not None and e["ms"] - cart["touch"][1] <= 1_800_000
+            if cart["state"] in ("abandoned", "reopened") and e["ms"] >= cart["abandoned_ms"] and not known:
+                cart["touch"] = [e["by"], e["ms"]]
     elif e["do"] in ("coupon", "failed", "answer"):
         apply_telling(carts, e, said)
     else:
@@ -598,11 +603,18 @@ def entry(event: dict[str, Any]) -> Entry | None:
     """A record of profile-events as the carts see it; None: it tells nothing of them."""
     p = event.get("properties")
     p = p if isinstance(p, dict) else {}
-    do = DOES[event["event"]]
+    do = DOES[event["event"]] if event["type"] == "track" else "visit"
     e: Entry = {
         "ms": event["timestampMs"], "id": event["messageId"], "do": do, "lines": None, "order": None, "value": None,
         "cur": None, "by": None, "cart": None, "checkout": None, "link": None, "since_ms": None,
     }  # fmt: skip
+    if do == "visit":
+        of = event.get("campaign")
+        if event.get("traffic") not in ("email", "sms", "zalo", "viber", "webpush") or event.get("bot"):
+            return None
+        given = (text(of.get(n), 100) for n in ("name", "id", "source")) if isinstance(of, dict) else ()
+        e["by"] = next((n for n in given if n), None)
+        return e if e["by"] else None
     if do == "click":
         e["by"] = campaign(p)
         return e
@@ -618,6 +630,9 @@ def entry(event: dict[str, Any]) -> Entry | None:
     e["cart"], e["checkout"] = text(p.get("cart_id"), 100), text(p.get("checkout_id"), 100)
     if do == "answer":
         e["by"] = (text(p.get("reason"), 40) or "").lower()
+        mark = isinstance(p.get("type"), str) and p["type"].strip().lower() in ("nps", "csat", "ces")
+        if mark and not (e["order"] or e["cart"] or e["checkout"]):
+            return None
         return e if e["by"] else None
     if do in ("coupon", "failed"):
         return e
@@ -633,7 +648,8 @@ def entry(event: dict[str, Any]) -> Entry | None:
         e["lines"] = products(p, 1)
     if event["event"] in ("Checkout Step Viewed", "Checkout Step Completed"):
         words = [p.get(n) for n in ("step", "step_name", "name")]
-        if any(isinstance(w, str) and "shipping" in w.lower() for w in words) or text(p.get("shipping_method"), 100):
+        says = any(isinstance(w, str) and "shipping" in w.lower() for w in words)
+        if says or text(p.get("shipping_method"), 100) or (number(p.get("shipping"), 1e12) or 0) > 0:
             e["by"] = "shipping"
     return e
 

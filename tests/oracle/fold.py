@@ -234,6 +234,8 @@ class ProfilesFold:
         if event["type"] == "track":
             self.signal(key, profile, event)
         elif event["type"] in ("page", "screen"):
+            if event["type"] == "page":
+                self.shop(key, profile, event)
             self.came(profile, "visit", event)
         self.score(key, profile, event)
 
@@ -318,12 +320,16 @@ class ProfilesFold:
 
     # -- signals
 
-    def signal(self, key: tuple[str, str], profile: Json, event: Json) -> None:
+    def shop(self, key: tuple[str, str], profile: Json, event: Json) -> None:
         now_ms = max(self.clock_ms, event["receivedAtMs"])
-        if event["event"] in carts.DOES and (entry := carts.entry(event)) is not None:
+        if (entry := carts.entry(event)) is not None:
             profile["cart"] = profile["cart"] or carts.new_log()
             told = carts.take(profile["cart"], entry, event["receivedAtMs"], self.rules.cart)
             self.tell_carts(key, told, event["receivedAtMs"], now_ms)
+
+    def signal(self, key: tuple[str, str], profile: Json, event: Json) -> None:
+        if event["event"] in carts.DOES:
+            self.shop(key, profile, event)
         offset_ms = self.rules.utc_offset_s * 1000
         if event["event"] in ("Order Completed", "Order Cancelled", "Order Refunded"):
             rules = self.rules.churn["purchase"]

@@ -57,8 +57,8 @@ def test_a_cart_by_the_vectors_of_domain_5_4(vector: Vector) -> None:
         if e.message_id not in ids:
             ids.add(e.message_id)
             entry = carts.entry(json.loads(msgspec.json.encode(e)))
-            assert entry is not None
-            log.append(entry)
+            if entry is not None:
+                log.append(entry)
     state, emitted = carts.fold(carts.NONE, log, T0_MS + round(1000 * vector.now_s), carts.Rules())
     assert carts.latest(state)["state"] == vector.state
     assert said(emitted) == list(vector.emitted)

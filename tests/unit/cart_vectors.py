@@ -95,6 +95,14 @@ def click(at_s: float, campaign: str = "c1", **more: Any) -> ProfileEvent:
     return event("Email Link Clicked", at_s, {"campaign_id": campaign}, **more)
 
 
+def visit(at_s: float, by: str | None = "tet", traffic: str = "email", **more: Any) -> ProfileEvent:
+    """A page that a link has led to."""
+    medium = {"paid": "cpc"}.get(traffic, traffic)
+    campaign = msgspec.Raw(msgspec.json.encode({"name": by, "medium": medium} if by else {}))
+    e = event("page", at_s, **more)
+    return msgspec.structs.replace(e, type="page", event=None, campaign=campaign, traffic=traffic)
+
+
 def denied(at_s: float, **more: Any) -> ProfileEvent:
     return event(ev.COUPON_DENIED, at_s, {"coupon_name": "SALE"}, **more)
 
@@ -149,6 +157,34 @@ VECTORS: Final = (
         9 * H,
         "converted",
         ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by c1@10800"],
+    ),
+    Vector(
+        "S9 by the link alone",
+        [add(0), visit(7200), order(10800)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by tet@10800"],
+    ),
+    Vector(
+        "S9 by a click that was told, too",
+        [add(0), click(7200), visit(7203), order(10800)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by c1@10800"],
+    ),
+    Vector(
+        "S9 by another message later",
+        [add(0), click(7200), visit(9001, traffic="zalo"), order(10800)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by tet@10800"],
+    ),
+    Vector(
+        "S9 by an ad, before the abandonment and by no campaign",
+        [add(0), visit(10), visit(7200, traffic="paid"), visit(7300, None, traffic="sms"), order(10800)],
+        9 * H,
+        "converted",
+        ["opened@0", "abandoned cart@3600 10 #1.1", "recovered by organic@10800"],
     ),
     Vector(
         "S11",
@@ -524,7 +560,8 @@ class Rig(Struct):
 
     def _keep(self, result: Result) -> None:
         self.results.append(result)
-        self.state = msgspec.json.decode(msgspec.json.encode(result.state), type=CartLog)
+        if result.state is not None:
+            self.state = msgspec.json.decode(msgspec.json.encode(result.state), type=CartLog)
         assert self.state == result.state
 
     def take(self, e: ProfileEvent) -> None:

@@ -239,6 +239,13 @@ def test_the_same_event_again_gives_no_second_trigger_and_the_same_id() -> None:
     assert ids[0] in [json.loads(t)["id"] for t in other.triggers]
 
 
+def test_a_rule_may_ask_for_a_call_that_is_no_track_event() -> None:
+    came = Rule("came", "page", when=when({"field": "count", "event": "page", "op": "=", "value": 2}))
+    owner = Owner(configured(rules=(came,)))
+    owner.take([event(0, 0), event(1, 0.1, "Product Viewed"), event(2, 0.2), event(3, 0.3)])
+    assert [(t["rule"], t["event"], t["messageId"]) for t in told(owner, "rule")] == [("came", "page", "m2")]
+
+
 @pytest.mark.parametrize(("once", "n"), [("message", 5), ("session", 3), ("day", 2), ("ever", 1)])
 def test_a_rule_may_be_told_once_for_what_it_says(once: Literal["message", "session", "day", "ever"], n: int) -> None:
     owner = Owner(rule(once=once))

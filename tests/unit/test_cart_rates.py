@@ -17,13 +17,15 @@ from tests.unit.cart_vectors import (
     checkout,
     click,
     denied,
+    event,
     failed,
+    named,
     order,
     payment,
     remove,
     shipping,
 )
-from tracker.contract.events import ProfileEvent
+from tracker.contract.events import CHECKOUT_STEP_VIEWED, ProfileEvent
 from tracker.counters import carts
 
 
@@ -120,6 +122,11 @@ def test_recovered_revenue_is_by_campaign_and_goes_when_the_order_is_cancelled()
         ([add(0), denied(10), answer(20)], "price"),
         ([add(0), denied(10), answer(2 * H)], "price"),  # told after the abandonment
         ([add(0), denied(10), answer(20, None)], "coupon"),  # a survey about something else
+        ([add(0), denied(10), named(answer(20, "great shop"), type="NPS", score="10")], "coupon"),
+        ([named(add(0), cart_id="c1"), denied(10), named(answer(20, "slow"), type="csat", cart_id="c1")], "slow"),
+        ([add(0), denied(10), named(answer(20), type="exit")], "price"),
+        ([add(0), event(CHECKOUT_STEP_VIEWED, 10, {"step": 2, "shipping": 5})], "shipping"),
+        ([add(0), event(CHECKOUT_STEP_VIEWED, 10, {"step": 2, "shipping": 0})], "unknown"),
     ],
 )
 def test_why_a_cart_is_left(events: list[ProfileEvent], reason: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -315,6 +317,38 @@ def test_it_has_an_effect_on_every_golden_event_that_it_reads(signal: Signal[Any
     for name, e in events.items():
         results = [(state, signal.fold(state, e, CTX)) for state in states]
         assert any(result.state is not state or result.counts for state, result in results), name
+
+
+@pytest.mark.parametrize("signal", [s for s in SIGNALS if s.state_type is not type(None)], ids=by_name)
+@given(stream=streams())
+@settings(max_examples=40, deadline=None)
+def test_it_explains_its_state_in_words(signal: Signal[Any], stream: list[ProfileEvent]) -> None:
+    """Times as people read them, days by their date, lists where there is more of something."""
+    assert type(signal).explain is not Signal.explain
+    states: dict[str, Any] = {}
+    for e in stream:
+        _steps(signal, states, e)
+    if (state := states.get(signal.name)) is None:
+        return
+    ctx = msgspec.structs.replace(CTX, states=states)
+    said = msgspec.json.decode(msgspec.json.encode(signal.explain(state, T0_MS + 8_000_000_000, ctx)))
+    assert said
+    for path, value in _walked(said, ""):
+        assert not path.endswith(("_ms", ".bits", ".day", ".gone")), path
+        assert isinstance(value, bool) or not isinstance(value, int) or not T0_MS - 10**11 < value < 10**14, path
+        assert path.rpartition(".")[2] not in ("due", "entered_at") or value is None or RFC3339(value), path
+
+
+RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z").fullmatch
+
+
+def _walked(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else ((str(i), each) for i, each in enumerate(value))
+        for name, each in items:
+            yield from _walked(each, f"{path}.{name}")
+    else:
+        yield path, value
 
 
 # -- the two that only count -----------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ def event(
 
 
 def minutes(day: float, n: int) -> list[ProfileEvent]:
-    """Active minutes on a day, from its noon on: beats of a minute."""
-    return [event(day + 0.5 + i / 1440, "Page Engaged", {"engaged_ms": 60_000}) for i in range(n)]
+    """Active minutes on a day, from its noon on: beats of half a minute."""
+    return [event(day + 0.5 + i / 2880, "Page Engaged", {"engaged_ms": 30_000}) for i in range(2 * n)]
 
 
 class Rig:
@@ -178,11 +178,21 @@ def test_nothing_is_made_of_a_beat_that_says_nothing() -> None:
         rig.fold(event(0.7, "Page Engaged", {"engaged_ms": nothing}))
         assert rig.states["usage"] is before
     rig.fold(event(0.7, "Page Engaged", {"engaged_ms": 10**9}))
-    assert rig.states["usage"].ms == 4 * 60_000
+    assert rig.states["usage"].ms == 3 * 60_000 + 30_000
     rig.fold(event(0.7, "Page Engaged", {"engaged_ms": "x"}))
     rig.fold(event(0.7, "Feature Used"))
     rig.fold(event(0.7, None, kind="screen"))
-    assert rig.states["usage"].ms == 4 * 60_000 + 15_000 + 2 * 30_000
+    assert rig.states["usage"].ms == 3 * 60_000 + 30_000 + 15_000 + 2 * 30_000
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_beats_at_0_15_30_and_200_s_are_60_s(told: bool) -> None:
+    """Domain: A107. Each beat says how long it was since the last one, or nothing."""
+    rig, last_s = Rig(UsageSignal()), 0.0
+    for at_s in (0, 15, 30, 200):
+        rig.fold(event(0.5 + at_s / 86_400, "Page Engaged", {"engaged_ms": 1000 * (at_s - last_s)} if told else {}))
+        last_s = at_s
+    assert rig.states["usage"].ms == 60_000
 
 
 def test_sites_may_not_want_it_and_programs_use_nothing() -> None:

@@ -145,12 +145,16 @@ def test_the_churn_example_has_the_model_s_figures() -> None:
     assert told.likelihood == pytest.approx(likelihood, abs=1e-4)
 
 
-def test_the_examples_of_the_triggers_page_are_the_golden_ones() -> None:
-    page = (generate.ROOT / "docs/triggers.md").read_text("utf-8")
-    golden = {json.dumps(json.loads(examples.trigger(*one)), sort_keys=True) for one in examples.TRIGGERS}
-    shown = [json.loads(block.split("```")[0]) for block in page.split("```json")[1:]]
-    assert shown
-    assert {json.dumps(example, sort_keys=True) for example in shown} <= golden
+def test_the_triggers_page_has_each_heading_once_and_the_golden_example_under_each_kind() -> None:
+    page = (generate.ROOT / generate.TRIGGERS_BY_HAND).read_text("utf-8")
+    sections = [section.partition("\n") for section in page.split("\n## ")[1:]]
+    headings = [heading for heading, _, _ in sections]
+    assert [heading for heading in set(headings) if headings.count(heading) > 1] == []
+    told = {heading: text.split("```json\n")[1:] for heading, _, text in sections}
+    for kind, id, at_ms, data in examples.TRIGGERS:
+        if type(data) is kind.data:
+            shown = [json.loads(block.split("```")[0]) for block in told[kind.name]]
+            assert shown == [json.loads(examples.trigger(kind, id, at_ms, data))], kind.name
 
 
 # -- drift ---------------------------------------------------------------------------------------------------
@@ -189,6 +193,17 @@ def test_a_tampered_file_is_drift_and_is_mended(tmp_path: Path, tamper: str) -> 
             path.write_bytes(b"\xff\xfe")
     assert generate.drifted(tmp_path) == ["docs/reference/settings.md"]
     generate.write(tmp_path)
+    assert generate.drifted(tmp_path) == []
+
+
+def test_an_example_by_hand_is_drift_and_is_mended(tmp_path: Path) -> None:
+    page = tmp_path / generate.TRIGGERS_BY_HAND
+    page.parent.mkdir()
+    page.write_text("# Triggers\n\n## survey\n\nAsk.\n\n```json\n{}\n```\n\n## Other\n\n```json\n{}\n```\n", "utf-8")
+    assert generate.TRIGGERS_BY_HAND in generate.write(tmp_path)
+    text = page.read_text("utf-8")
+    assert text.startswith('# Triggers\n\n## survey\n\nAsk.\n\n```json\n{\n  "specversion"')
+    assert text.endswith("}\n```\n\n## Other\n\n```json\n{}\n```\n")
     assert generate.drifted(tmp_path) == []
 
 

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.core.journey import RETAINED, SILENT_MS, Facts, stage_of
+from stream.signals.journey import JourneySignal
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
 from tracker.contract.settings import load
+from tracker.contract.triggers import rfc3339
 
 DAY = 86_400_000
 H = 3_600_000
@@ -39,6 +41,11 @@ def moves(owner: Owner) -> list[str]:
     return out
 
 
+def explained(owner: Owner, now_ms: int) -> dict[str, Any]:
+    profile = owner.profiles["demo", "p1"]
+    return JourneySignal().explain(profile.states["journey"], now_ms, owner.folder.context(profile, now_ms))
+
+
 def stage(owner: Owner) -> int:
     state = owner.profiles["demo", "p1"].states["journey"]
     return int(state.stage) + 1
@@ -61,6 +68,22 @@ VECTORS: dict[str, tuple[list[bytes], list[str]]] = {
     "the day itself is not after it": ([event(0, 0, "Signed Up"), event(1, H), event(2, 3 * DAY)], ["1->3"]),
     "two orders": (
         [event(n, n, "Order Completed", order_id=f"o{n}") for n in range(2)], ["1->3", "3->5"],
+    ),
+    "two orders of which one is cancelled": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, H, "Order Completed", order_id="b"),
+         event(2, 2 * H, "Order Cancelled", order_id="b")], ["1->3", "3->5", "5->3"],
+    ),
+    "the same on days of their own": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, DAY, "Order Completed", order_id="b", revenue=20),
+         event(2, DAY + H, "Order Refunded", order_id="b")], ["1->3", "3->5", "5->3"],
+    ),
+    "a part that was given back leaves the order one": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, H, "Order Completed", order_id="b", revenue=20),
+         event(2, 2 * H, "Order Refunded", order_id="b", total=5)], ["1->3", "3->5"],
+    ),
+    "an advocate whose orders are given back stays one": (
+        [event(0, 0, "Order Completed", order_id="a"), event(1, H, "Referral Converted"),
+         event(2, 2 * H, "Order Cancelled", order_id="a")], ["1->3", "3->6"],
     ),
     "one order reported twice": ([event(n, n, "Order Completed", order_id="o") for n in range(2)], ["1->3"]),
     "a promoter": ([event(0, 0, "Survey Response Received", type="nps", score=9)], ["1->6"]),
@@ -161,6 +184,35 @@ def test_any_order_of_arrival_gives_the_same_stage(
         assert all(a[1] == b[0] for a, b in pairwise(steps))
         assert len({json.loads(t)["id"] for t in owner.triggers}) == len(owner.triggers)
     assert found[0] == found[1]
+
+
+def test_a_stage_is_explained_by_its_number_and_why_it_holds() -> None:
+    owner = Owner(SETTINGS)
+    owner.take(
+        [event(0, 0), event(1, H, "Order Completed", order_id="a"), event(2, 2 * H, "Order Completed", order_id="b")]
+    )
+    said = explained(owner, T0 + 3 * H)
+    told = {name: said[name] for name in ("number", "en", "vi", "entered_at", "at_risk", "because", "until", "orders")}
+    assert told == {
+        "number": 5, "en": "retained", "vi": "Giữ chân", "entered_at": rfc3339(T0 + 2 * H), "at_risk": False,
+        "because": "2 orders", "until": None, "orders": 2,
+    }  # fmt: skip
+    (data,) = [t["data"] for t in map(json.loads, owner.triggers) if t.get("data", {}).get("to", {}).get("number") == 5]
+    assert data["to"] == {name: said[name] for name in ("number", "en", "vi")}
+    raw = msgspec.to_builtins(owner.profiles["demo", "p1"].states["journey"])
+    assert (JourneySignal().shown(raw)["stage"], JourneySignal().shown({})["stage"]) == (5, 1)
+
+
+def test_the_first_stages_are_explained_with_their_end() -> None:
+    owner = Owner(SETTINGS)
+    owner.take([event(0, 0)])
+    assert (explained(owner, T0)["number"], explained(owner, T0)["because"]) == (1, "a first touch")
+    owner.take([event(1, 2 * DAY)])
+    owner.take([event(2, 3 * DAY)])
+    said = explained(owner, T0 + 4 * DAY)
+    assert (said["number"], said["until"]) == (2, rfc3339(T0 + 93 * DAY))
+    owner.take([encode_clock(T0 + 93 * DAY)])
+    assert explained(owner, T0 + 94 * DAY)["because"] == "90 days of silence"
 
 
 def test_a_stage_that_is_left_by_time_says_when() -> None:

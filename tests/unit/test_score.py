@@ -19,7 +19,7 @@ from stream.signals.base import Context, Result
 from stream.signals.score import Score, ScoreSignal
 from tests.unit.cart_vectors import T0_MS, context, event
 from tracker.contract import scoring
-from tracker.contract.events import MESSAGE_CLICKS, ORDER_COMPLETED, ProfileEvent
+from tracker.contract.events import MESSAGE_ACTIONS, MESSAGE_CLICKS, ORDER_COMPLETED, ProfileEvent
 from tracker.contract.scoring import WEIGHTS, LeadRules, ScoreRules
 from tracker.contract.settings import Settings, SettingsError, Site, load
 
@@ -120,6 +120,12 @@ def test_each_event_of_the_table_counts_for_its_indicator(indicator: scoring.Ind
     for name in indicator.events:
         assert e_of(play([event(name, 0)]), 0) == pytest.approx(indicator.weight)
         assert e_of(play([event(name, 0)]), 7 * D) == pytest.approx(indicator.weight / 2)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, action) in MESSAGE_ACTIONS.items() if action == "unsubscribed"])
+def test_whoever_unsubscribes_on_any_channel_loses_points(name: str) -> None:
+    state = play([page(0), event(name, 0)])
+    assert e_of(state, 0) == pytest.approx(1 - 15)
 
 
 def test_bots_and_machines_count_for_nothing_and_people_do() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream.signals import conditions
 from stream.signals.base import Context
+from stream.signals.segments import SegmentSignal
 from tests.unit.conditions import ORDERED, WHEN, when
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
@@ -27,6 +28,15 @@ H = 3_600_000
 def configured(**segments: Any) -> Settings:
     """Name of a segment -> its condition, as in tracker.toml."""
     return load({"TRACKER_STALE_S": "99999999"}, sites={"demo": _site(segments)})
+
+
+def _with(*segments: Segment) -> Settings:
+    site = Site("wk_of_the_tests", "sk_of_the_tests", segments=segments)
+    return load({"TRACKER_STALE_S": "99999999"}, sites={"demo": site})
+
+
+def context_of(owner: Owner, now_ms: int = T0) -> Context:
+    return owner.folder.context(owner.profiles["demo", "p1"], now_ms)
 
 
 def _site(segments: dict[str, Any]) -> Site:
@@ -91,6 +101,16 @@ def test_another_signals_timer_moves_a_member() -> None:
     assert told(owner) == [("in", "left", "time", H)]
 
 
+def test_an_order_that_is_given_back_counts_no_more() -> None:
+    owner = Owner(configured(loyal={"field": "orders", "op": ">=", "value": 2}))
+    owner.take([order(1, 0), order(2, DAY)])
+    assert members(owner) == {"loyal"}
+    owner.take([record(3, ts=T0 + 2 * DAY, name="Order Refunded", order_id="o2", total=4)])
+    assert members(owner) == {"loyal"}
+    owner.take([record(4, ts=T0 + 3 * DAY, name="Order Cancelled", order_id="o2")])
+    assert told(owner) == [("in", "loyal", "event", DAY), ("out", "loyal", "event", 3 * DAY)]
+
+
 def test_traits_move_a_member() -> None:
     owner = Owner(configured(hue=WHEN["trait"]))
     said = json.loads(record(1)) | {"type": "identify", "traits": {"city": "huế"}}
@@ -128,6 +148,8 @@ EVENTS = st.lists(
 FREE = {
     f"s{i}": c for i, c in enumerate(WHEN.values()) if not {leaf.field for leaf in leaves(c)} & {"cart", "cart_value"}
 }
+FALLING = {name for name, c in FREE.items() if any(FIELDS[leaf.field or ""].kind == "amount" for leaf in leaves(c))}
+"""Segments that who is in them is in a little longer: it depends on whether they were."""
 
 
 @settings(max_examples=80, deadline=None)
@@ -154,14 +176,17 @@ def test_any_order_of_arrival_gives_the_members_that_the_conditions_give_now(
         owner.take([encode_clock(now)])
         profile = owner.profiles["demo", "p1"]
         ctx = owner.folder.context(profile, now)
-        assert members(owner) == {name for name, c in FREE.items() if conditions.holds(c, now, ctx)[0]}
+        holding = {name for name, c in FREE.items() if conditions.holds(c, now, ctx)[0]}
+        keeping = {name for name, c in FREE.items() if conditions.holds(Segment(name, c).stays, now, ctx)[0]}
+        assert holding <= members(owner) <= keeping
+        assert not (members(owner) - holding) - FALLING
         ids = [json.loads(t)["id"] for t in owner.triggers]
         assert len(set(ids)) == len(ids)
         _alternate(owner)
         assert {k: n for k, n in owner.gauges.items() if k.startswith("segment.") and n} == {
             f"segment.{name}|demo": 1 for name in members(owner)
         }
-        found.append(members(owner))
+        found.append(members(owner) - FALLING)
     assert found[0] == found[1]
 
 
@@ -203,13 +228,74 @@ def test_other_segments_are_taken_over_while_it_runs() -> None:
 
 
 def test_a_score_leaves_a_segment_by_time_alone_at_its_millisecond() -> None:
-    owner = Owner(configured(hot={"field": "score", "op": ">=", "value": 5}))
+    hot = Segment("hot", when({"field": "score", "op": ">=", "value": 5}), leave=1)
+    owner = Owner(_with(hot))
     owner.take([record(1, name="Form Submitted"), encode_clock(T0 + 7 * DAY - 1)])
     assert told(owner) == [("in", "hot", "event", 0)]
     owner.take([encode_clock(T0 + 7 * DAY + 1000)])  # 10 points halve in 7 days
     way, _, reason, at_ms = told(owner)[1]
     assert (way, reason) == ("out", "time")
     assert 0 < at_ms - 7 * DAY <= 2
+
+
+def test_a_score_about_its_value_does_not_go_in_and_out() -> None:
+    """One form, then a page a day: 10, 10.06, ... points of 10."""
+    log = [record(0, name="Form Submitted"), *(record(n, ts=T0 + n * DAY) for n in range(1, 5))]
+    owner = Owner(configured(hot={"field": "score", "op": ">=", "value": 10}))
+    owner.take([*log, encode_clock(T0 + 5 * DAY)])
+    assert told(owner) == [("in", "hot", "event", 0)]
+    owner.take([encode_clock(T0 + 60 * DAY)])
+    assert [way for way, *_ in told(owner)] == ["in", "out"]
+    flapping = Owner(_with(Segment("hot", when({"field": "score", "op": ">=", "value": 10}), leave=1)))
+    flapping.take([*log, encode_clock(T0 + 5 * DAY)])
+    assert len(told(flapping)) > 6
+
+
+def test_a_member_leaves_at_the_part_of_the_value_that_is_said() -> None:
+    owner = Owner(_with(Segment("hot", when({"field": "score", "op": ">=", "value": 10}), leave=0.5)))
+    owner.take([record(0, name="Form Submitted"), encode_clock(T0 + 7 * DAY - 1000)])
+    assert members(owner) == {"hot"}
+    owner.take([encode_clock(T0 + 7 * DAY + 1000)])
+    assert members(owner) == set()
+    explained = SegmentSignal().explain(
+        owner.profiles["demo", "p1"].states["segments"], T0 + 8 * DAY, context_of(owner)
+    )
+    assert explained["not_in"] == [{"segment": "hot", "may_change": None}]
+
+
+def test_who_is_in_stays_while_the_condition_to_stay_holds() -> None:
+    buys = {"field": "orders", "op": ">=", "value": 2}
+    came = {"field": "last_seen", "op": "within", "value": 30}
+    owner = Owner(_with(Segment("regulars", when({"all": [buys, {**came, "value": 2}]}), stay=when(came))))
+    owner.take([record(1), encode_clock(T0 + DAY)])
+    assert members(owner) == set()
+    owner.take([order(2, DAY), order(3, DAY + 1), encode_clock(T0 + 30 * DAY)])
+    assert members(owner) == {"regulars"}
+    owner.take([encode_clock(T0 + 32 * DAY)])
+    assert [(way, reason) for way, _, reason, _ in told(owner)] == [("in", "event"), ("out", "time")]
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [
+        ({"field": "score", "op": ">=", "value": 10}, 8.0),
+        ({"field": "score", "op": "<", "value": 8}, 10.0),
+        ({"not": {"field": "score", "op": "<", "value": 10}}, 8.0),
+        ({"not": {"not": {"field": "score", "op": ">", "value": 10}}}, 8.0),
+        ({"any": [{"field": "orders", "op": ">", "value": 3}, {"field": "score", "op": ">", "value": -8}]}, -10.0),
+        ({"all": [{"field": "score", "op": "<=", "value": -10}]}, -8.0),
+        ({"field": "score", "op": ">", "value": 0}, 0.0),
+    ],
+)
+def test_members_are_kept_a_little_beyond_an_amount(said: dict[str, Any], value: float) -> None:
+    stays = Segment("x", when(said)).stays
+    assert [leaf.value for leaf in leaves(stays) if leaf.field == "score"] == [pytest.approx(value)]
+
+
+def test_where_nothing_falls_by_itself_members_are_kept_by_the_condition_itself() -> None:
+    for c in WHEN.values():
+        if not any(FIELDS[leaf.field or ""].kind == "amount" for leaf in leaves(c)):
+            assert Segment("x", c).stays is c
 
 
 def test_consent_and_lead_move_a_member() -> None:

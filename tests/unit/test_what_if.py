@@ -9,6 +9,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from stream.core.cart_log import MAX_LOG_MS
@@ -33,8 +34,10 @@ def no_settings_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def line(e: ProfileEvent) -> dict[str, Any]:
     """The event as a client sends it; times in seconds."""
+    what = {"event": e.event} if e.event else {"type": e.type, "context": {"campaign": e.campaign}}
     return {
-        "event": e.event, "messageId": e.message_id, "timestamp": (e.timestamp_ms - T0_MS) / 1000,
+        **json.loads(msgspec.json.encode(what)), "messageId": e.message_id,
+        "timestamp": (e.timestamp_ms - T0_MS) / 1000,
         "properties": json.loads(bytes(e.properties)),  # type: ignore[arg-type]
     }  # fmt: skip
 
@@ -134,6 +137,16 @@ def test_names_and_times_of_every_kind_are_understood(capsys: pytest.CaptureFixt
     assert found["skipped"] == [{"line": 4, "reason": "later than --now"}]
 
 
+def test_sessions_are_counted_without_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    """Domain: A004, A106. Pages at 0, 29 and 60 minutes, and a day later."""
+    lines = [{"type": "page", "timestamp": t * 60} for t in (0, 29, 60, 1500)]
+    state = fold(lines, 1500 * 60, capsys, "activity")["state"]
+    assert [state[name] for name in ("sessions", "sessions_7d", "sessions_30d")] == [3, 3, 3]
+    assert state["mean_gap_h"] == 25 / 2
+    alone = fold(lines[:2], 1800, capsys, "activity")["state"]
+    assert (alone["sessions"], alone["mean_gap_h"]) == (1, None)
+
+
 def test_a_repeated_message_counts_once(capsys: pytest.CaptureFixture[str]) -> None:
     twice = [line(order(0, id="m")), line(order(1, "o2", id="m"))]
     found = fold(twice, 10, capsys)
@@ -147,7 +160,6 @@ def test_every_signal_can_be_asked(name: str, capsys: pytest.CaptureFixture[str]
     found = fold(lines, 400 * 86400, capsys, name)
     profiles = found.get("profiles", [found])
     assert any(p["state"] for p in profiles) or name in (
-        "activity",
         "segments",
         "rules",
     )  # without a configuration: nothing

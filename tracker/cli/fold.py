@@ -15,7 +15,7 @@ from stream.what_if import Record, play
 from tracker.cli.common import Failure, printable
 from tracker.contract import settings as contract_settings
 from tracker.contract.events import MAX_TIME_MS, profile_prefix, with_profile
-from tracker.contract.settings import DEMO_SITE, Settings
+from tracker.contract.settings import DEMO_SITE, Settings, Site
 from tracker.contract.triggers import rfc3339
 from tracker.intake import Call, Draft, Policy, policy_of, take
 from tracker.intake.draft import DEFAULT_POLICY
@@ -53,6 +53,10 @@ def fold(name: str, file: Iterable[bytes], now: str, site: str | None, verbose: 
         now_ms = time_ms(int(now) if now.lstrip("-").isdigit() else now)
     except ValueError as e:
         raise click.BadParameter(f"{e}", param_hint="--now") from None
+    if name == "activity":  # of a site that asks for nothing it would keep nothing
+        known = settings.sites.get(site) or Site(write_key="", secret_key="")
+        asked = msgspec.structs.replace(known, activity=True)
+        settings = msgspec.structs.replace(settings, sites={**settings.sites, site: asked})
     lines = _Lines(settings, site, now_ms)
     for n, text in enumerate(file, 1):
         if text.strip():

@@ -65,7 +65,7 @@ def preview(segment: str, site: str | None, most: int) -> int:
     settings, site = _site(site)
     wanted = _segment(segment, settings, site)
     known = settings.sites.get(site)
-    counts = counted([s.when for s in known.segments] if known is not None else [])
+    counts = counted([c for s in known.segments for c in s.conditions] if known is not None else [])
     for name in sorted(counted([wanted.when]).keys() - counts.keys()):
         click.echo(f"'{name}' is not counted yet: no segment of tracker.toml asks for it", err=True)
     click.echo(_shown(_told(lambda: members_now(settings, site, wanted, most))))

@@ -22,6 +22,7 @@ from math import isfinite
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from tracker.contract.scoring import STAGES
 from tracker.contract.stages import CART_STATES, CHANNEL_NAMES, STAGE_NAMES
@@ -119,6 +120,7 @@ MAX_SEGMENTS: Final = 200
 MAX_EVENTS: Final = 50
 """Names of events that a site's segments and rules may count: each has a place in every profile that sends it."""
 MAX_VALUE_DAYS: Final = 3650
+MAX_AMOUNT: Final = 1e300
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}").fullmatch
 
@@ -150,13 +152,37 @@ class Segment(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(description="Letters a to z, digits, - and _, 60 at most.")]
     when: Annotated[Condition, Meta(description="Who is in it.")]
+    stay: Annotated[
+        Condition | None, Meta(description="Who is in it stays while this holds, too: `leave` then does not apply.")
+    ] = None
+    leave: Annotated[
+        float,
+        Meta(
+            description="Who is in it stays until an amount of `when` (score, ...) is below this part of its value: "
+            "amounts fall by themselves, and one about the value would enter and leave again and again. 1: at the "
+            "value itself.",
+            gt=0,
+            le=1,
+        ),
+    ] = 0.8
+
+    @property
+    def stays(self) -> Condition:
+        """Under which a member stays one; `when` itself where that is no other."""
+        if self.stay is not None:
+            return Condition(any_=(self.when, self.stay))
+        return relaxed(self.when, self.leave)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        return (self.when,) if self.stay is None else (self.when, self.stay)
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True):
     """`[[sites.NAME.rules]]`: an event that becomes a trigger."""
 
     name: Annotated[str, Meta(description="Letters a to z, digits, - and _, 60 at most.")]
-    event: Annotated[str, Meta(description="Name of a track event.")]
+    event: Annotated[str, Meta(description="Name of a track event, or page, screen, identify, group.")]
     where: Annotated[Condition | None, Meta(description="What its properties must be; with `property` as field.")] = (
         None
     )
@@ -186,6 +212,8 @@ def check(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None:
             names.add(one.name)
     for segment in segments:
         _check(segment.when, f"segment '{segment.name}': when")
+        if segment.stay is not None:
+            _check(segment.stay, f"segment '{segment.name}': stay")
     for rule in rules:
         place = f"rule '{rule.name}'"
         if not rule.event or len(rule.event) > MAX_VALUE_CHARS:
@@ -194,7 +222,7 @@ def check(segments: tuple[Segment, ...], rules: tuple[Rule, ...]) -> None:
             _check(rule.where, f"{place}: where", properties=True)
         if rule.when is not None:
             _check(rule.when, f"{place}: when")
-    conditions = [s.when for s in segments] + [r.when for r in rules if r.when is not None]
+    conditions = [c for s in segments for c in s.conditions] + [r.when for r in rules if r.when is not None]
     if len(events := counted(conditions)) > MAX_EVENTS:
         raise ValueError(f"segments and rules ask for {len(events)} names of events, {MAX_EVENTS} at most")
 
@@ -205,6 +233,26 @@ def leaves(condition: Condition) -> tuple[Condition, ...]:
         return leaves(condition.not_)
     inner = condition.all_ if condition.all_ is not None else condition.any_
     return (condition,) if inner is None else tuple(leaf for each in inner for leaf in leaves(each))
+
+
+def relaxed(c: Condition, leave: float, *, negated: bool = False) -> Condition:
+    """The condition with its amounts so much further away: what holds `c` holds it, and something more. The same object
+    where there is none."""
+    if c.field is not None:
+        if FIELDS[c.field].kind != "amount" or leave == 1:
+            return c
+        value = float(c.value)  # type: ignore[arg-type]  # checked: a number
+        raised = (c.op in ("<", "<=")) is not negated
+        value = value / leave if raised is (value > 0) else value * leave
+        return replace(c, value=min(max(value, -MAX_AMOUNT), MAX_AMOUNT))
+    if c.not_ is not None:
+        inner = relaxed(c.not_, leave, negated=not negated)
+        return c if inner is c.not_ else replace(c, not_=inner)
+    each = c.all_ if c.all_ is not None else c.any_ or ()
+    others = tuple(relaxed(one, leave, negated=negated) for one in each)
+    if all(a is b for a, b in zip(each, others, strict=True)):
+        return c
+    return replace(c, all_=others) if c.all_ is not None else replace(c, any_=others)
 
 
 def counted(conditions: list[Condition]) -> dict[str, int]:

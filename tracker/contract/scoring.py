@@ -47,13 +47,18 @@ class Indicator(Struct, frozen=True):
     """Types of other calls."""
 
 
+def _told(action: str) -> tuple[str, ...]:
+    """Names of the message events by which so much is told, on whatever channel."""
+    return tuple(sorted(name for name, (_, told) in ev.MESSAGE_ACTIONS.items() if told == action))
+
+
 INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator("page", 1, calls=("page", "screen")),
     Indicator("product_view", 2, (ev.PRODUCT_VIEWED,)),
     Indicator("search", 2, ("Products Searched",)),
     Indicator("promotion_click", 3, ("Promotion Clicked",)),
     Indicator("message_open", 1, ("Email Opened", "Message Seen")),
-    Indicator("message_click", 4, tuple(sorted(ev.MESSAGE_CLICKS))),
+    Indicator("message_click", 4, _told("clicked")),
     Indicator("popup_submit", 8, ("Popup Submitted",)),
     Indicator("form", 10, ("Form Submitted",)),
     Indicator("cart", 6, (ev.PRODUCT_ADDED,)),
@@ -68,7 +73,7 @@ INDICATORS: Final[tuple[Indicator, ...]] = (
     Indicator("referral_converted", 30, ("Referral Converted",)),
     Indicator("referral_sent", 10, ("Invite Sent",)),
     Indicator("ticket", -2, ("Ticket Opened",)),
-    Indicator("unsubscribe", -15, ("Unsubscribed",)),
+    Indicator("unsubscribe", -15, _told("unsubscribed")),
     Indicator("spam_complaint", -30, ("Email Marked as Spam",)),
     Indicator("refund", -10, (ev.ORDER_REFUNDED, ev.ORDER_CANCELLED)),
 )

@@ -191,6 +191,13 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     links: Links = Links()
     score: Annotated[ScoreRules, Meta(description="What engagement is worth.")] = ScoreRules()
     lead: Annotated[LeadRules, Meta(description="When a lead is qualified.")] = LeadRules()
+    activity: Annotated[
+        bool,
+        Meta(
+            description="Keep sessions, their frequency and active days of every person, for the profile API: it costs "
+            "a look at each event. Segments and rules that ask for them need no such setting."
+        ),
+    ] = False
     segments: tuple[Segment, ...] = ()
     rules: tuple[Rule, ...] = ()
     surveys: SurveyRules = SurveyRules()
