@@ -563,8 +563,7 @@ class Folder:
             "ttl": self.settings.profile_ttl_d * 86_400,
             "counts": [
                 [site, family, self.zone(site).buckets(minute), *_columns(fields)]
-                for family, counts in (("site", fx.counts()), ("campaign", fx.campaigns), ("content", fx.content))
-                for (site, minute), fields in counts.items()
+                for (family, site, minute), fields in fx.counts().items()
             ],
             "tiers": _TIERS,
             "caps": _CAPS,

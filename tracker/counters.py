@@ -9,7 +9,7 @@ partitions. So an answer never depends on who rolls up, or when.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -107,14 +107,8 @@ async def read_carts(
     redis: Redis, settings: Settings, site: str, window: str, basis: str, now_ms: int
 ) -> dict[str, Any]:
     """The answer of .../carts: of the carts opened in the window, what became of them. Raises RedisError."""
-    answers, clocks = await _read(redis, settings, site, "site", "cart", window, now_ms)
-    sums: Counter[str] = Counter()
-    for flat in answers:
-        for field, count in zip(flat[::2], flat[1::2], strict=True):
-            kind, _, rest = _text(field).partition("|")
-            undone = kind.removesuffix("_undone")
-            sums[f"{undone}|{rest}"] += int(count) if undone == kind else -int(count)
-    return {"window": window, **carts(sums, basis), "complete_until": _complete_until(clocks)}
+    sums, complete_until = await read_sums(redis, settings, site, "site", "cart", window, now_ms)
+    return {"window": window, **carts(sums, basis), "complete_until": complete_until}
 
 
 def carts(sums: Mapping[str, int], basis: str = "resolved") -> dict[str, Any]:
@@ -148,6 +142,11 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
+def share(part: int, whole: int) -> float | None:
+    """A part that can't be more than the whole; None: of nothing. It is 1 where less of the whole was reported."""
+    return min(1.0, part / whole) if whole > 0 else None
+
+
 def _parts(sums: Mapping[str, int], kind: str) -> list[tuple[tuple[str, ...], int]]:
     """Of fields KIND|A|B: ((A, B), n), the largest first. What was counted under no name is ('', '')."""
     bars = 1 if kind == "cart_revenue" else 0
@@ -156,6 +155,25 @@ def _parts(sums: Mapping[str, int], kind: str) -> list[tuple[tuple[str, ...], in
         (tuple(name.split("|", bars)) if name else ("",) * (bars + 1), n)
         for name, n in sorted(found, key=lambda item: (-item[1], item[0]))
     ]
+
+
+async def read_sums(
+    redis: Redis, settings: Settings, site: str, family: str, prefix: str, window: str, now_ms: int
+) -> tuple[Counter[str], str | None]:
+    """(field -> what it counts in the window, less what was undone; complete_until). Raises RedisError."""
+    answers, clocks = await _read(redis, settings, site, family, prefix, window, now_ms)
+    return net(answers), _complete_until(clocks)
+
+
+def net(answers: Iterable[Sequence[bytes | str]]) -> Counter[str]:
+    """Parts of [field, n, ...] -> field -> n, less what KIND_undone counts of it."""
+    sums: Counter[str] = Counter()
+    for flat in answers:
+        for field, count in zip(flat[::2], flat[1::2], strict=True):
+            kind, bar, rest = _text(field).partition("|")
+            undone = kind.removesuffix("_undone")
+            sums[f"{undone}{bar}{rest}"] += int(count) if undone == kind else -int(count)
+    return sums
 
 
 async def _read(

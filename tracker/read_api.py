@@ -22,6 +22,8 @@ from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.profiles import ID_KINDS, read_profile
 from tracker.rejections import INVALID_KEY, Refusal, refuse
+from tracker.reports.messages import BY as MESSAGES_BY
+from tracker.reports.messages import read_messages
 from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
@@ -126,6 +128,19 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         _check("window", window, WINDOWS)
         _check("basis", basis, BASES)
         return await _answer(read_carts(redis, current(), site, window, basis, _now_ms()))
+
+    @routes.get("/messages")
+    async def messages(
+        site: str,
+        by: Annotated[str, Query(description=_one_of(MESSAGES_BY))] = "channel",
+        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d",
+        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+    ) -> dict[str, Any]:
+        """What became of the messages of a rolling window, who unsubscribed, and why."""
+        _check("by", by, MESSAGES_BY)
+        _check("window", window, WINDOWS)
+        most = _limit(limit, MAX_LIMIT)
+        return await _answer(read_messages(redis, current(), site, by, window, most, _now_ms()))
 
     @routes.get("/segments")
     async def segments(site: str) -> dict[str, Any]:

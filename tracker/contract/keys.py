@@ -91,11 +91,17 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
     ),
     "campaign": (("campaign",), {"m": 200, "h": 500, "d": 500}),
     "content": (("page", "screen", "product", "promotion", "form"), {"m": 200, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "messages": (
+        ("message_campaign", "message_template", "unsubscribe_reason"),
+        {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
+    ),
 }
 """Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
+FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMILIES.items() for kind in kinds}
 OPEN_KINDS: Final = (
     "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
     "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
+    "message_campaign", "message_template", "unsubscribe_reason",
 )  # fmt: skip
 """Kinds whose names clients make up. Names that come when the bucket is full are counted under no name, in `KIND|`, so
 that made-up names stay inside a budget; the names of other kinds are a closed set."""
@@ -230,6 +236,16 @@ def popup_field(action: str, popup_id: str) -> str:
 
 def message_field(channel: str, action: str) -> str:
     return f"message|{channel}|{action}"
+
+
+def message_of_field(kind: str, channel: str, action: str, name: str) -> str:
+    """Messages of a campaign or template; '': of those that name none."""
+    return f"message_{kind}|{channel}|{action}|{name}"
+
+
+def unsubscribe_reason_field(channel: str, reason: str) -> str:
+    """'': none was given."""
+    return f"unsubscribe_reason|{channel}|{reason}"
 
 
 def campaign_field(name: str) -> str:
