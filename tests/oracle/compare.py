@@ -45,7 +45,7 @@ UNCHECKED = re.compile(
 )
 """Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), the
 median score, what differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the
-naive fold has only what decides about triggers; stages of the journey and counters of families that it does not know."""
+naive fold has only what decides about triggers; stages of the journey, counters of families that it does not know."""
 
 
 NOT_TOLD = re.compile(

@@ -1,4 +1,4 @@
-"""Events as clients send them -> what the real fold counts: sums by family, as the read API adds them up over buckets."""
+"""Events as clients send them -> what the real fold counts: sums by family, as the read API adds up its buckets."""
 
 from __future__ import annotations
 

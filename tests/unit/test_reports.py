@@ -1,4 +1,4 @@
-"""Rates and distributions by the vectors of domain.md, from events through the real fold to what the read API answers."""
+"""Rates and distributions by the vectors of domain.md: from events through the real fold to the read API's answer."""
 
 from __future__ import annotations
 

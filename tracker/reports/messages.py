@@ -61,6 +61,7 @@ def messages(sums: Mapping[str, int], by: str = "channel", limit: int = 100) -> 
                 unnamed += n
             else:
                 groups.setdefault(channel if by == "channel" else name, Counter())[action] += n
+    largest_reasons = sorted(reasons.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or ""))
     ranked = sorted(groups.items(), key=lambda item: (-item[1].total(), item[0]))
     return {
         "by": by,
@@ -70,9 +71,7 @@ def messages(sums: Mapping[str, int], by: str = "channel", limit: int = 100) -> 
         "total": _rated(total),
         "reasons": [
             {"channel": channel or None, "key": reason, "count": n, "share": share(n, reasons.total())}
-            for (channel, reason), n in sorted(
-                reasons.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or "")
-            )
+            for (channel, reason), n in largest_reasons
         ],
     }
 
