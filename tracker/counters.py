@@ -100,15 +100,15 @@ async def read_counters(
     """
     family, prefix = GROUPS[by]
     answers, clocks = await _read(redis, settings, site, family, prefix, window, now_ms)
-    return {"window": window, **_groups(answers, prefix, limit), "complete_until": _complete_until(clocks)}
+    return {"window": window, **_groups(answers, prefix, limit), "complete_until": complete_until(clocks)}
 
 
 async def read_carts(
     redis: Redis, settings: Settings, site: str, window: str, basis: str, now_ms: int
 ) -> dict[str, Any]:
     """The answer of .../carts: of the carts opened in the window, what became of them. Raises RedisError."""
-    sums, complete_until = await read_sums(redis, settings, site, "site", "cart", window, now_ms)
-    return {"window": window, **carts(sums, basis), "complete_until": complete_until}
+    sums, until = await read_sums(redis, settings, site, "site", "cart", window, now_ms)
+    return {"window": window, **carts(sums, basis), "complete_until": until}
 
 
 def carts(sums: Mapping[str, int], basis: str = "resolved") -> dict[str, Any]:
@@ -162,7 +162,7 @@ async def read_sums(
 ) -> tuple[Counter[str], str | None]:
     """(field -> what it counts in the window, less what was undone; complete_until). Raises RedisError."""
     answers, clocks = await _read(redis, settings, site, family, prefix, window, now_ms)
-    return net(answers), _complete_until(clocks)
+    return net(answers), complete_until(clocks)
 
 
 def net(answers: Iterable[Sequence[bytes | str]]) -> Counter[str]:
@@ -288,7 +288,7 @@ async def count_visitors(
             await union(keys=[keys.visitor_day_key(p, site, channel, day) for day in days], client=pipe)
         for (_, channel), n in zip(beyond, await pipe.execute(), strict=True):
             sums[channel] += n
-    return sums, not beyond, _complete_until(replies[settings.partitions :])
+    return sums, not beyond, complete_until(replies[settings.partitions :])
 
 
 def zone_of(settings: Settings, site: str) -> Zone:
@@ -299,7 +299,8 @@ def zone_of(settings: Settings, site: str) -> Zone:
 _zone = lru_cache(1024)(Zone)
 
 
-def _complete_until(clocks: list[Any]) -> str | None:
+def complete_until(clocks: Sequence[Any]) -> str | None:
+    """Of the partitions' clocks the slowest's; None before each has one."""
     known = [int(clock) for clock in clocks if clock is not None]
     return rfc3339(min(known)) if len(known) == len(clocks) else None
 

@@ -24,6 +24,7 @@ from tracker.profiles import ID_KINDS, read_profile
 from tracker.rejections import INVALID_KEY, Refusal, refuse
 from tracker.reports.messages import BY as MESSAGES_BY
 from tracker.reports.messages import read_messages
+from tracker.reports.retention import DEFAULT_WEEKS, MAX_COHORTS, read_retention
 from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
@@ -142,6 +143,14 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         most = _limit(limit, MAX_LIMIT)
         return await _answer(read_messages(redis, current(), site, by, window, most, _now_ms()))
 
+    @routes.get("/retention")
+    async def retention(
+        site: str,
+        weeks: Annotated[str, Query(description=f"Cohorts, 1 to {MAX_COHORTS}")] = str(DEFAULT_WEEKS),
+    ) -> dict[str, Any]:
+        """Of those who were first active in a week, how many are active, and how many leave, in the weeks after it."""
+        return await _answer(read_retention(redis, current(), site, _limit(weeks, MAX_COHORTS, "weeks"), _now_ms()))
+
     @routes.get("/segments")
     async def segments(site: str) -> dict[str, Any]:
         """The segments of tracker.toml, and how many profiles are in each."""
@@ -183,9 +192,9 @@ def _check(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ApiError(400, f"bad_{name}", f"`{name}` has an unknown value.", f"Use one of: {', '.join(allowed)}.")
 
 
-def _limit(text: str, most: int) -> int:
+def _limit(text: str, most: int, name: str = "limit") -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
-        raise ApiError(400, "bad_limit", "`limit` is no such number.", f"Use 1 to {most}.")
+        raise ApiError(400, f"bad_{name}", f"`{name}` is no such number.", f"Use 1 to {most}.")
     return int(text)
 
 

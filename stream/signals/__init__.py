@@ -18,6 +18,7 @@ from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 from stream.signals.purchase import PurchaseSignal
 from stream.signals.reorder import ReorderSignal
+from stream.signals.retention import RetentionSignal
 from stream.signals.reviews import ReviewSignal
 from stream.signals.rules import RuleSignal
 from stream.signals.score import ScoreSignal
@@ -39,6 +40,7 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     BrowseSignal(),
     UsageSignal(),
     ActivitySignal(),
+    RetentionSignal(),
     # Those that look at others stand behind them.
     ReorderSignal(),
     EngagementSignal(),

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import permutations
 from typing import Any
 
 import pytest
 
-from tests.unit.counting import Counting, track
+from stream.core.retention import Retention, monday, week_of
+from stream.signals.retention import RetentionSignal
+from tests.unit.cart_vectors import context
+from tests.unit.counting import T0_MS, Counting, page, track
+from tracker.contract.windows import Zone
+from tracker.counters import net
 from tracker.reports.messages import messages
+from tracker.reports.retention import retention
+
+ZONE = Zone("Asia/Ho_Chi_Minh")
 
 
 def answered(found: Counting, by: str = "channel", limit: int = 100) -> dict[str, Any]:
@@ -79,3 +89,91 @@ def test_the_parts_are_the_whole(by: str) -> None:
 
 def test_what_came_when_a_bucket_was_full_is_told() -> None:
     assert messages({"message_campaign|": 3, "message|email|sent": 3}, "campaign")["unnamed"] == 3
+
+
+# -- retention
+
+
+def cohorts(found: Counting, this_week: int) -> dict[str, Any]:
+    by_week: dict[int, Counter[str]] = {}
+    for (family, minute), fields in found.at.items():
+        if family == "retention":
+            week = week_of(ZONE.day(minute) // 86_400)
+            assert ZONE.day(minute) == monday(week) * 86_400, "counted on the cohort's Monday"
+            by_week.setdefault(week, Counter()).update(fields)
+    counts = {w: net([[x for f, n in by_week[w].items() for x in (f, str(n))]]) for w in by_week}
+    return retention(counts, this_week)
+
+
+WEEK_MS = 7 * 86_400_000
+WEEK = week_of((T0_MS + 7 * 3_600_000) // 86_400_000)
+
+
+def test_the_retention_and_churn_of_the_spec() -> None:
+    found = Counting()
+    for week, n in enumerate((100, 80, 60)):
+        for i in range(n):
+            found.take(page(T0_MS + week * WEEK_MS, pid=f"p{i}"), page(T0_MS + week * WEEK_MS + 1, pid=f"p{i}"))
+    answer = cohorts(found, WEEK + 3)
+    (cohort,) = answer["cohorts"]
+    assert (cohort["week"], cohort["size"]) == ("2026-11-16", 100)
+    assert [p["retained"] for p in cohort["periods"]] == [0.8, 0.6, 0.0]
+    assert [p["churn"] for p in cohort["periods"]] == pytest.approx([0.2, 0.25, 1.0])
+    assert [p["runs"] for p in cohort["periods"]] == [False, False, True]
+    assert [p["k"] for p in answer["all"]] == [1, 2]
+
+
+def test_churn_is_of_those_who_were_there_the_week_before() -> None:
+    """Others who come back do not make up for those who left."""
+    found = Counting()
+    for pid, weeks in (("p1", (0, 1)), ("p2", (0, 2)), ("p3", (0, 2))):
+        found.take(*(page(T0_MS + w * WEEK_MS, pid=pid) for w in weeks))
+    first, second, third = cohorts(found, WEEK + 3)["cohorts"][0]["periods"]
+    assert (first["retained"], first["churn"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert (second["active"], second["churn"]) == (2, 1.0)
+    assert (third["active"], third["churn"]) == (0, 1.0)
+
+
+def test_of_nobody_there_is_no_retention() -> None:
+    empty = retention({WEEK: {}}, WEEK + 1)["cohorts"][0]["periods"][0]
+    assert (empty["retained"], empty["churn"]) == (None, None)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4)))[::5])
+def test_the_order_of_arrival_makes_no_difference_to_cohorts(order: tuple[int, ...]) -> None:
+    events = [page(T0_MS + w * WEEK_MS) for w in (0, 1, 3, 4)]
+    found = Counting().take(*(events[i] for i in order))
+    assert cohorts(found, WEEK + 5)["cohorts"][-1]["size"] in (0, 1)
+    by_week = {c["week"]: c for c in cohorts(found, WEEK + 5)["cohorts"]}
+    assert by_week["2026-11-16"]["size"] == 1
+    assert [p["active"] for p in by_week["2026-11-16"]["periods"]] == [1, 0, 1, 1, 0]
+    assert all(c["size"] == 0 and not any(p["active"] for p in c["periods"]) for w, c in by_week.items()
+               if w != "2026-11-16")  # fmt: skip
+
+
+def test_two_profiles_that_are_one_person_are_one_in_the_cohorts() -> None:
+    signal, ctx = RetentionSignal(), context()
+    one, other = Retention(WEEK, 0b101), Retention(WEEK - 1, 0b11)
+    result = signal.merge(one, other, T0_MS, ctx)
+    assert result == signal.merge(other, one, T0_MS, ctx)
+    assert result.state == Retention(WEEK - 1, 0b1011)
+    counted = Counter([("cohort|0", WEEK), ("cohort|2", WEEK)])
+    counted.update([("cohort|0", WEEK - 1), ("cohort|1", WEEK - 1), ("cohort_kept|1", WEEK - 1)])
+    for field, n, ms in result.counts_at:
+        undone = field.replace("_undone", "")
+        counted[undone, week_of((ms + 7 * 3_600_000) // 86_400_000)] += n if undone == field else -n
+    assert {k: n for k, n in counted.items() if n} == {
+        (f, WEEK - 1): 1 for f in ("cohort|0", "cohort|1", "cohort|3", "cohort_kept|1")
+    }
+
+
+@pytest.mark.parametrize(
+    ("event", "active"),
+    [
+        (page(), True), (track("Feature Used"), True), (track("Order Completed", channel="store"), True),
+        (track("Email Link Clicked", channel="email"), True), (track("Email Opened", channel="email"), False),
+        (track("Order Delivered"), False), (track("Order Refunded"), False), ({**page(), "bot": "spider"}, False),
+    ],
+)  # fmt: skip
+def test_active_is_who_does_something(event: dict[str, Any], active: bool) -> None:
+    assert bool(Counting().take(event).counts["retention"]) is active

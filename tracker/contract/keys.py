@@ -95,6 +95,7 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
         ("message_campaign", "message_template", "unsubscribe_reason"),
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
+    "retention": (("cohort", "cohort_kept", "cohort_undone", "cohort_kept_undone"), dict.fromkeys(TIERS, 500)),
 }
 """Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
 FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMILIES.items() for kind in kinds}
@@ -277,6 +278,11 @@ def cart_reason_field(reason: str) -> str:
 def cart_revenue_field(currency: str, campaign: str) -> str:
     """What recovered carts brought, in the currency's minor unit."""
     return f"cart_revenue|{currency}|{campaign}"
+
+
+def cohort_field(k: int, *, kept: bool = False) -> str:
+    """Of the cohort whose bucket it is those active k weeks after their first; kept: and in the week before, too."""
+    return f"cohort_kept|{k}" if kept else f"cohort|{k}"
 
 
 def undone_field(field: str) -> str:
