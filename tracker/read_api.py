@@ -25,6 +25,7 @@ from tracker.rejections import INVALID_KEY, Refusal, refuse
 from tracker.reports.messages import BY as MESSAGES_BY
 from tracker.reports.messages import read_messages
 from tracker.reports.retention import DEFAULT_WEEKS, MAX_COHORTS, read_retention
+from tracker.reports.steps import read_steps
 from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
@@ -150,6 +151,12 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     ) -> dict[str, Any]:
         """Of those who were first active in a week, how many are active, and how many leave, in the weeks after it."""
         return await _answer(read_retention(redis, current(), site, _limit(weeks, MAX_COHORTS, "weeks"), _now_ms()))
+
+    @routes.get("/steps")
+    async def steps(site: str, window: Annotated[str, Query(description=_one_of(WINDOWS))] = "30d") -> dict[str, Any]:
+        """How many went from which step of their journey to which in a rolling window, and how long it took them."""
+        _check("window", window, WINDOWS)
+        return await _answer(read_steps(redis, current(), site, window, _now_ms()))
 
     @routes.get("/segments")
     async def segments(site: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from stream.signals.reviews import ReviewSignal
 from stream.signals.rules import RuleSignal
 from stream.signals.score import ScoreSignal
 from stream.signals.segments import SegmentSignal
+from stream.signals.steps import StepSignal
 from stream.signals.surveys import SurveySignal
 from stream.signals.usage import UsageSignal
 from stream.signals.visit import VisitSignal
@@ -41,6 +42,7 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     UsageSignal(),
     ActivitySignal(),
     RetentionSignal(),
+    StepSignal(),
     # Those that look at others stand behind them.
     ReorderSignal(),
     EngagementSignal(),

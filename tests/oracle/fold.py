@@ -39,7 +39,7 @@ MESSAGES: dict[str, tuple[str | None, str]] = {
 }  # fmt: skip
 NOT_FOLDED = (
     "activity", "browse", "drip", "engagement", "journey", "reorder", "retention", "reviews", "rules", "segments",
-    "surveys", "usage",
+    "steps", "surveys", "usage",
 )  # fmt: skip
 """States of signals that this fold does not know."""
 HYPERLOGLOG = b"HYLL"

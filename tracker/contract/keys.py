@@ -95,6 +95,7 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
         ("message_campaign", "message_template", "unsubscribe_reason"),
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
+    "steps": (("step", "step_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
     "retention": (("cohort", "cohort_kept", "cohort_undone", "cohort_kept_undone"), dict.fromkeys(TIERS, 500)),
 }
 """Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
@@ -102,10 +103,10 @@ FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMIL
 OPEN_KINDS: Final = (
     "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
     "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
-    "message_campaign", "message_template", "unsubscribe_reason",
+    "message_campaign", "message_template", "unsubscribe_reason", "step", "step_undone",
 )  # fmt: skip
-"""Kinds whose names clients make up. Names that come when the bucket is full are counted under no name, in `KIND|`, so
-that made-up names stay inside a budget; the names of other kinds are a closed set."""
+"""Kinds whose names clients make up, or that have very many. Names that come when the bucket is full are counted under
+no name, in `KIND|`, so that made-up names stay inside a budget; the names of other kinds are a closed set."""
 SUM_FIELD: Final = "sum"
 """Of all increments of the bucket: it rises with every change, so that equal sums mean equal contents."""
 MAX_ROLLED_FIELDS: Final = 5000
@@ -283,6 +284,11 @@ def cart_revenue_field(currency: str, campaign: str) -> str:
 def cohort_field(k: int, *, kept: bool = False) -> str:
     """Of the cohort whose bucket it is those active k weeks after their first; kept: and in the week before, too."""
     return f"cohort_kept|{k}" if kept else f"cohort|{k}"
+
+
+def step_field(from_: int, to: int, bucket: int) -> str:
+    """A move between two of tracker/contract/steps.py, and the time that it took, by tracker/contract/spans.py."""
+    return f"step|{from_}|{to}|{bucket}"
 
 
 def undone_field(field: str) -> str:
