@@ -259,11 +259,13 @@ async def read_visitors(redis: Redis, settings: Settings, site: str, window: str
 
 
 async def count_visitors(
-    redis: Redis, settings: Settings, site: str, window: str, now_ms: int, channels: Sequence[str]
+    redis: Redis, settings: Settings, site: str, window: str, now_ms: int, channels: Sequence[str], grain: int = 1
 ) -> tuple[dict[str, int], bool, str | None]:
-    """(channel -> visitors of the window, whether all are exact, complete_until). Raises RedisError."""
+    """(channel -> visitors of the window, whether all are exact, complete_until). Raises RedisError.
+
+    `grain`: the window begins with so many whole minutes."""
     now_s, length_s = now_ms // 1000, WINDOWS[window]
-    first = (now_s - length_s) // 60
+    first = (now_s - length_s) // 60 // grain * grain
     days = windows.days(now_s, length_s, zone_of(settings, site))
     count = redis.register_script(VISITORS)
     pipe = redis.pipeline(transaction=False)

@@ -26,6 +26,7 @@ from tracker.reports.messages import BY as MESSAGES_BY
 from tracker.reports.messages import read_messages
 from tracker.reports.retention import DEFAULT_WEEKS, MAX_COHORTS, read_retention
 from tracker.reports.steps import read_steps
+from tracker.reports.usage import read_usage
 from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
@@ -157,6 +158,14 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         """How many went from which step of their journey to which in a rolling window, and how long it took them."""
         _check("window", window, WINDOWS)
         return await _answer(read_steps(redis, current(), site, window, _now_ms()))
+
+    @routes.get("/usage")
+    async def usage(
+        site: str, window: Annotated[str, Query(description=f"Of active_minutes. {_one_of(WINDOWS)}")] = "24h"
+    ) -> dict[str, Any]:
+        """Who uses what the site offers: daily, weekly and monthly users, stickiness, active minutes."""
+        _check("window", window, WINDOWS)
+        return await _answer(read_usage(redis, current(), site, window, _now_ms()))
 
     @routes.get("/segments")
     async def segments(site: str) -> dict[str, Any]:

@@ -7,15 +7,18 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stream.core.retention import Retention, monday, week_of
 from stream.signals.retention import RetentionSignal
 from tests.unit.cart_vectors import context
-from tests.unit.counting import T0_MS, Counting, page, track
+from tests.unit.counting import SETTINGS, T0_MS, Counting, page, track
+from tracker.contract.retention import FallingRules
 from tracker.contract.windows import Zone
 from tracker.counters import net
 from tracker.reports.messages import messages
 from tracker.reports.retention import retention
+from tracker.reports.usage import usage
 
 ZONE = Zone("Asia/Ho_Chi_Minh")
 
@@ -177,3 +180,30 @@ def test_two_profiles_that_are_one_person_are_one_in_the_cohorts() -> None:
 )  # fmt: skip
 def test_active_is_who_does_something(event: dict[str, Any], active: bool) -> None:
     assert bool(Counting().take(event).counts["retention"]) is active
+
+
+# -- usage
+
+
+def test_the_stickiness_of_the_spec() -> None:
+    assert usage(20, 60, 100, 90.0) == {"dau": 20, "wau": 60, "mau": 100, "stickiness": 0.2, "minutes_a_user": 4.5}
+    assert usage(0, 0, 0, 0.0)["stickiness"] is None
+    assert usage(0, 0, 3, 0.0) == {"dau": 0, "wau": 0, "mau": 3, "stickiness": 0.0, "minutes_a_user": None}
+
+
+def test_users_are_noted_once_an_hour_and_their_time_is_added_up() -> None:
+    found, minute = Counting(), T0_MS // 60_000
+    hour = minute // 60 * 60
+    found.take(track("Page Engaged", T0_MS, engaged_ms=20_000), track("Feature Used", T0_MS + 60_000))
+    found.take({**page(), "type": "screen"}, page(), {**track("Feature Used"), "bot": "spider"})
+    assert found.net("site")["usage|active_ms"] == 20_000 + 2 * 30_000
+    assert found.visits["demo:used"] == {"p1": minute}
+    found.take(track("Feature Used", (hour + 60) * 60_000), track("Feature Used", (hour + 59) * 60_000))
+    assert found.visits["demo:used"] == {"p1": hour + 60}
+
+
+def test_a_site_where_usage_never_falls_has_users_all_the_same() -> None:
+    (name,) = SETTINGS.sites
+    site = replace(SETTINGS.sites[name], usage=FallingRules(enter=0))
+    found = Counting(replace(SETTINGS, sites={name: site})).take(track("Feature Used"))
+    assert found.visits["demo:used"]

@@ -18,7 +18,8 @@ touches lies in one slot of a Redis Cluster.
                                that is no more only `merged` = the profile it was merged into
       {pN}:c:SITE:F:T:B  hash  counters of family F in bucket B of tier T (m, h, d): field -> count; `sum` = of all
       {pN}:u:SITE:CH   zset    visitors of channel CH (`all`: of the site; `engaged`: those whose event counted for
-                               the score): profile id -> minute of the last event; the latest 10,000
+                               the score; `used`: who uses something, by the hour): profile id -> minute of the last
+                               event; the latest 10,000
       {pN}:u           hash    SITE:CH -> the latest minute of a visitor who was dropped from there, for there were more
       {pN}:ud:SITE:CH:B  string  HyperLogLog of the visitors of local date B
       {pN}:rank:SITE   zset    the ranking: profile id -> log2 of its score, counted from the landmark
@@ -86,6 +87,7 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
             "cart_reason_undone",
             "cart_revenue",
             "cart_revenue_undone",
+            "usage",
         ),
         dict.fromkeys(TIERS, MAX_COUNTER_FIELDS),
     ),
@@ -117,8 +119,10 @@ ALL: Final = "all"
 """Stands for all channels among the visitors'."""
 ENGAGED: Final = "engaged"
 """Stands for events that count for the score."""
+USED: Final = "used"
+"""Stands for events that show that somebody uses something; of each hour the first."""
 VISITOR_CHANNELS: Final[tuple[str, ...]] = (ALL, *CHANNELS, "other")
-VISITOR_SETS: Final[tuple[str, ...]] = (*VISITOR_CHANNELS, ENGAGED)
+VISITOR_SETS: Final[tuple[str, ...]] = (*VISITOR_CHANNELS, ENGAGED, USED)
 MAX_VISITORS: Final = 10_000
 """Visitors of a channel and partition that are counted exactly; for windows that reach beyond them: HyperLogLog."""
 VISITORS_KEPT_S: Final = 92 * 86400
@@ -222,6 +226,8 @@ def segment_gauge(segment: str) -> str:
 
 # Fields of the counter hashes. Names that come from clients are the last part, so no separator in them can lie.
 TOTAL_FIELD: Final = "total"
+ACTIVE_MS_FIELD: Final = "usage|active_ms"
+"""Time for which something was used."""
 
 
 def channel_field(channel: str) -> str:
