@@ -62,14 +62,21 @@ class Effects(Struct):
     ranked: dict[str, str] = msgspec.field(default_factory=dict)
     """Site -> the rules by which all of its ranks here are, from this step on."""
 
-    def counts(self) -> dict[tuple[str, int], dict[str, int]]:
-        """(site, start of the minute in seconds) -> field -> n, of all that the chunk counts of the family `site`."""
-        found = {key: dict(fields) for key, fields in self.extra.items()}
-        for key, pairs in self.seen.items():
-            fields = found.setdefault(key, {})
+    def counts(self) -> dict[tuple[str, str, int], dict[str, int]]:
+        """(family, site, start of the minute in seconds) -> field -> n, of all that the chunk counts."""
+        found: dict[tuple[str, str, int], dict[str, int]] = {}
+        for (site, minute), fields in self.extra.items():
+            for field, n in fields.items():
+                family = keys.FAMILY_OF[field.partition("|")[0]]
+                found.setdefault((family, site, minute), {})[field] = n
+        for (site, minute), pairs in self.seen.items():
+            fields = found.setdefault(("site", site, minute), {})
             for (channel, label), n in pairs.items():
                 for field in (keys.TOTAL_FIELD, keys.channel_field(channel), keys.event_field(label)):
                     fields[field] = fields.get(field, 0) + n
+        for family, counts in (("campaign", self.campaigns), ("content", self.content)):
+            for (site, minute), fields in counts.items():
+                found[family, site, minute] = fields
         return found
 
     def gauge(self, site: str, gauges: tuple[tuple[str, int], ...], sign: int = 1) -> None:

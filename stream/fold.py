@@ -222,7 +222,7 @@ class Folder:
             self._keep(profile, signal, replace(result, gauges=()), fx.clock_ms, fx)
             minute = signal.engaged_ms(result.state) // 60_000
             if minute and not fx.visits.too_old(minute, fx.clock_ms):
-                fx.visits.add(part.site, keys.ENGAGED, profile.id, minute, None, self.zone(part.site))
+                fx.visits.add(part.site, signal.audience, profile.id, minute, None, self.zone(part.site))
             fx.gauge(part.site, before, -1)
             fx.gauge(part.site, signal.gauges(result.state))
         self._settle(profile, changed, fx.clock_ms, fx.clock_ms, fx)
@@ -319,7 +319,7 @@ class Folder:
                 now = ts_ms // 60_000
                 last = signal.engaged_ms(before) // 60_000 or None if before is not None else None
                 if now != last and not fx.visits.too_old(now, received_ms):
-                    fx.visits.add(event.site, keys.ENGAGED, profile.id, now, last, self.zone(event.site))
+                    fx.visits.add(event.site, signal.audience, profile.id, now, last, self.zone(event.site))
             self._keep(profile, signal, result, now_ms, fx)
         if due:
             profile.due_ms = self.codec.due_ms(profile)
@@ -563,8 +563,7 @@ class Folder:
             "ttl": self.settings.profile_ttl_d * 86_400,
             "counts": [
                 [site, family, self.zone(site).buckets(minute), *_columns(fields)]
-                for family, counts in (("site", fx.counts()), ("campaign", fx.campaigns), ("content", fx.content))
-                for (site, minute), fields in counts.items()
+                for (family, site, minute), fields in fx.counts().items()
             ],
             "tiers": _TIERS,
             "caps": _CAPS,

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from stream.poison import REASONS
 from tracker.contract.events import CHANNELS, MESSAGE_ACTIONS, POPUP_ACTIONS
 from tracker.contract.scoring import STAGES
+from tracker.contract.stages import STAGE_NAMES
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 from tracker.contract.triggers import TRIGGER_KINDS
 
@@ -98,6 +99,7 @@ PROFILES_KNOWN = Gauge("stream_profiles_known", "Profiles that were made, less t
 PROFILES_STAGE = Gauge(
     "stream_profiles_stage", "Profiles by their stage of the lifecycle; all others are visitors.", ["site", "stage"]
 )
+PROFILES_JOURNEY = Gauge("stream_profiles_journey", "Profiles by how far on their journey they are.", ["site", "stage"])
 CONFIG_FAILURES = Counter(
     "stream_config_reload_failures_total", "Changes of tracker.toml that can't be used; the settings before stay."
 )
@@ -137,13 +139,13 @@ SIGNAL_COUNTERS: Final = {
 
 
 class _OfStage:
-    """The part of PROFILES_STAGE that is of one stage, with the site as its label like other gauges."""
+    """The part of a gauge that is of one stage, with the site as its label like other gauges."""
 
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
+    def __init__(self, gauge: Gauge, stage: str) -> None:
+        self._gauge, self._stage = gauge, stage
 
     def labels(self, site: str) -> Gauge:
-        return PROFILES_STAGE.labels(site, self._stage)
+        return self._gauge.labels(site, self._stage)
 
 
 GAUGES: Final[dict[str, Gauge | _OfStage]] = {
@@ -152,7 +154,8 @@ GAUGES: Final[dict[str, Gauge | _OfStage]] = {
     "churn_high_visit": CHURN_HIGH_VISIT,
     "churn_high_message_engage": CHURN_HIGH_MESSAGE,
     "profiles_known": PROFILES_KNOWN,
-    **{f"stage_{stage}": _OfStage(stage) for stage in STAGES[1:]},
+    **{f"stage_{stage}": _OfStage(PROFILES_STAGE, stage) for stage in STAGES[1:]},
+    **{f"journey_{stage}": _OfStage(PROFILES_JOURNEY, stage) for stage in STAGE_NAMES},
 }
 """Result.gauges that are shown, by field; sums over the partitions owned, rebuilt on every assignment."""
 

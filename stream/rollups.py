@@ -60,20 +60,17 @@ async def roll(store: Store, settings: Settings, site: str, zone: Zone, now_s: i
     """Roll up the site's closed days of the window that have changed: how many. Raises RedisError, Unavailable."""
     closed = days(now_s, window_s, zone)[:-1]
     rolled = 0
-    for family in keys.FAMILIES:
-        names = [f"{site}:{family}:d:{day}" for day in closed]
-        parts = [unpackb(a) for a in await _read(store, settings.partitions, names, whole=False)]
-        known = await asyncio.gather(
-            *(store.run("HGET", keys.rollup_key(site, family, day), keys.SUM_FIELD) for day in closed)
-        )
-        for i, day in enumerate(closed):
-            if sum(int(sums[i] or 0) for sums in parts) == int(known[i] or 0):
-                continue
-            answers = await _read(store, settings.partitions, [names[i]], whole=True)
-            total, fields = merged(unpackb(answer)[0] for answer in answers)
-            flat = [x for pair in fields.items() for x in pair]
-            key = keys.rollup_key(site, family, day)
-            rolled += await store.call("roll", key, [total, keys.ROLLUP_KEPT_S, flat])
+    days_of = [(family, day) for family in keys.FAMILIES for day in closed]
+    names = [f"{site}:{family}:d:{day}" for family, day in days_of]
+    parts = [unpackb(a) for a in await _read(store, settings.partitions, names, whole=False)]
+    known = await asyncio.gather(*(store.run("HGET", keys.rollup_key(site, *each), keys.SUM_FIELD) for each in days_of))
+    for i, each in enumerate(days_of):
+        if sum(int(sums[i] or 0) for sums in parts) == int(known[i] or 0):
+            continue
+        answers = await _read(store, settings.partitions, [names[i]], whole=True)
+        total, fields = merged(unpackb(answer)[0] for answer in answers)
+        flat = [x for pair in fields.items() for x in pair]
+        rolled += await store.call("roll", keys.rollup_key(site, *each), [total, keys.ROLLUP_KEPT_S, flat])
     return rolled
 
 

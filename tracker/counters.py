@@ -9,7 +9,7 @@ partitions. So an answer never depends on who rolls up, or when.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -100,21 +100,15 @@ async def read_counters(
     """
     family, prefix = GROUPS[by]
     answers, clocks = await _read(redis, settings, site, family, prefix, window, now_ms)
-    return {"window": window, **_groups(answers, prefix, limit), "complete_until": _complete_until(clocks)}
+    return {"window": window, **_groups(answers, prefix, limit), "complete_until": complete_until(clocks)}
 
 
 async def read_carts(
     redis: Redis, settings: Settings, site: str, window: str, basis: str, now_ms: int
 ) -> dict[str, Any]:
     """The answer of .../carts: of the carts opened in the window, what became of them. Raises RedisError."""
-    answers, clocks = await _read(redis, settings, site, "site", "cart", window, now_ms)
-    sums: Counter[str] = Counter()
-    for flat in answers:
-        for field, count in zip(flat[::2], flat[1::2], strict=True):
-            kind, _, rest = _text(field).partition("|")
-            undone = kind.removesuffix("_undone")
-            sums[f"{undone}|{rest}"] += int(count) if undone == kind else -int(count)
-    return {"window": window, **carts(sums, basis), "complete_until": _complete_until(clocks)}
+    sums, until = await read_sums(redis, settings, site, "site", "cart", window, now_ms)
+    return {"window": window, **carts(sums, basis), "complete_until": until}
 
 
 def carts(sums: Mapping[str, int], basis: str = "resolved") -> dict[str, Any]:
@@ -148,6 +142,11 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
+def share(part: int, whole: int) -> float | None:
+    """A part that can't be more than the whole; None: of nothing. It is 1 where less of the whole was reported."""
+    return min(1.0, part / whole) if whole > 0 else None
+
+
 def _parts(sums: Mapping[str, int], kind: str) -> list[tuple[tuple[str, ...], int]]:
     """Of fields KIND|A|B: ((A, B), n), the largest first. What was counted under no name is ('', '')."""
     bars = 1 if kind == "cart_revenue" else 0
@@ -156,6 +155,25 @@ def _parts(sums: Mapping[str, int], kind: str) -> list[tuple[tuple[str, ...], in
         (tuple(name.split("|", bars)) if name else ("",) * (bars + 1), n)
         for name, n in sorted(found, key=lambda item: (-item[1], item[0]))
     ]
+
+
+async def read_sums(
+    redis: Redis, settings: Settings, site: str, family: str, prefix: str, window: str, now_ms: int
+) -> tuple[Counter[str], str | None]:
+    """(field -> what it counts in the window, less what was undone; complete_until). Raises RedisError."""
+    answers, clocks = await _read(redis, settings, site, family, prefix, window, now_ms)
+    return net(answers), complete_until(clocks)
+
+
+def net(answers: Iterable[Sequence[bytes | str]]) -> Counter[str]:
+    """Parts of [field, n, ...] -> field -> n, less what KIND_undone counts of it."""
+    sums: Counter[str] = Counter()
+    for flat in answers:
+        for field, count in zip(flat[::2], flat[1::2], strict=True):
+            kind, bar, rest = _text(field).partition("|")
+            undone = kind.removesuffix("_undone")
+            sums[f"{undone}{bar}{rest}"] += int(count) if undone == kind else -int(count)
+    return sums
 
 
 async def _read(
@@ -241,11 +259,13 @@ async def read_visitors(redis: Redis, settings: Settings, site: str, window: str
 
 
 async def count_visitors(
-    redis: Redis, settings: Settings, site: str, window: str, now_ms: int, channels: Sequence[str]
+    redis: Redis, settings: Settings, site: str, window: str, now_ms: int, channels: Sequence[str], grain: int = 1
 ) -> tuple[dict[str, int], bool, str | None]:
-    """(channel -> visitors of the window, whether all are exact, complete_until). Raises RedisError."""
+    """(channel -> visitors of the window, whether all are exact, complete_until). Raises RedisError.
+
+    `grain`: the window begins with so many whole minutes."""
     now_s, length_s = now_ms // 1000, WINDOWS[window]
-    first = (now_s - length_s) // 60
+    first = (now_s - length_s) // 60 // grain * grain
     days = windows.days(now_s, length_s, zone_of(settings, site))
     count = redis.register_script(VISITORS)
     pipe = redis.pipeline(transaction=False)
@@ -270,7 +290,7 @@ async def count_visitors(
             await union(keys=[keys.visitor_day_key(p, site, channel, day) for day in days], client=pipe)
         for (_, channel), n in zip(beyond, await pipe.execute(), strict=True):
             sums[channel] += n
-    return sums, not beyond, _complete_until(replies[settings.partitions :])
+    return sums, not beyond, complete_until(replies[settings.partitions :])
 
 
 def zone_of(settings: Settings, site: str) -> Zone:
@@ -281,7 +301,8 @@ def zone_of(settings: Settings, site: str) -> Zone:
 _zone = lru_cache(1024)(Zone)
 
 
-def _complete_until(clocks: list[Any]) -> str | None:
+def complete_until(clocks: Sequence[Any]) -> str | None:
+    """Of the partitions' clocks the slowest's; None before each has one."""
     known = [int(clock) for clock in clocks if clock is not None]
     return rfc3339(min(known)) if len(known) == len(clocks) else None
 

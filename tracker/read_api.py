@@ -22,6 +22,11 @@ from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.profiles import ID_KINDS, read_profile
 from tracker.rejections import INVALID_KEY, Refusal, refuse
+from tracker.reports.messages import BY as MESSAGES_BY
+from tracker.reports.messages import read_messages
+from tracker.reports.retention import DEFAULT_WEEKS, MAX_COHORTS, read_retention
+from tracker.reports.steps import read_steps
+from tracker.reports.usage import read_usage
 from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking
 
 _BEARER: Final = Security(HTTPBearer(auto_error=False, description="The site's secret key."))
@@ -127,6 +132,41 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         _check("basis", basis, BASES)
         return await _answer(read_carts(redis, current(), site, window, basis, _now_ms()))
 
+    @routes.get("/messages")
+    async def messages(
+        site: str,
+        by: Annotated[str, Query(description=_one_of(MESSAGES_BY))] = "channel",
+        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d",
+        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+    ) -> dict[str, Any]:
+        """What became of the messages of a rolling window, who unsubscribed, and why."""
+        _check("by", by, MESSAGES_BY)
+        _check("window", window, WINDOWS)
+        most = _limit(limit, MAX_LIMIT)
+        return await _answer(read_messages(redis, current(), site, by, window, most, _now_ms()))
+
+    @routes.get("/retention")
+    async def retention(
+        site: str,
+        weeks: Annotated[str, Query(description=f"Cohorts, 1 to {MAX_COHORTS}")] = str(DEFAULT_WEEKS),
+    ) -> dict[str, Any]:
+        """Of those who were first active in a week, how many are active, and how many leave, in the weeks after it."""
+        return await _answer(read_retention(redis, current(), site, _limit(weeks, MAX_COHORTS, "weeks"), _now_ms()))
+
+    @routes.get("/steps")
+    async def steps(site: str, window: Annotated[str, Query(description=_one_of(WINDOWS))] = "30d") -> dict[str, Any]:
+        """How many went from which step of their journey to which in a rolling window, and how long it took them."""
+        _check("window", window, WINDOWS)
+        return await _answer(read_steps(redis, current(), site, window, _now_ms()))
+
+    @routes.get("/usage")
+    async def usage(
+        site: str, window: Annotated[str, Query(description=f"Of active_minutes. {_one_of(WINDOWS)}")] = "24h"
+    ) -> dict[str, Any]:
+        """Who uses what the site offers: daily, weekly and monthly users, stickiness, active minutes."""
+        _check("window", window, WINDOWS)
+        return await _answer(read_usage(redis, current(), site, window, _now_ms()))
+
     @routes.get("/segments")
     async def segments(site: str) -> dict[str, Any]:
         """The segments of tracker.toml, and how many profiles are in each."""
@@ -168,9 +208,9 @@ def _check(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ApiError(400, f"bad_{name}", f"`{name}` has an unknown value.", f"Use one of: {', '.join(allowed)}.")
 
 
-def _limit(text: str, most: int) -> int:
+def _limit(text: str, most: int, name: str = "limit") -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
-        raise ApiError(400, "bad_limit", "`limit` is no such number.", f"Use 1 to {most}.")
+        raise ApiError(400, f"bad_{name}", f"`{name}` is no such number.", f"Use 1 to {most}.")
     return int(text)
 
 

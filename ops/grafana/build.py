@@ -349,6 +349,12 @@ SIGNALS: Final[Rows] = (
                 (("{{stage}}", f"sum by (stage) (stream_profiles_stage{{{SITE}}})"),),
             ),
             Panel(
+                "Journey",
+                "Profiles by how far on their journey they are: aware, reached, onboard, engaged, retained, advocate.",
+                units.Short,
+                (("{{stage}}", f"sum by (stage) (stream_profiles_journey{{{SITE}}})"),),
+            ),
+            Panel(
                 "Profiles",
                 "Known ones, less those that were merged into another.",
                 units.Short,
@@ -368,6 +374,26 @@ SIGNALS: Final[Rows] = (
                     ("purchase", f"sum(stream_churn_high{{{SITE}}})"),
                     ("visit", f"sum(stream_churn_high_visit{{{SITE}}})"),
                     ("messages", f"sum(stream_churn_high_message_engage{{{SITE}}})"),
+                ),
+            ),
+        ),
+    ),
+    (
+        "Messages",
+        (
+            Panel(
+                "Unsubscribe rate",
+                "Unsubscribed of delivered, by channel: an e-mail's link, Zalo unfollowed, STOP to an SMS. By when it "
+                "happened; exact, by campaign and with reasons: GET .../messages.",
+                units.PercentUnit,
+                (
+                    (
+                        "{{channel}}",
+                        rate("stream_message_events_total", "channel", f'{SITE}, action="unsubscribed"')
+                        + " / clamp_min("
+                        + rate("stream_message_events_total", "channel", f'{SITE}, action="delivered"')
+                        + ", 1e-9)",
+                    ),
                 ),
             ),
         ),

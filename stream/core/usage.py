@@ -34,17 +34,19 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     times: tuple[int, ...] = ()
     """Active time of each, ms."""
     fall: Fall = NO_FALL
+    hour: int = 0
+    """The latest hour with some of it, since the epoch."""
 
 
-def used(state: Usage | None, day: int, ms: int, utc_offset_ms: int, rules: Rules) -> Usage:
+def used(state: Usage | None, day: int, ms: int, hour: int, utc_offset_ms: int, rules: Rules) -> Usage:
     """With some active time more (`ms` > 0)."""
     if state is None:
-        return Usage(day, ms)
+        return Usage(day, ms, hour=hour)
     if day == state.day and not state.fall.on:  # by far the most; a timer that stands may stay
-        return Usage(day, min(state.ms + ms, MAX_MS), state.days, state.times, state.fall)
+        return Usage(day, min(state.ms + ms, MAX_MS), state.days, state.times, state.fall, max(hour, state.hour))
     if day <= state.day - KEPT_D:
         return state
-    return _settled(_sum(state, Usage(day, ms), state.fall), utc_offset_ms, rules)
+    return _settled(_sum(state, Usage(day, ms, hour=hour), state.fall), utc_offset_ms, rules)
 
 
 def merged(one: Usage, other: Usage, utc_offset_ms: int, rules: Rules) -> Usage:
@@ -69,9 +71,10 @@ def _sum(one: Usage, other: Usage, fall: Fall) -> Usage:
             sums[day] = min(sums.get(day, 0) + ms, MAX_MS)
     latest = max(sums)
     days = sorted(day for day in sums if latest - KEPT_D < day < latest)
-    return Usage(latest, sums[latest], tuple(days), tuple(sums[day] for day in days), fall)
+    hour = max(one.hour, other.hour)
+    return Usage(latest, sums[latest], tuple(days), tuple(sums[day] for day in days), fall, hour)
 
 
 def _settled(state: Usage, utc_offset_ms: int, rules: Rules) -> Usage:
     fall = falling.settled(state.fall, series(state, utc_offset_ms), rules)
-    return Usage(state.day, state.ms, state.days, state.times, fall)
+    return Usage(state.day, state.ms, state.days, state.times, fall, state.hour)

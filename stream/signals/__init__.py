@@ -18,10 +18,12 @@ from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
 from stream.signals.purchase import PurchaseSignal
 from stream.signals.reorder import ReorderSignal
+from stream.signals.retention import RetentionSignal
 from stream.signals.reviews import ReviewSignal
 from stream.signals.rules import RuleSignal
 from stream.signals.score import ScoreSignal
 from stream.signals.segments import SegmentSignal
+from stream.signals.steps import StepSignal
 from stream.signals.surveys import SurveySignal
 from stream.signals.usage import UsageSignal
 from stream.signals.visit import VisitSignal
@@ -39,6 +41,8 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     BrowseSignal(),
     UsageSignal(),
     ActivitySignal(),
+    RetentionSignal(),
+    StepSignal(),
     # Those that look at others stand behind them.
     ReorderSignal(),
     EngagementSignal(),

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from tracker.contract.events import VISIT_CHANNELS, ProfileEvent
+from tracker.contract.keys import ENGAGED
 from tracker.contract.models import Models
 from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import TriggerKind
@@ -109,7 +110,7 @@ class Result(Struct, frozen=True, kw_only=True):
     sums: tuple[tuple[str, float, float], ...] = ()
     """(indicator, half-life in days, log2): added to the site's decayed sums, see stream/core/score.py."""
     engaged: bool = False
-    """The event shows engagement: the profile is among the site's engaged visitors."""
+    """The event shows it: the profile is among the signal's `audience`."""
 
 
 S = TypeVar("S")
@@ -146,6 +147,8 @@ class Signal(ABC, Generic[S]):
     """Names of the settings it reads; it may read no others."""
     reads: frozenset[str] = frozenset()
     """Signals whose states it looks at, all registered before it; `about`: the profile's traits and user id."""
+    audience: str = ENGAGED
+    """Which of the site's visitors are those of whom a Result says `engaged` (tracker/contract/keys.py)."""
     tells: frozenset[str] = frozenset()
     """Names of the kinds of triggers that come of it."""
     version = 1

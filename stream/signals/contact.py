@@ -49,6 +49,7 @@ SOFT: Final = frozenset(
     ("soft", "softbounce", "temporary", "transient", "blocked", "block", "deferred", "undetermined", "dnserror")
 )
 HARD: Final = frozenset(("hard", "hardbounce", "permanent", "gone", "invalid"))
+REPLIED: Final = "Message Replied"
 STOPPED_AT_CARRIER: Final = "21610"
 """Twilio: the recipient has answered STOP."""
 
@@ -189,10 +190,8 @@ def _consents(event: ProfileEvent, p: _Properties, found: list[Found], country: 
     said: list[tuple[str, bool, Any]] = []
     """(channel, yes or no, what names the address)."""
     if row is None:
-        if name == "Message Replied" and _channel_of(event, p) == "sms":
-            word = next((w for w in (p.text, p.body, p.message) if isinstance(w, str)), "")[:40]
-            word = " ".join(_word(" ", word).casefold().split())
-            if word in STOP or word in START:
+        if name == REPLIED and _channel_of(event, p) == "sms":
+            if (word := _answer(p)) in STOP or word in START:
                 said.append(("sms", word in START, p))
         elif name == "Message Failed" and STOPPED_AT_CARRIER in (str(p.code), str(p.error_code)):
             said.append(("sms", False, p))
@@ -201,6 +200,21 @@ def _consents(event: ProfileEvent, p: _Properties, found: list[Found], country: 
     else:
         said += [(channel, row[1], p) for channel in _meant(event, row[0], row[1], p)]
     return [Statement(channel, _address(channel, about, found, country), yes, ms, name) for channel, yes, about in said]
+
+
+def _answer(p: _Properties) -> str:
+    """What somebody has answered, as STOP and START spell it."""
+    word = next((w for w in (p.text, p.body, p.message) if isinstance(w, str)), "")[:40]
+    return " ".join(_word(" ", word).casefold().split())
+
+
+def left(event: ProfileEvent) -> str | None:
+    """The channel whose messages somebody wants no more, by the answer STOP or by `Unsubscribed`: as it says, or of
+    the address in it. None: it says nothing of that, or not of which."""
+    p = read_part(_properties, event.properties) or _Properties()
+    if event.event == ev.UNSUBSCRIBED:
+        return None if (meant := _meant(event, None, False, p)[0]) == ALL else meant
+    return "sms" if event.event == REPLIED and _channel_of(event, p) == "sms" and _answer(p) in STOP else None
 
 
 def _meant(event: ProfileEvent, channel: str | None, yes: bool, p: _Properties) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from stream.signals.purchase import Purchases
 from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
-from tracker.contract.stages import STAGES
+from tracker.contract.stages import STAGE_NAMES, STAGES
 from tracker.contract.triggers import JOURNEY_STAGE, JourneyStage, JourneyStageName, rfc3339
 
 LOOKS: Final = frozenset(("page", "screen"))
@@ -51,6 +51,7 @@ class Answer(Struct):
 
 answer: Final = msgspec.json.Decoder(Answer)
 _traits: Final = msgspec.json.Decoder(dict[str, Any])
+_GAUGES: Final = tuple(f"journey_{name}" for name in STAGE_NAMES)
 
 
 class Stage(Struct, frozen=True, omit_defaults=True):
@@ -124,17 +125,10 @@ class JourneySignal(Signal[Stage]):
         )  # fmt: skip
 
     def fold(self, state: Stage | None, event: ProfileEvent, ctx: Context) -> Result:
-        before = Stage(entered_ms=event.timestamp_ms) if state is None else state
-        if state is not None and self.idle(state, event, ctx.utc_offset_ms):
-            return Result(state=state)
-        facts = learned(before.facts, event, ctx)
-        if event.bot is None and is_visit(event):
-            facts = _visited(facts, event.timestamp_ms, ctx)
-        if facts.sessions and facts.decided:
-            facts = replace(facts, sessions=())
-        if before.stage == 0 and not before.moves and event.timestamp_ms < before.entered_ms:
-            return Result(state=replace(before, facts=facts, entered_ms=event.timestamp_ms))
-        return Result(state=before if facts is before.facts else replace(before, facts=facts))
+        if state is None:
+            state = _taken(Stage(entered_ms=event.timestamp_ms), event, ctx)
+            return Result(state=state, gauges=self.gauges(state))
+        return Result(state=state if self.idle(state, event, ctx.utc_offset_ms) else _taken(state, event, ctx))
 
     def settle(self, state: Stage | None, now_ms: int, ctx: Context) -> Result:
         if state is None or (state.stage == journey.RETAINED and _stays_retained(state, ctx)):
@@ -146,10 +140,14 @@ class JourneySignal(Signal[Stage]):
 
     def fire(self, state: Stage, now_ms: int, ctx: Context) -> Result:
         triggers: tuple[Trigger, ...] = ()
+        gauges: tuple[tuple[str, int], ...] = ()
         while state.due_ms is not None and state.due_ms <= now_ms:
             result = _judged(state, state.due_ms, ctx)
-            state, triggers = result.state, triggers + result.triggers
-        return Result(state=state, triggers=triggers)
+            state, triggers, gauges = result.state, triggers + result.triggers, gauges + result.gauges
+        return Result(state=state, triggers=triggers, gauges=gauges)
+
+    def gauges(self, state: Stage) -> tuple[tuple[str, int], ...]:
+        return ((_GAUGES[state.stage], 1),)
 
     def merge(self, one: Stage, other: Stage, now_ms: int, ctx: Context) -> Result:
         """The further stage was told of the person already; facts are united, and `settle` judges by them."""
@@ -217,6 +215,18 @@ class JourneySignal(Signal[Stage]):
     def shown(self, fields: dict[str, Any]) -> dict[str, Any]:
         """With the stage's number and what is left out where it says nothing."""
         return {**fields, "stage": fields.get("stage", 0) + 1, "at_risk": fields.get("at_risk", False)}
+
+
+def _taken(before: Stage, event: ProfileEvent, ctx: Context) -> Stage:
+    """With what the event says of facts."""
+    facts = learned(before.facts, event, ctx)
+    if event.bot is None and is_visit(event):
+        facts = _visited(facts, event.timestamp_ms, ctx)
+    if facts.sessions and facts.decided:
+        facts = replace(facts, sessions=())
+    if before.stage == 0 and not before.moves and event.timestamp_ms < before.entered_ms:
+        return replace(before, facts=facts, entered_ms=event.timestamp_ms)
+    return before if facts is before.facts else replace(before, facts=facts)
 
 
 def learned(facts: Facts, event: ProfileEvent, ctx: Context) -> Facts:
@@ -328,7 +338,8 @@ def _judged(before: Stage, now_ms: int, ctx: Context) -> Result:
             at_risk=at_risk,
         ),
     )
-    return Result(state=after, triggers=(trigger,))
+    moved = ((_GAUGES[before.stage], -1), (_GAUGES[stage], 1))
+    return Result(state=after, triggers=(trigger,), gauges=moved)
 
 
 def _named(stage: int) -> JourneyStageName:

@@ -19,6 +19,7 @@ from stream.core.usage import Usage
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import USAGE_EVENTS, ProfileEvent
+from tracker.contract.keys import ACTIVE_MS_FIELD, USED
 from tracker.contract.retention import FallingRules
 from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import USAGE_FALLING, TriggerKind, UsageFalling, rfc3339
@@ -28,6 +29,7 @@ SIGN_MS: Final = 30_000
 BEAT_MS: Final = 15_000
 """Of a Page Engaged that does not say how long."""
 MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 3_600_000
 _DEFAULTS: Final = FallingRules()
 
 
@@ -51,6 +53,7 @@ class UsageSignal(Signal[Usage]):
     state_type = Usage
     events: frozenset[str] | None = USAGE_EVENTS
     types = frozenset(("screen",))
+    audience = USED
     tells = frozenset((USAGE_FALLING.name,))
     settings: frozenset[str] = frozenset(("sites",))
 
@@ -59,13 +62,18 @@ class UsageSignal(Signal[Usage]):
 
     def fold(self, state: Usage | None, event: ProfileEvent, ctx: Context) -> Result:
         rules = self.rules(ctx.settings, ctx.site)
-        if event.bot is not None or not rules.enter:
+        if event.bot is not None:
             return Result(state=state)
         ms = _active_ms(event) if event.event == "Page Engaged" else SIGN_MS
         if not ms:
             return Result(state=state)
-        day = (event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS
-        return Result(state=usage.used(state, day, ms, ctx.utc_offset_ms, rules))
+        day, hour = (event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS, event.timestamp_ms // HOUR_MS
+        after = usage.used(state, day, ms, hour, ctx.utc_offset_ms, rules)
+        is_new = state is None or hour != state.hour
+        return Result(state=after, counts=((ACTIVE_MS_FIELD, ms),), engaged=is_new)
+
+    def engaged_ms(self, state: Usage) -> int:
+        return state.hour * HOUR_MS
 
     def due_ms(self, state: Usage) -> int | None:
         return state.fall.due_ms

@@ -40,11 +40,12 @@ LANDMARK_MS, WEEK_MS, LEAST = 1_577_836_800_000, 7 * 86_400_000, 1 / 16
 """Whose score is below LEAST may have left the ranking."""
 UNCHECKED = re.compile(
     r"^\{s:[^}]*\}:((id|ids|to|k|r):|(run|score)$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
-    r"|^\{p\d+\}:rank$|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$"
+    r"|^\{p\d+\}:rank$|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$|:g\.journey_"
+    r"|^\{p\d+\}:c:[\w-]+:(carts|feedback|messages|retention|steps):"
 )
 """Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), the
 median score, what differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the
-naive fold has only what decides about triggers."""
+naive fold has only what decides about triggers; stages of the journey, counters of families that it does not know."""
 
 
 NOT_TOLD = re.compile(

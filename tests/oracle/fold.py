@@ -38,8 +38,8 @@ MESSAGES: dict[str, tuple[str | None, str]] = {
     "Push Notification Bounced": ("webpush", "failed"),
 }  # fmt: skip
 NOT_FOLDED = (
-    "activity", "browse", "drip", "engagement", "journey", "reorder", "reviews", "rules", "segments", "surveys",
-    "usage",
+    "activity", "browse", "drip", "engagement", "journey", "reorder", "retention", "reviews", "rules", "segments",
+    "steps", "surveys", "usage",
 )  # fmt: skip
 """States of signals that this fold does not know."""
 HYPERLOGLOG = b"HYLL"
@@ -270,9 +270,10 @@ class ProfilesFold:
         return part is not None and (part["handover"], part["loser"]) not in self.handed
 
     def new_profile(self) -> Json:
-        """`contact`: what is known of addresses, and whether the person unsubscribed; `gate`: ids of what was told."""
+        """`contact`: what is known of addresses, and whether the person unsubscribed; `gate`: ids of what was told;
+        `used`: the latest hour with some use."""
         nothing = dict.fromkeys(("about", "cart", *self.rules.churn, "score"))
-        return {**nothing, "contact": dict(NOTHING_SAID), "gate": set()}
+        return {**nothing, "contact": dict(NOTHING_SAID), "gate": set(), "used": 0}
 
     def take_over(self, key: tuple[str, str], part: Json) -> None:
         """What a loser had becomes the winner's, field by field: each once."""
@@ -287,6 +288,9 @@ class ProfilesFold:
             if name == "gate":
                 profile[name] |= state.pop(name, set())
                 continue
+            if name == "usage":
+                profile["used"] = max(profile["used"], state.pop("used", 0))
+                self.among("used", key, profile["used"] * 3_600_000, self.clock_ms)
             if (theirs := state.pop(name, None)) is None:
                 assert name in NOT_FOLDED
                 continue
@@ -304,7 +308,7 @@ class ProfilesFold:
                 self.tell_carts(key, told, self.clock_ms, self.clock_ms)
 
             if name == "score" and (last_ms := profile[name]["last_ms"]):
-                self.engaged(key, last_ms, self.clock_ms)
+                self.among("engaged", key, last_ms, self.clock_ms)
 
     def take_visits(self, key: tuple[str, str], profile: Json, theirs: Json) -> None:
         profile["about"] = about = theirs if profile["about"] is None else merged_about(profile["about"], theirs)
@@ -351,14 +355,21 @@ class ProfilesFold:
         if counted is not None:
             self.sums[key[0]][f"{counted['indicator']}|7"].append(counted["ts"])
             if scores.WEIGHTS[counted["indicator"]] > 0:
-                self.engaged(key, counted["ts"], event["receivedAtMs"])
+                self.among("engaged", key, counted["ts"], event["receivedAtMs"])
 
-    def engaged(self, key: tuple[str, str], ts: int, now_ms: int) -> None:
+    def among(self, of: str, key: tuple[str, str], ts: int, now_ms: int) -> None:
         if ts // 60_000 >= now_ms // 60_000 - 92 * 1440:
-            last = self.visitors[f"{key[0]}:engaged"]
+            last = self.visitors[f"{key[0]}:{of}"]
             last[key[1]] = max(last.get(key[1], 0), ts // 60_000)
             day = (ts // 60_000 * 60 + self.rules.utc_offset_s) // 86400 * 86400
-            self.visitor_days.add(f"{key[0]}:engaged:{day}")
+            self.visitor_days.add(f"{key[0]}:{of}:{day}")
+
+    def use(self, key: tuple[str, str], profile: Json, event: Json) -> None:
+        """Screens are the only use in this traffic. Who uses something is noted with the first of each hour."""
+        hour = event["timestampMs"] // 3_600_000
+        if hour != profile["used"]:
+            self.among("used", key, event["timestampMs"], event["receivedAtMs"])
+            profile["used"] = max(hour, profile["used"])
 
     def tell_stages(self, key: tuple[str, str], told: list[Json], now_ms: int) -> None:
         for x in told:
@@ -485,6 +496,9 @@ class ProfilesFold:
         if name in MESSAGES:
             fixed, action = MESSAGES[name]
             fields.append(f"message|{fixed or channel}|{action}")
+        if event["type"] == "screen" and event.get("bot") is None:
+            fields += ["usage|active_ms"] * 30_000
+            self.use(key, profile, event)
         families = {
             "site": fields,
             "campaign": names.campaigns(event, name in MESSAGES),

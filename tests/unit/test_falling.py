@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.core import answers, usage
-from stream.core.falling import DAY_MS, Rules, has_fallen
+from stream.core.falling import DAY_MS, NO_FALL, Rules, has_fallen
 from stream.signals.base import Result, Signal, Trigger
 from stream.signals.engagement import EngagementSignal
 from stream.signals.usage import UsageSignal
@@ -198,7 +198,7 @@ def test_beats_at_0_15_30_and_200_s_are_60_s(told: bool) -> None:
 def test_sites_may_not_want_it_and_programs_use_nothing() -> None:
     rig = Rig(UsageSignal(), enter=0)
     rig.take(*minutes(0, 2))
-    assert rig.states == {}
+    assert rig.states["usage"].fall == NO_FALL
     rig = Rig(UsageSignal())
     rig.take(msgspec.structs.replace(minutes(0, 1)[0], bot="spider"))
     assert rig.states == {}

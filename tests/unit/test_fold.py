@@ -68,7 +68,7 @@ class Owner:
         self.src.update(fx.src)
         self.models = {**self.models, **{(m.site, m.signal): m for m in fx.models}}
         self.clock_ms = fx.clock_ms
-        for (site, minute), fields in fx.counts().items():
+        for (_, site, minute), fields in fx.counts().items():
             for field, n in fields.items():
                 self.counts[site, minute, field] = self.counts.get((site, minute, field), 0) + n
         for field, n in fx.gauges.items():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream.core.journey import RETAINED, SILENT_MS, Facts, stage_of
 from stream.signals.journey import JourneySignal
+from tests.unit.counting import T0_MS, Counting, page, track
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
 from tracker.contract.settings import load
@@ -219,3 +220,14 @@ def test_a_stage_that_is_left_by_time_says_when() -> None:
     assert stage_of(Facts(looked_ms=5), 0, 7, 0, 7) == (1, 7 + SILENT_MS)
     assert stage_of(Facts(looked_ms=5), 0, 7, 0, 7 + SILENT_MS) == (0, None)
     assert stage_of(Facts(retained=True), 0, None, 0, 10**15) == (4, None)
+
+
+def test_the_gauge_of_the_stages_counts_every_profile_once_wherever_it_is() -> None:
+    found = Counting()
+    found.take(page(pid="p1"), page(pid="p2"), track("Product Viewed", pid="p3"), track("Order Completed", pid="p4"))
+    found.take(track("Survey Response Received", pid="p2", type="nps", score=9))
+    assert {stage: n for stage, n in found.gauges.items() if stage.startswith("journey_") and n} == {
+        "journey_aware|demo": 1, "journey_reached|demo": 1, "journey_onboard|demo": 1, "journey_advocate|demo": 1,
+    }  # fmt: skip
+    found.clock(T0_MS + 91 * 86_400_000)
+    assert (found.gauges["journey_reached|demo"], found.gauges["journey_aware|demo"]) == (0, 2)

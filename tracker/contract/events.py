@@ -260,7 +260,11 @@ ROUTES: Final[tuple[str, ...]] = ("order_id", "checkout_id", "cart_id")
 """Properties that name a purchase: whoever was the first to carry one gets what carries it later. The first that leads
 somewhere counts."""
 
-USAGE_EVENTS: Final[frozenset[str]] = frozenset(("Page Engaged", "Feature Used"))
+AD_CLICKED: Final = "Ad Clicked"  # †
+PRODUCTS_COMPARED: Final = "Products Compared"  # †
+CHAT_STARTED: Final = "Live Chat Conversation Started"
+FEATURE_USED: Final = "Feature Used"  # †
+USAGE_EVENTS: Final[frozenset[str]] = frozenset(("Page Engaged", FEATURE_USED))
 """Somebody is using what the site offers †: the first is the snippet's, every 15 s while a page is read."""
 SUBSCRIPTION_EVENTS: Final[dict[str, bool]] = {
     "Subscription Started": True, "Subscription Renewed": True, "Subscription Cancelled": False,

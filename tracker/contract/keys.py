@@ -18,7 +18,8 @@ touches lies in one slot of a Redis Cluster.
                                that is no more only `merged` = the profile it was merged into
       {pN}:c:SITE:F:T:B  hash  counters of family F in bucket B of tier T (m, h, d): field -> count; `sum` = of all
       {pN}:u:SITE:CH   zset    visitors of channel CH (`all`: of the site; `engaged`: those whose event counted for
-                               the score): profile id -> minute of the last event; the latest 10,000
+                               the score; `used`: who uses something, by the hour): profile id -> minute of the last
+                               event; the latest 10,000
       {pN}:u           hash    SITE:CH -> the latest minute of a visitor who was dropped from there, for there were more
       {pN}:ud:SITE:CH:B  string  HyperLogLog of the visitors of local date B
       {pN}:rank:SITE   zset    the ranking: profile id -> log2 of its score, counted from the landmark
@@ -86,19 +87,28 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
             "cart_reason_undone",
             "cart_revenue",
             "cart_revenue_undone",
+            "usage",
         ),
         dict.fromkeys(TIERS, MAX_COUNTER_FIELDS),
     ),
     "campaign": (("campaign",), {"m": 200, "h": 500, "d": 500}),
     "content": (("page", "screen", "product", "promotion", "form"), {"m": 200, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "messages": (
+        ("message_campaign", "message_template", "unsubscribe_reason"),
+        {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
+    ),
+    "steps": (("step", "step_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "retention": (("cohort", "cohort_kept", "cohort_undone", "cohort_kept_undone"), dict.fromkeys(TIERS, 500)),
 }
 """Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
+FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMILIES.items() for kind in kinds}
 OPEN_KINDS: Final = (
     "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
     "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
+    "message_campaign", "message_template", "unsubscribe_reason", "step", "step_undone",
 )  # fmt: skip
-"""Kinds whose names clients make up. Names that come when the bucket is full are counted under no name, in `KIND|`, so
-that made-up names stay inside a budget; the names of other kinds are a closed set."""
+"""Kinds whose names clients make up, or that have very many. Names that come when the bucket is full are counted under
+no name, in `KIND|`, so that made-up names stay inside a budget; the names of other kinds are a closed set."""
 SUM_FIELD: Final = "sum"
 """Of all increments of the bucket: it rises with every change, so that equal sums mean equal contents."""
 MAX_ROLLED_FIELDS: Final = 5000
@@ -109,8 +119,10 @@ ALL: Final = "all"
 """Stands for all channels among the visitors'."""
 ENGAGED: Final = "engaged"
 """Stands for events that count for the score."""
+USED: Final = "used"
+"""Stands for events that show that somebody uses something; of each hour the first."""
 VISITOR_CHANNELS: Final[tuple[str, ...]] = (ALL, *CHANNELS, "other")
-VISITOR_SETS: Final[tuple[str, ...]] = (*VISITOR_CHANNELS, ENGAGED)
+VISITOR_SETS: Final[tuple[str, ...]] = (*VISITOR_CHANNELS, ENGAGED, USED)
 MAX_VISITORS: Final = 10_000
 """Visitors of a channel and partition that are counted exactly; for windows that reach beyond them: HyperLogLog."""
 VISITORS_KEPT_S: Final = 92 * 86400
@@ -214,6 +226,8 @@ def segment_gauge(segment: str) -> str:
 
 # Fields of the counter hashes. Names that come from clients are the last part, so no separator in them can lie.
 TOTAL_FIELD: Final = "total"
+ACTIVE_MS_FIELD: Final = "usage|active_ms"
+"""Time for which something was used."""
 
 
 def channel_field(channel: str) -> str:
@@ -230,6 +244,16 @@ def popup_field(action: str, popup_id: str) -> str:
 
 def message_field(channel: str, action: str) -> str:
     return f"message|{channel}|{action}"
+
+
+def message_of_field(kind: str, channel: str, action: str, name: str) -> str:
+    """Messages of a campaign or template; '': of those that name none."""
+    return f"message_{kind}|{channel}|{action}|{name}"
+
+
+def unsubscribe_reason_field(channel: str, reason: str) -> str:
+    """'': none was given."""
+    return f"unsubscribe_reason|{channel}|{reason}"
 
 
 def campaign_field(name: str) -> str:
@@ -261,6 +285,16 @@ def cart_reason_field(reason: str) -> str:
 def cart_revenue_field(currency: str, campaign: str) -> str:
     """What recovered carts brought, in the currency's minor unit."""
     return f"cart_revenue|{currency}|{campaign}"
+
+
+def cohort_field(k: int, *, kept: bool = False) -> str:
+    """Of the cohort whose bucket it is those active k weeks after their first; kept: and in the week before, too."""
+    return f"cohort_kept|{k}" if kept else f"cohort|{k}"
+
+
+def step_field(from_: int, to: int, bucket: int) -> str:
+    """A move between two of tracker/contract/steps.py, and the time that it took, by tracker/contract/spans.py."""
+    return f"step|{from_}|{to}|{bucket}"
 
 
 def undone_field(field: str) -> str:

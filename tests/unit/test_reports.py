@@ -1,0 +1,209 @@
+"""Rates and distributions by the vectors of domain.md: from events through the real fold to the read API's answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import permutations
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from stream.core.retention import Retention, monday, week_of
+from stream.signals.retention import RetentionSignal
+from tests.unit.cart_vectors import context
+from tests.unit.counting import SETTINGS, T0_MS, Counting, page, track
+from tracker.contract.retention import FallingRules
+from tracker.contract.windows import Zone
+from tracker.counters import net
+from tracker.reports.messages import messages
+from tracker.reports.retention import retention
+from tracker.reports.usage import usage
+
+ZONE = Zone("Asia/Ho_Chi_Minh")
+
+
+def answered(found: Counting, by: str = "channel", limit: int = 100) -> dict[str, Any]:
+    return messages(found.net("site") + found.net("messages"), by, limit)
+
+
+def test_the_unsubscribe_rate_is_of_the_delivered_by_channel_campaign_and_template() -> None:
+    found = Counting()
+    found.take(*(track("Email Delivered", channel="email", campaign_id="tet", template_id="t1") for _ in range(400)))
+    found.take(track("Email Unsubscribed", channel="email", campaign_id="tet", template_id="t1", reason="Too many"))
+    found.take(track("Unsubscribed", channel="email", campaign_id="tet", template_id="t1"))
+    for by, key in (("channel", "email"), ("campaign", "tet"), ("template", "t1")):
+        answer = answered(found, by)
+        assert [(g["key"], g["unsubscribe_rate"]) for g in answer["groups"]] == [(key, 0.005)], by
+        assert answer["total"]["unsubscribe_rate"] == 0.005
+        assert answer["total"]["counts"] == {"delivered": 400, "unsubscribed": 2}
+    assert answer["reasons"] == [
+        {"channel": "email", "key": None, "count": 1, "share": 0.5},
+        {"channel": "email", "key": "too many", "count": 1, "share": 0.5},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "channel"),
+    [
+        (track("Message Replied", channel="sms", text="Stop!"), "sms"),
+        (track("Message Replied", channel="sms", body="từ chối"), "sms"),
+        (track("Zalo Unfollowed", channel="zalo"), "zalo"),
+        (track("Unsubscribed", channel="viber"), "viber"),
+        (track("Unsubscribed", email="an@example.com"), "email"),
+        (track("Unsubscribed", phone="0901234567"), "sms"),
+    ],
+)
+def test_each_channel_has_its_way_to_leave_it(event: dict[str, Any], channel: str) -> None:
+    found = Counting().take(track("Message Delivered", channel=channel), event)
+    groups = {g["key"]: g for g in answered(found)["groups"]}
+    assert groups[channel]["unsubscribe_rate"] == 1.0
+    assert groups.keys() == {channel}
+    assert [r["channel"] for r in answered(found)["reasons"]] == [channel]
+
+
+def test_an_answer_that_is_no_stop_is_only_an_answer() -> None:
+    found = Counting().take(track("Message Replied", channel="sms", text="don't stop"), track("Message Replied"))
+    assert answered(found)["total"]["counts"] == {"replied": 2}
+    assert answered(found)["reasons"] == []
+
+
+def test_of_nothing_delivered_there_is_no_rate_and_it_is_never_above_one() -> None:
+    found = Counting().take(track("Unsubscribed", channel="email"))
+    assert answered(found)["total"]["unsubscribe_rate"] is None
+    assert answered(Counting())["total"] == {
+        "counts": {}, "delivery_rate": None, "unsubscribe_rate": None, "complaint_rate": None,
+    }  # fmt: skip
+    found.take(track("Email Delivered", channel="email"), track("Unsubscribed", channel="email"))
+    assert answered(found)["total"]["unsubscribe_rate"] == 1.0
+
+
+@pytest.mark.parametrize("by", ["campaign", "template"])
+def test_the_parts_are_the_whole(by: str) -> None:
+    found = Counting()
+    for i in range(7):
+        found.take(track("Email Sent", channel="email", **({f"{by}_id": f"c{i % 3}"} if i % 4 else {})))
+    answer = answered(found, by, limit=2)
+    named = sum(sum(g["counts"].values()) for g in answer["groups"])
+    assert answer["other"] > 0
+    assert named + answer["other"] + answer["unnamed"] == 7
+    assert None in [g["key"] for g in answered(found, by)["groups"]]
+
+
+def test_what_came_when_a_bucket_was_full_is_told() -> None:
+    assert messages({"message_campaign|": 3, "message|email|sent": 3}, "campaign")["unnamed"] == 3
+
+
+# -- retention
+
+
+def cohorts(found: Counting, this_week: int) -> dict[str, Any]:
+    by_week: dict[int, Counter[str]] = {}
+    for (family, minute), fields in found.at.items():
+        if family == "retention":
+            week = week_of(ZONE.day(minute) // 86_400)
+            assert ZONE.day(minute) == monday(week) * 86_400, "counted on the cohort's Monday"
+            by_week.setdefault(week, Counter()).update(fields)
+    counts = {w: net([[x for f, n in by_week[w].items() for x in (f, str(n))]]) for w in by_week}
+    return retention(counts, this_week)
+
+
+WEEK_MS = 7 * 86_400_000
+WEEK = week_of((T0_MS + 7 * 3_600_000) // 86_400_000)
+
+
+def test_the_retention_and_churn_of_the_spec() -> None:
+    found = Counting()
+    for week, n in enumerate((100, 80, 60)):
+        for i in range(n):
+            found.take(page(T0_MS + week * WEEK_MS, pid=f"p{i}"), page(T0_MS + week * WEEK_MS + 1, pid=f"p{i}"))
+    answer = cohorts(found, WEEK + 3)
+    (cohort,) = answer["cohorts"]
+    assert (cohort["week"], cohort["size"]) == ("2026-11-16", 100)
+    assert [p["retained"] for p in cohort["periods"]] == [0.8, 0.6, 0.0]
+    assert [p["churn"] for p in cohort["periods"]] == pytest.approx([0.2, 0.25, 1.0])
+    assert [p["runs"] for p in cohort["periods"]] == [False, False, True]
+    assert [p["k"] for p in answer["all"]] == [1, 2]
+
+
+def test_churn_is_of_those_who_were_there_the_week_before() -> None:
+    """Others who come back do not make up for those who left."""
+    found = Counting()
+    for pid, weeks in (("p1", (0, 1)), ("p2", (0, 2)), ("p3", (0, 2))):
+        found.take(*(page(T0_MS + w * WEEK_MS, pid=pid) for w in weeks))
+    first, second, third = cohorts(found, WEEK + 3)["cohorts"][0]["periods"]
+    assert (first["retained"], first["churn"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert (second["active"], second["churn"]) == (2, 1.0)
+    assert (third["active"], third["churn"]) == (0, 1.0)
+
+
+def test_of_nobody_there_is_no_retention() -> None:
+    empty = retention({WEEK: {}}, WEEK + 1)["cohorts"][0]["periods"][0]
+    assert (empty["retained"], empty["churn"]) == (None, None)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4)))[::5])
+def test_the_order_of_arrival_makes_no_difference_to_cohorts(order: tuple[int, ...]) -> None:
+    events = [page(T0_MS + w * WEEK_MS) for w in (0, 1, 3, 4)]
+    found = Counting().take(*(events[i] for i in order))
+    assert cohorts(found, WEEK + 5)["cohorts"][-1]["size"] in (0, 1)
+    by_week = {c["week"]: c for c in cohorts(found, WEEK + 5)["cohorts"]}
+    assert by_week["2026-11-16"]["size"] == 1
+    assert [p["active"] for p in by_week["2026-11-16"]["periods"]] == [1, 0, 1, 1, 0]
+    assert all(c["size"] == 0 and not any(p["active"] for p in c["periods"]) for w, c in by_week.items()
+               if w != "2026-11-16")  # fmt: skip
+
+
+def test_two_profiles_that_are_one_person_are_one_in_the_cohorts() -> None:
+    signal, ctx = RetentionSignal(), context()
+    one, other = Retention(WEEK, 0b101), Retention(WEEK - 1, 0b11)
+    result = signal.merge(one, other, T0_MS, ctx)
+    assert result == signal.merge(other, one, T0_MS, ctx)
+    assert result.state == Retention(WEEK - 1, 0b1011)
+    counted = Counter([("cohort|0", WEEK), ("cohort|2", WEEK)])
+    counted.update([("cohort|0", WEEK - 1), ("cohort|1", WEEK - 1), ("cohort_kept|1", WEEK - 1)])
+    for field, n, ms in result.counts_at:
+        undone = field.replace("_undone", "")
+        counted[undone, week_of((ms + 7 * 3_600_000) // 86_400_000)] += n if undone == field else -n
+    assert {k: n for k, n in counted.items() if n} == {
+        (f, WEEK - 1): 1 for f in ("cohort|0", "cohort|1", "cohort|3", "cohort_kept|1")
+    }
+
+
+@pytest.mark.parametrize(
+    ("event", "active"),
+    [
+        (page(), True), (track("Feature Used"), True), (track("Order Completed", channel="store"), True),
+        (track("Email Link Clicked", channel="email"), True), (track("Email Opened", channel="email"), False),
+        (track("Order Delivered"), False), (track("Order Refunded"), False), ({**page(), "bot": "spider"}, False),
+    ],
+)  # fmt: skip
+def test_active_is_who_does_something(event: dict[str, Any], active: bool) -> None:
+    assert bool(Counting().take(event).counts["retention"]) is active
+
+
+# -- usage
+
+
+def test_the_stickiness_of_the_spec() -> None:
+    assert usage(20, 60, 100, 90.0) == {"dau": 20, "wau": 60, "mau": 100, "stickiness": 0.2, "minutes_a_user": 4.5}
+    assert usage(0, 0, 0, 0.0)["stickiness"] is None
+    assert usage(0, 0, 3, 0.0) == {"dau": 0, "wau": 0, "mau": 3, "stickiness": 0.0, "minutes_a_user": None}
+
+
+def test_users_are_noted_once_an_hour_and_their_time_is_added_up() -> None:
+    found, minute = Counting(), T0_MS // 60_000
+    hour = minute // 60 * 60
+    found.take(track("Page Engaged", T0_MS, engaged_ms=20_000), track("Feature Used", T0_MS + 60_000))
+    found.take({**page(), "type": "screen"}, page(), {**track("Feature Used"), "bot": "spider"})
+    assert found.net("site")["usage|active_ms"] == 20_000 + 2 * 30_000
+    assert found.visits["demo:used"] == {"p1": minute}
+    found.take(track("Feature Used", (hour + 60) * 60_000), track("Feature Used", (hour + 59) * 60_000))
+    assert found.visits["demo:used"] == {"p1": hour + 60}
+
+
+def test_a_site_where_usage_never_falls_has_users_all_the_same() -> None:
+    (name,) = SETTINGS.sites
+    site = replace(SETTINGS.sites[name], usage=FallingRules(enter=0))
+    found = Counting(replace(SETTINGS, sites={name: site})).take(track("Feature Used"))
+    assert found.visits["demo:used"]
