@@ -29,6 +29,8 @@ if seq ~= a.seq or next ~= a.base then return 'head' end
 local tag = key:sub(1, -6)
 redis.call('EXISTS', tag .. ':none') -- refused here, before any write, while the slot moves to another node
 local int = function(n) return string.format('%.0f', n) end
+-- keys.MAX_COUNT: exact in a double, and written as an integer. A larger count would be written as 1e+17, which is none.
+local MOST = 9007199254740991
 
 for _, p in ipairs(a.merged) do redis.call('DEL', tag .. ':v:' .. p) end
 for _, w in ipairs(a.writes) do
@@ -86,13 +88,17 @@ for _, b in ipairs(order) do
         unnamed[kind] = (unnamed[kind] or 0) + n[k]
       else
         if not value then room = room - 1 end
-        set[size + 1], set[size + 2] = field, (value or 0) + n[k]
+        local count = (value or 0) + n[k]
+        set[size + 1], set[size + 2] = field, count < MOST and count or MOST
         size = size + 2
       end
     end
     if size > 0 then redis.call('HSET', b.name, unpack(set)) end
   end
-  for kind, more in pairs(unnamed) do redis.call('HINCRBY', b.name, kind .. '|', more) end
+  for kind, more in pairs(unnamed) do
+    local count = (tonumber(redis.call('HGET', b.name, kind .. '|') or nil) or 0) + more
+    redis.call('HSET', b.name, kind .. '|', count < MOST and count or MOST)
+  end
   if length == 0 then redis.call('EXPIRE', b.name, b.ttl) end
 end
 
@@ -123,7 +129,9 @@ for _, d in ipairs(a.visit_days) do
   redis.call('EXPIRE', hll, a.visitors[3])
 end
 
-if #a.models > 0 then redis.call('HSET', tag .. ':models', unpack(a.models)) end
+for from = 1, #a.models, 2000 do
+  redis.call('HSET', tag .. ':models', unpack(a.models, from, math.min(from + 1999, #a.models)))
+end
 for _, r in ipairs(a.ranks) do
   local zset, places, none = tag .. ':rank:' .. r[1], r[3], r[4]
   for from = 1, #places, 2000 do redis.call('ZADD', zset, unpack(places, from, math.min(from + 1999, #places))) end
@@ -131,7 +139,9 @@ for _, r in ipairs(a.ranks) do
   if r[2] then redis.call('ZREMRANGEBYSCORE', zset, '-inf', '(' .. string.format('%.17g', r[2])) end
   redis.call('EXPIRE', zset, a.ttl)
 end
-if #a.ranked > 0 then redis.call('HSET', tag .. ':rank', unpack(a.ranked)) end
+for from = 1, #a.ranked, 2000 do
+  redis.call('HSET', tag .. ':rank', unpack(a.ranked, from, math.min(from + 1999, #a.ranked)))
+end
 for _, s in ipairs(a.sums) do
   local hash, pairs_ = tag .. ':sum:' .. s[1], s[2]
   for i = 1, #pairs_, 2 do

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
+from math import isfinite
 from typing import Any, Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from stream import handover, metrics, naming
+from stream.core.parts import UNREADABLE
 from stream.core.score import log_sum
 from stream.effects import MOVED, Effects, Outgoing
 from stream.handover import Sender, Sent
@@ -24,10 +26,12 @@ from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
 from stream.records import Decoded, Poison
 from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
+from stream.stored import Newer, StateError
 from stream.telling import Teller
 from tracker.contract import keys
 from tracker.contract.events import (
     CHANNELS,
+    MAX_TIME_MS,
     MESSAGE_ACTIONS,
     ProfileEvent,
     event_label,
@@ -108,46 +112,51 @@ class Folder:
         fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
         self._models = models or {}
         for index, item in decoded.items:
-            if type(item) is ProfileEvent:
-                pass  # by far the most: asked for first
-            elif isinstance(item, int):
-                if item > fx.clock_ms:
-                    fx.clock_ms = item
-                    self._fire_all(item, profiles, due, fx)
-                continue
-            elif isinstance(item, Model):
-                if item.newer_than(self._models.get((item.site, item.signal))):
-                    self._models = {**self._models, (item.site, item.signal): item}
-                    fx.models.append(item)
-                continue
-            elif isinstance(item, Merge):
-                self._merge(index, item, profiles[item.site, item.loser], decoded, fx)
-                continue
-            elif isinstance(item, Unmerge):
-                self._unmerge(index, item, profiles[item.site, item.profile_id], decoded, fx)
-                continue
-            partition, offset, sub = item.src
-            place = (offset, sub)
-            last = fx.src.get(partition) or src.get(partition)
-            if last is not None and place <= last:
-                fx.repeats += 1
-                continue
-            fx.src[partition] = place
-            key = (item.site, item.profile_id)
-            profile = profiles[key]
-            if profile.merged_into is not None:
-                sender = decoded.sender(index)
-                self._send_on(index, item, profile.merged_into, decoded, sender, fx)
-                continue
-            if isinstance(item, Handover):
-                self._take_over(index, item, profile, fx)
+            try:
+                if type(item) is ProfileEvent:
+                    pass  # by far the most: asked for first
+                elif isinstance(item, int):
+                    if item > fx.clock_ms:
+                        fx.clock_ms = item
+                        self._fire_all(item, profiles, due, fx)
+                    continue
+                elif isinstance(item, Model):
+                    if item.newer_than(self._models.get((item.site, item.signal))):
+                        self._models = {**self._models, (item.site, item.signal): item}
+                        fx.models.append(item)
+                    continue
+                elif isinstance(item, Merge):
+                    self._merge(index, item, profiles[item.site, item.loser], decoded, fx)
+                    continue
+                elif isinstance(item, Unmerge):
+                    self._unmerge(index, item, profiles[item.site, item.profile_id], decoded, fx)
+                    continue
+                partition, offset, sub = item.src
+                place = (offset, sub)
+                last = fx.src.get(partition) or src.get(partition)
+                if last is not None and place <= last:
+                    fx.repeats += 1
+                    continue
+                fx.src[partition] = place
+                key = (item.site, item.profile_id)
+                profile = profiles[key]
+                if profile.merged_into is not None:
+                    sender = decoded.sender(index)
+                    self._send_on(index, item, profile.merged_into, decoded, sender, fx)
+                    continue
                 fx.touched[key] = profile
-                continue
-            if profile.due_ms is not None and profile.due_ms <= item.timestamp_ms:
-                self._fire(profile, item.timestamp_ms, max(fx.clock_ms, item.received_at_ms), fx)
-            self._apply(index, profile, item, fx)
-            fx.touched[key] = profile
-            fx.received.append(item.received_at_ms)
+                if isinstance(item, Handover):
+                    self._take_over(index, item, profile, fx)
+                    continue
+                if profile.due_ms is not None and profile.due_ms <= item.timestamp_ms:
+                    self._fire(profile, item.timestamp_ms, max(fx.clock_ms, item.received_at_ms), fx)
+                self._apply(index, profile, item, fx)
+                fx.received.append(item.received_at_ms)
+            except StateError:
+                raise  # its remedy is another version of this worker
+            except Exception as e:  # one record never stops a partition
+                log.exception("A record of site %s can't be folded", getattr(item, "site", "?"))
+                fx.poison.append(Poison(index, "fold_failed", f"{type(e).__name__}: {e}"))
         return fx
 
     def _merge(self, index: int, merge: Merge, loser: Profile, decoded: Decoded, fx: Effects) -> None:
@@ -195,9 +204,15 @@ class Folder:
         """A part of a merged profile's state arrives."""
         fx.taken_over += 1
         changed: set[str] = set()
-        for name, text in handover.arrived(profile, part):
+        for name, value in handover.arrived(profile, part):
             is_new = profile.about is None
-            theirs = handover.take_over(profile, name, text, self.codec)
+            try:
+                theirs = handover.take_over(profile, name, value, self.codec)
+            except Newer:
+                raise
+            except (StateError, *UNREADABLE) as e:
+                fx.poison.append(Poison(index, "merge_failed", f"{name}: {e}"))
+                continue
             changed.add(name)
             if isinstance(theirs, About):
                 if is_new:
@@ -259,16 +274,18 @@ class Folder:
             about = profile.about
             if about is None:
                 fx.gauge(event.site, _KNOWN)
-                profile.see(event)
+                left_out = profile.see(event)
                 changed.add(ABOUT)
                 self._visit(profile, channel, event, None, fx)
             else:
                 traits, user_id, last_ms = about.traits, about.user_id, about.last_seen_ms
-                profile.see(event)
+                left_out = profile.see(event)
                 if traits is not about.traits or user_id is not about.user_id:
                     changed.add(ABOUT)
                 if about.channels.get(channel) != ts_ms // 60_000:
                     self._visit(profile, channel, event, last_ms, fx)
+            if left_out:
+                fx.count("traits_left_out_total", event.site, n=left_out)
             key, what = (event.site, minute), (channel, event_label(event))
             counts = fx.seen.get(key)
             if counts is None:
@@ -384,11 +401,11 @@ class Folder:
             before = profile.states.get(signal.name)
             try:
                 result = signal.settle(before, at_ms, self.context(profile, at_ms, None, changed))
+                self._keep(profile, signal, result, now_ms, fx)
             except Exception:
                 # Its state stays as it is, until the next change.
                 log.exception("Signal %s failed on what it reads of a profile of site %s", signal.name, profile.site)
                 continue
-            self._keep(profile, signal, result, now_ms, fx)
             if profile.states.get(signal.name) is not before:
                 changed.add(signal.name)
 
@@ -426,6 +443,9 @@ class Folder:
                 fx.visits.add(profile.site, channel, profile.id, minute, None, zone)
 
     def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
+        for _, _, ms in result.counts_at:
+            if not 0 <= ms <= MAX_TIME_MS:
+                raise ValueError(f"{signal.name} counts at {ms}, which is no time")
         state, name = result.state, signal.name
         if state is not None and state is not profile.states.get(name):
             profile.states[name] = state
@@ -479,12 +499,12 @@ class Folder:
             before = profile.states[signal.name]
             try:
                 result = signal.fire(before, to_ms, self.context(profile, due))
+                self._keep(profile, signal, result, now_ms, fx)
             except Exception:
                 # Its state stays as it is, to be fired when the signal is mended; the others go on.
                 log.exception("Signal %s failed at its timer for a profile of site %s", signal.name, profile.site)
                 profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
                 continue
-            self._keep(profile, signal, result, now_ms, fx)
             state = profile.states[signal.name]
             if (after := signal.due_ms(state)) is not None and after <= to_ms:
                 log.error("Signal %s left a timer due that it had fired", signal.name)  # It would fire for ever.
@@ -547,7 +567,8 @@ class Folder:
                 writes.append(self.codec.write(profile))
                 profile.changed.clear()
             if profile.due_ms != profile.stored_due_ms:
-                dues.append([f"{profile.site}|{profile.id}", profile.due_ms if profile.due_ms is not None else False])
+                due = min(profile.due_ms, keys.MAX_COUNT) if profile.due_ms is not None else False
+                dues.append([f"{profile.site}|{profile.id}", due])
                 profile.stored_due_ms = profile.due_ms
         for site, id in fx.unranked:
             ranks.setdefault(site, ([], []))[1].append(id)
@@ -584,7 +605,7 @@ class Folder:
         """The profile's place, as its state is now: once a chunk, however many events it had."""
         assert self._ranking is not None
         rank = self._ranking.rank(profile.states[self._ranking.name], profile.site, self.settings)
-        if rank is None:
+        if rank is None or not isfinite(rank):
             none.append(profile.id)
         else:
             places += (rank, profile.id)
@@ -623,8 +644,11 @@ def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fiel
 
 
 def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
-    """Fields and counts, with their sum."""
-    return [*fields, keys.SUM_FIELD], [*fields.values(), sum(fields.values())]
+    """Fields and counts, with their sum; none beyond keys.MAX_COUNT."""
+    counts, total = list(fields.values()), sum(fields.values())
+    if total > keys.MAX_COUNT:
+        counts, total = [min(n, keys.MAX_COUNT) for n in counts], keys.MAX_COUNT
+    return [*fields, keys.SUM_FIELD], [*counts, total]
 
 
 def _flat(fields: Mapping[str, Any]) -> list[Any]:

@@ -30,6 +30,7 @@ from tracker.contract.merges import (
     encode_merge,
     encode_unmerge,
 )
+from tracker.contract.topics import MAX_RECORD_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -124,13 +125,16 @@ def sent_on(
         return Sent(winner, encode_handover(moved))
     fields = _object.decode(value or b"")
     changed: dict[str, Any] = {"profileId": winner, "src": sender.src(), "hops": item.hops + 1}
-    return Sent(winner, _encode({**fields, **changed}))
+    sent = _encode({**fields, **changed})
+    if len(sent) > MAX_RECORD_BYTES:
+        raise ValueError(f"the record has {len(sent)} bytes, at most {MAX_RECORD_BYTES} are sent on")
+    return Sent(winner, sent)
 
 
-def arrived(profile: Profile, part: Handover) -> Iterator[tuple[str, str]]:
+def arrived(profile: Profile, part: Handover) -> Iterator[tuple[str, bytes]]:
     """(name, JSON) of the fields that are complete with this part. Keeps pieces in `profile`."""
     for name, raw in part.fields.items():
-        yield name, bytes(raw).decode()
+        yield name, bytes(raw)
     piece = part.piece
     if piece is None:
         return
@@ -139,16 +143,18 @@ def arrived(profile: Profile, part: Handover) -> Iterator[tuple[str, str]]:
     profile.changed.add(ARRIVING)
     if piece.last:
         profile.arriving.pop(key, None)
-        yield piece.name, text
+        yield piece.name, text.encode()
     else:
         profile.arriving[key] = text
 
 
-def take_over(profile: Profile, name: str, text: str, codec: ProfileCodec) -> Any:
+def take_over(profile: Profile, name: str, value: bytes, codec: ProfileCodec) -> Any:
     """The loser's state of a signal, to be merged by it; its About, which has been; None when all is done.
 
-    Raises StateError when a newer worker wrote it: this one must stop, not lose it.
+    Raises Newer when a newer worker wrote it: this one must stop, not lose it; StateError, UNREADABLE when it is none,
+    and nothing has been done.
     """
+    text = value.decode()
     if name == ABOUT:
         other = codec.decode_about(text)
         profile.about = merge_about(profile.about, other)

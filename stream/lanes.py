@@ -27,7 +27,7 @@ from stream.redis_store import Lost, RedisError, Store, Unavailable
 from stream.stored import StateError
 from stream.transport import Chunk, ChunkConsumerThread
 from stream.watchdog import OUTAGE_S, Standing
-from tracker.contract.producer import ProduceError
+from tracker.contract.producer import REFUSED, ProduceError
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +282,7 @@ class Lanes:
         self._outage_s = monotonic()
 
     def _note(self, e: Exception) -> None:
-        if isinstance(e, (ProduceError, KafkaError, *Moving)):
+        if isinstance(e, (ProduceError, KafkaError, *Moving)) and not isinstance(e.__cause__, REFUSED):
             self.note_outage()
 
     def _complain(self, text: str) -> None:

@@ -22,7 +22,7 @@ from tracker.contract.triggers import TRIGGER_KINDS
 HOPS: Final = ("resolve", "signals")
 SUPPRESSED: Final = (
     "stale", "repeat", "gap", "one_time_buyer",  # by signals
-    "denied", "no_consent", "cap", "kind_cap", "quiet", "void", "retracted", "not_told",  # by the gate
+    "denied", "no_consent", "cap", "kind_cap", "quiet", "void", "retracted", "not_told", "too_large",  # by the gate
 )  # fmt: skip
 OTHER: Final = "other"
 MAX_SITES: Final = 50
@@ -131,6 +131,9 @@ SIGNAL_COUNTERS: Final = {
     ),
     "triggers_held_total": Counter(
         "stream_triggers_held_total", "Triggers that wait for the end of quiet hours.", ["kind"]
+    ),
+    "traits_left_out_total": Counter(
+        "stream_traits_left_out_total", "Traits beyond what a profile keeps: 64 of them, 16 KB in all.", ["site"]
     ),
     "popup_events_total": Counter("stream_popup_events_total", "Popup events.", ["site", "action"]),
     "message_events_total": Counter("stream_message_events_total", "Message events.", ["site", "channel", "action"]),

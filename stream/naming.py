@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct
 
-from stream.core.parts import read_part
+from stream.core.parts import UNREADABLE, read_part
 from stream.signals import shop
 from tracker.contract import keys
 from tracker.contract.events import CONTENT_ACTIONS, MESSAGE_ACTIONS, ProfileEvent
@@ -123,7 +123,7 @@ def path_of(address: str) -> str:
 def _campaign_of(raw: bytes) -> Fields:
     try:
         said = _campaign.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return NONE
     for given in (said.get("name"), said.get("id"), said.get("source")):
         if (name := shop.text(given, MAX_NAME_CHARS)) is not None:

@@ -20,9 +20,10 @@ from tracker.contract.settings import Settings
 REASONS: Final[dict[str, str]] = {
     "not_an_event": "The record's value is no JSON object with an event's fields: something else writes to the topic.",
     "no_identity": "Neither userId nor anonymousId can be used: blocked values like 'null' or 'guest' mean nobody.",
-    "fold_failed": "A signal raised an exception on the event: a bug; the worker's log has its trace.",
-    "merge_failed": "A signal raised an exception when two profiles became one: a bug; here is what the merged one "
-    "had.",
+    "fold_failed": "A signal raised an exception on the event, or what followed from it could not be written: a bug; "
+    "the worker's log has its trace.",
+    "merge_failed": "A signal raised an exception when two profiles became one, or what the merged one had can't be "
+    "read: a bug; here is what it had.",
     "merge_loop": "A record was sent on from merged profile to merged profile 64 times: Redis lost merges, and they "
     "now form a circle.",
 }

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from stream.core.parts import read_part
 from stream.redis_store import binary
 from stream.signals.base import DECIDING, Signal
 from stream.stored import StateError, Stored
-from tracker.contract.events import MAX_ID_CHARS, ProfileEvent
+from tracker.contract.events import MAX_ID_CHARS, MAX_TIME_MS, Place, ProfileEvent, Time
 
 MAX_ANONYMOUS_IDS: Final = 10
 MAX_TRAITS: Final = 64
-MAX_TRAITS_BYTES: Final = 8192
+MAX_TRAITS_BYTES: Final = 16 * 1024
+"""Of all traits of a profile, as JSON: they are written anew with every chunk that the profile has a part in."""
+MAX_TRAIT_DEPTH: Final = 32
+"""As the endpoint takes; what is nested deeper may be written, but not read again."""
 MAX_GROUPS: Final = 20
 ABOUT: Final = "about"
 PROFILE_BYTES: Final = 1200
@@ -30,24 +35,26 @@ ARRIVING: Final = "arriving"
 FIELDS: Final = frozenset((ABOUT, MERGED, ARRIVING))
 """The profile's own; all others are signals'."""
 
+Minute = Annotated[int, Meta(ge=0, le=MAX_TIME_MS // 60_000)]
+
 _encode = msgspec.json.Encoder().encode
 
 
 class About(Struct, omit_defaults=True):
     """Who a profile is."""
 
-    first_seen_ms: int
-    last_seen_ms: int
-    events: int = 0
+    first_seen_ms: Time
+    last_seen_ms: Time
+    events: Place = 0
     user_id: str | None = None
     anonymous_ids: list[str] = []
     """The latest, at most ten."""
     traits: dict[str, Any] = {}
-    traits_ms: dict[str, int] = {}
+    traits_ms: dict[str, Time] = {}
     """When each trait was said: the last writer by event time wins, whatever comes in which order."""
-    channels: dict[str, int] = {}
+    channels: dict[str, Minute] = {}
     """Channel -> the minute (since the epoch) of the last event there: of a merge, the later of both."""
-    groups: dict[str, int] = {}
+    groups: dict[str, Time] = {}
     """groupId -> when a group call said so last, ms; the latest, at most twenty."""
 
 
@@ -88,8 +95,8 @@ class Profile:
         """SITE:PID, the profile's part of its key."""
         return f"{self.site}:{self.id}"
 
-    def see(self, event: ProfileEvent) -> None:
-        """Take up who the event is from and when it was."""
+    def see(self, event: ProfileEvent) -> int:
+        """Take up who the event is from and when it was: how many traits had no room."""
         ts = event.timestamp_ms
         about = self.about
         if about is None:
@@ -106,23 +113,51 @@ class Profile:
             about.anonymous_ids = [*about.anonymous_ids[1 - MAX_ANONYMOUS_IDS :], anonymous_id]
         if event.type == "group" and event.group_id is not None:
             about.groups = _latest({**about.groups, event.group_id: max(ts, about.groups.get(event.group_id, 0))})
-        if event.type == "identify" and event.traits is not msgspec.UNSET:
-            self._take_traits(about, event)
         self.changed.add(ABOUT)
+        if event.type == "identify" and event.traits is not msgspec.UNSET:
+            return self._take_traits(about, event)
+        return 0
 
-    def _take_traits(self, about: About, event: ProfileEvent) -> None:
-        if len(event.traits) > MAX_TRAITS_BYTES:  # type: ignore[arg-type]  # not UNSET, see above
-            return
-        try:
-            traits = _traits.decode(event.traits)  # type: ignore[arg-type]
-        except msgspec.DecodeError:
-            return  # null, or no object: nothing said
-        for name, value in traits.items():
-            if len(name) > MAX_ID_CHARS or (name not in about.traits and len(about.traits) >= MAX_TRAITS):
+    def _take_traits(self, about: About, event: ProfileEvent) -> int:
+        said = read_part(_traits, event.traits)
+        if not said:
+            return 0  # null, or no object: nothing said
+        traits, size, left_out, taken = dict(about.traits), len(_encode(about.traits)), 0, False
+        for name, value in said.items():
+            if event.timestamp_ms < about.traits_ms.get(name, 0):
                 continue
-            if event.timestamp_ms >= about.traits_ms.get(name, 0):
-                about.traits = {**about.traits, name: value}
-                about.traits_ms[name] = event.timestamp_ms
+            more = _trait_bytes(name, value) - (_trait_bytes(name, traits[name]) if name in traits else 0)
+            if (
+                len(name) > MAX_ID_CHARS
+                or (name not in traits and len(traits) >= MAX_TRAITS)
+                or (more > 0 and size + more > MAX_TRAITS_BYTES)
+                or _is_deep(value)
+            ):
+                left_out += 1
+                continue
+            traits[name] = value
+            about.traits_ms[name] = event.timestamp_ms
+            size += more
+            taken = True
+        if taken:
+            about.traits = traits
+        return left_out
+
+
+def _trait_bytes(name: str, value: Any) -> int:
+    """Of `"name":value,`."""
+    return len(_encode(name)) + len(_encode(value)) + 2
+
+
+def _is_deep(value: Any) -> bool:
+    """Nested deeper than MAX_TRAIT_DEPTH. Level by level: however deep it is."""
+    level, depth = [value], 0
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+        depth += 1
+        if depth > MAX_TRAIT_DEPTH:
+            return True
+    return False
 
 
 class ProfileCache:
@@ -166,6 +201,13 @@ class ProfileCache:
             del where.profiles[profile.site, profile.id]
         self.bytes = total
 
+    def forget(self, profiles: Iterable[Profile]) -> None:
+        for profile in profiles:
+            if profile in self._sizes:
+                size, where = self._sizes.pop(profile)
+                self.bytes -= size
+                del where.profiles[profile.site, profile.id]
+
 
 class CacheView:
     """What one claim of a partition sees of the cache."""
@@ -179,6 +221,10 @@ class CacheView:
         """Profiles as they are in Redis now, the last used ones: those of `get`, and such as it did not have."""
         self._cache.keep(self, profiles)
 
+    def forget(self, profiles: Iterable[Profile]) -> None:
+        """Profiles that are not as they are in Redis."""
+        self._cache.forget(profiles)
+
 
 def _latest(groups: dict[str, int]) -> dict[str, int]:
     return dict(sorted(groups.items(), key=lambda item: (item[1], item[0]))[-MAX_GROUPS:])
@@ -188,7 +234,7 @@ def merge_about(one: About | None, other: About) -> About:
     """Both as one person, whichever comes first: first seen earliest, each trait's last writer by event time; at a tie
     that of the profile that was seen first."""
     if one is None:
-        return other
+        return _with_traits(other, {n: (other.traits_ms.get(n, 0), value) for n, value in other.traits.items()})
     # Whatever depends on an order goes by this one, so that it does not matter who is handed over to whom.
     older, newer = sorted((one, other), key=lambda a: (a.first_seen_ms, a.last_seen_ms, _encode(a)))
     said: dict[str, tuple[int, Any]] = {}
@@ -197,21 +243,34 @@ def merge_about(one: About | None, other: About) -> About:
             ms = about.traits_ms.get(name, 0)
             if name not in said or ms > said[name][0]:
                 said[name] = (ms, value)
-    kept = sorted(said, key=lambda name: (-said[name][0], name))[:MAX_TRAITS]
     latest = sorted((older, newer), key=lambda a: a.last_seen_ms)
     anonymous = list(dict.fromkeys(id for about in reversed(latest) for id in reversed(about.anonymous_ids)))
-    return About(
+    both = About(
         first_seen_ms=older.first_seen_ms,
         last_seen_ms=max(one.last_seen_ms, other.last_seen_ms),
-        events=one.events + other.events,
+        events=min(one.events + other.events, 2**53),
         user_id=older.user_id if older.user_id is not None else newer.user_id,
         anonymous_ids=anonymous[:MAX_ANONYMOUS_IDS][::-1],
-        traits={name: said[name][1] for name in kept},
-        traits_ms={name: said[name][0] for name in kept},
         channels={
             c: max(one.channels.get(c, 0), other.channels.get(c, 0)) for c in sorted({*one.channels, *other.channels})
         },
         groups=_latest({g: max(one.groups.get(g, 0), other.groups.get(g, 0)) for g in (*one.groups, *other.groups)}),
+    )
+    return _with_traits(both, said)
+
+
+def _with_traits(about: About, said: dict[str, tuple[int, Any]]) -> About:
+    """With those of the traits, name -> (when it was said, value), that were said last and have room."""
+    kept: dict[str, tuple[int, Any]] = {}
+    size = 2
+    for name in sorted(said, key=lambda name: (-said[name][0], name)):
+        size_with = size + _trait_bytes(name, said[name][1])
+        if len(kept) < MAX_TRAITS and size_with <= MAX_TRAITS_BYTES and not _is_deep(said[name][1]):
+            kept[name], size = said[name], size_with
+    return replace(
+        about,
+        traits={name: value for name, (_, value) in kept.items()},
+        traits_ms={name: ms for name, (ms, _) in kept.items()},
     )
 
 
@@ -249,7 +308,7 @@ class ProfileCodec:
                 profile.merged_into = _id.decode(text)
             else:
                 profile.arriving = _texts.decode(text)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, RecursionError) as e:
             raise StateError(f"the field `{name}` of profile {profile.part} can't be read ({e})") from e
 
     def due_ms(self, profile: Profile) -> int | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
+from stream.core.parts import UNREADABLE
 from stream.handover import Sender
 from tracker.contract.events import CLOCK_PREFIX, ProfileEvent, decode_clock, decode_profile_event
 from tracker.contract.merges import (
@@ -97,7 +97,7 @@ def decode(values: Sequence[bytes | None], partition: int = 0, offsets: Sequence
                 add((part.site, part.profile_id))
                 append((index, part))
                 moves += 1
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+        except UNREADABLE as e:
             poison.append(Poison(index, "not_an_event", str(e)))
     return Decoded(items, profiles, clock, poison, values, partition, offsets, moves, unmerges)
 

@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from stream import metrics
 from stream.core.identity import identifiers, routes
+from stream.core.parts import UNREADABLE
 from stream.redis_store import Store
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id
@@ -201,7 +202,7 @@ class Recovery:
         """An unmerge: before any link, for who was taken off a profile then is the new one's since."""
         try:
             unmerge = decode_unmerge(value)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
         if self._store.place(keys.identifiers_key(unmerge.site)) == place:
             await split(self._store, unmerge, self._settings)
@@ -219,9 +220,9 @@ class Recovery:
         if topic == MERGES or value.startswith(MERGE_PREFIX):
             try:
                 merge = decode_merge(value)
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 return None
-            if merge.hops or merge.merge_id in told:
+            if merge.hops or merge.merge_id in told or not (_is_id(merge.winner) and _is_id(merge.loser)):
                 return None
             told.add(merge.merge_id)
             row = [merge.winner, merge.loser, merge.rule, merge.message_id, merge.at_ms]
@@ -231,7 +232,9 @@ class Recovery:
             return None
         try:
             event = _decided.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
+            return None
+        if not _is_id(event.profile_id):
             return None
         source, offset, _ = event.src
         left = source >= LEFT
@@ -255,12 +258,23 @@ class Recovery:
         await self._store.call("identify", keys.identifiers_key(site), [*self._rules, items, [merges, run, whole]])
 
 
+def _is_id(profile_id: str) -> bool:
+    """Whether it is a profile's id as hop 1 makes them: any other would end in Redis, and hop 1 could not read it."""
+    try:
+        return str(UUID(profile_id)) == profile_id
+    except ValueError:
+        return False
+
+
 def _text(value: bytes | None) -> str:
     return (value or b"").decode()
 
 
 async def split(store: Store, unmerge: Unmerge, settings: Settings) -> None:
-    """Make an unmerge's identifiers the new profile's; once, however often the record comes. Raises Unavailable."""
+    """Make an unmerge's identifiers the new profile's; once, however often the record comes. Nothing where that is no
+    profile's id. Raises Unavailable."""
+    if not _is_id(unmerge.new_profile_id):
+        return
     fields = [f"{type}:{keys.id_part(value)}" for type, value in unmerge.ids]
     ttl_ms = settings.profile_ttl_d * DAY_MS
     argument = [ttl_ms, unmerge.profile_id, unmerge.new_profile_id, fields, unmerge.at_ms]

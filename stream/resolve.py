@@ -16,11 +16,11 @@ from time import monotonic, time
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
 from aiokafka.errors import KafkaError
 
 from stream import merges, metrics
 from stream.core.identity import LINKING, identifiers, routes
+from stream.core.parts import UNREADABLE
 from stream.kafka_out import acked, dead_letter
 from stream.poison import Limits, Verdict
 from stream.recovery import Logged, Recovery, item_of, rules_of
@@ -32,7 +32,7 @@ from tracker.contract.events import LEFT, ROUTED, VERIFIED, EventHead, decode_ev
 from tracker.contract.ids import Identifier
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
-from tracker.contract.topics import EVENTS, PROFILE_EVENTS
+from tracker.contract.topics import EVENTS, MAX_RECORD_BYTES, PROFILE_EVENTS
 
 DROPPED: Final = bytes(16)
 """The decision on a record that is not passed on: a repeat, or poison."""
@@ -430,6 +430,8 @@ def _verdicts(records: Sequence[Any], heads: Sequence[EventHead | str]) -> list[
 def _heads(values: list[bytes | None]) -> list[EventHead | str]:
     """The fields the hop reads of each record, or what is wrong with it."""
     try:  # A try a chunk, not a record: there is poison in next to none.
+        if max(map(len, values), default=0) > MAX_RECORD_BYTES:  # type: ignore[arg-type]  # None: see below
+            raise ValueError
         return [decode_event_head(value) for value in values]  # type: ignore[arg-type]
     except Exception:
         return [_head(value) for value in values]
@@ -439,7 +441,9 @@ def _head(value: bytes | None) -> EventHead | str:
     """The fields the hop reads, or what is wrong with the record."""
     if not value:
         return "the record has no value"
+    if len(value) > MAX_RECORD_BYTES:
+        return f"the record has {len(value)} bytes, at most {MAX_RECORD_BYTES} are passed on"
     try:
         return decode_event_head(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+    except UNREADABLE as e:
         return str(e)

@@ -38,7 +38,7 @@ def merged(buckets: Iterable[list[Any]]) -> tuple[int, dict[str, int]]:
     """(sum, field -> count) of the same day's buckets of all partitions, [field, count, ...] each. Pure.
 
     The names are the largest of those that clients make up, and all others; the counts of the rest go to their kind's
-    field without a name.
+    field without a name. None is more than keys.MAX_COUNT, as in the buckets.
     """
     total, fields = 0, dict[str, int]()
     for flat in buckets:
@@ -53,7 +53,9 @@ def merged(buckets: Iterable[list[Any]]) -> tuple[int, dict[str, int]]:
         for field, count in ranked[keys.MAX_ROLLED_FIELDS :]:
             unnamed = keys.unnamed_field(field.partition("|")[0])
             fields[unnamed] = fields.get(unnamed, 0) + count
-    return total, fields
+    if total > keys.MAX_COUNT:
+        fields = {field: min(count, keys.MAX_COUNT) for field, count in fields.items()}
+    return min(total, keys.MAX_COUNT), fields
 
 
 async def roll(store: Store, settings: Settings, site: str, zone: Zone, now_s: int, window_s: int) -> int:
@@ -65,7 +67,7 @@ async def roll(store: Store, settings: Settings, site: str, zone: Zone, now_s: i
     parts = [unpackb(a) for a in await _read(store, settings.partitions, names, whole=False)]
     known = await asyncio.gather(*(store.run("HGET", keys.rollup_key(site, *each), keys.SUM_FIELD) for each in days_of))
     for i, each in enumerate(days_of):
-        if sum(int(sums[i] or 0) for sums in parts) == int(known[i] or 0):
+        if min(sum(int(sums[i] or 0) for sums in parts), keys.MAX_COUNT) == int(known[i] or 0):
             continue
         answers = await _read(store, settings.partitions, [names[i]], whole=True)
         total, fields = merged(unpackb(answer)[0] for answer in answers)
@@ -95,7 +97,10 @@ async def keep_rolled(is_ours: Callable[[], bool], store: Store, current: Callab
             settings = current()
             try:
                 for name, site in settings.sites.items():
-                    await roll(store, settings, name, Zone(site.time_zone), int(time()), window_s)
+                    try:
+                        await roll(store, settings, name, Zone(site.time_zone), int(time()), window_s)
+                    except ValueError as e:  # a bucket that somebody else has written to
+                        log.error("Days of site %s were not rolled up: %s", name, e)
                 turn += 1
             except (RedisError, *Unavailable) as e:
                 log.warning("Days were not rolled up: %s: %s", type(e).__name__, e)

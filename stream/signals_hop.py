@@ -8,6 +8,7 @@ the same ids.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import time
 from typing import Any, Final
@@ -16,20 +17,23 @@ from stream import metrics
 from stream.effects import MOVED, Effects, Outgoing, unpack_outgoing
 from stream.fold import Folder
 from stream.kafka_out import acked, dead_letter
-from stream.poison import Limits, Verdict
+from stream.poison import Limits, TooMuchPoison, Verdict
 from stream.profile import Profile, ProfileCache
-from stream.records import Decoded, decode
+from stream.records import Decoded, Poison, decode
 from stream.recovery import split
-from stream.redis_store import Head, Store, unpackb
+from stream.redis_store import Head, Lost, RedisError, Store, Unavailable, unpackb
+from stream.stored import StateError
 from stream.transport import Chunk
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.merges import Handover, Merge
 from tracker.contract.models import Model, Models, decode_model
-from tracker.contract.producer import KafkaOut
+from tracker.contract.producer import KafkaOut, ProduceError
 from tracker.contract.settings import Settings
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.triggers import HEADERS
+
+log = logging.getLogger(__name__)
 
 DUE_LIMIT: Final = 512
 """Most timers that one apply fires besides those of the chunk's own profiles; more are fired in several applies."""
@@ -154,13 +158,16 @@ class SignalsHop:
                         self._on_merge(item.loser, item.winner)
             for unmerge in decoded.unmerges:
                 await split(self._store, unmerge, self._settings)
-            due = await self._load(decoded.profiles, decoded.clock_ms)
-            if self._too_many(due, decoded):
-                applied += await self._process_in_parts(records, decoded)
-            else:
-                applied += await self._apply(records, decoded, due, records[-1].offset + 1)
+            applied += await self._take_in(records, decoded)
         await self._rank_again()
         return applied
+
+    async def _take_in(self, records: Sequence[Any], decoded: Decoded) -> int:
+        """Load what the records are about, fold and apply them."""
+        due = await self._load(decoded.profiles, decoded.clock_ms)
+        if self._too_many(due, decoded):
+            return await self._process_in_parts(records, decoded)
+        return await self._apply(records, decoded, due, records[-1].offset + 1)
 
     async def _rank_again(self) -> None:
         """The rules of scores were changed: rank some more profiles by them. Again from the start after a crash."""
@@ -214,11 +221,7 @@ class SignalsHop:
         await self._apply([records[first]], clock, due, records[first].offset + 1)
         rest = records[first + 1 :]
         if rest:
-            part = self._decode(rest)
-            due = await self._load(part.profiles, part.clock_ms)
-            if self._too_many(due, part):
-                return applied + await self._process_in_parts(rest, part)
-            applied += await self._apply(rest, part, due, rest[-1].offset + 1)
+            applied += await self._take_in(rest, self._decode(rest))
         return applied
 
     def _too_many(self, due: Sequence[tuple[str, str]], decoded: Decoded) -> bool:
@@ -273,7 +276,35 @@ class SignalsHop:
         next: int,
         clock_ms: int | None = None,
     ) -> int:
-        """Fold, apply, publish. `clock_ms` given: the head's clock stays there."""
+        """Fold, apply, publish. `clock_ms` given: the head's clock stays there.
+
+        One record never stops a partition: of a chunk whose effects can't be written, the halves are tried, down to the
+        record that is to blame, which becomes a dead letter."""
+        try:
+            return await self._step(records, decoded, due, next, clock_ms)
+        except (Lost, ProduceError, RedisError, TooMuchPoison, StateError, *Unavailable):
+            raise
+        except Exception as e:
+            if not records or (len(records) == 1 and (decoded.poison or decoded.clock_ms is not None)):
+                raise  # no record's fault
+            self._kept.forget(self._profiles.values())
+            self._profiles = {}
+            if len(records) == 1:
+                log.exception("%s[%d]: offset %d", PROFILE_EVENTS, self.partition, records[0].offset)
+                bad = Poison(0, "fold_failed", f"{type(e).__name__}: {e}")
+                return await self._step(records, Decoded([], set(), None, [bad]), (), next, clock_ms)
+        middle = len(records) // 2
+        applied = await self._take_in(records[:middle], self._decode(records[:middle]))
+        return applied + await self._take_in(records[middle:], self._decode(records[middle:]))
+
+    async def _step(
+        self,
+        records: Sequence[Any],
+        decoded: Decoded,
+        due: Sequence[tuple[str, str]],
+        next: int,
+        clock_ms: int | None,
+    ) -> int:
         fx = self._folder.fold(decoded, self._profiles, due, self._src, self.clock_ms, self.models)
         if clock_ms is not None:
             fx.clock_ms = clock_ms

@@ -18,6 +18,14 @@ class StateError(Exception):
     """A state in Redis that this worker can't read; it must stop. One line: whose it is, and what to do."""
 
 
+class Newer(StateError):
+    """It was written by a newer version than this one."""
+
+
+class _Newer(Exception):
+    pass
+
+
 class Stored:
     """A signal's state as JSON, with its version in front: {"_v":2,...}; version 1 has none."""
 
@@ -40,15 +48,20 @@ class Stored:
             else:
                 current = not text.startswith(_MARKED)
             return self._decode(text) if current else self._migrated(text)
-        except (msgspec.MsgspecError, LookupError, TypeError, ValueError, NotImplementedError) as e:
-            raise StateError(
-                f"the state `{self._signal.name}` of profile {whose} can't be read ({e}): start the version "
-                "that wrote it, or mend the signal's `migrate`; docs/signals-howto.md"
-            ) from e
+        except _Newer as e:
+            raise Newer(self._told(whose, e)) from e
+        except (RecursionError, msgspec.MsgspecError, LookupError, TypeError, ValueError, NotImplementedError) as e:
+            raise StateError(self._told(whose, e)) from e
+
+    def _told(self, whose: str, e: Exception) -> str:
+        return (
+            f"the state `{self._signal.name}` of profile {whose} can't be read ({e}): start the version "
+            "that wrote it, or mend the signal's `migrate`; docs/signals-howto.md"
+        )
 
     def _migrated(self, text: str) -> Any:
         fields = msgspec.json.decode(text, type=dict[str, Any])
         version = fields.pop(VERSION, 1)
         if version > self._signal.version:
-            raise ValueError(f"version {version}, this worker knows up to {self._signal.version}")
+            raise _Newer(f"version {version}, this worker knows up to {self._signal.version}")
         return msgspec.convert(self._signal.migrate(version, fields), self._signal.state_type)

@@ -16,6 +16,7 @@ from stream.effects import Effects, Outgoing
 from stream.profile import Profile, ProfileCodec
 from stream.signals.base import Signal, Trigger
 from tracker.contract.settings import Links, Settings
+from tracker.contract.topics import MAX_RECORD_BYTES
 from tracker.contract.triggers import Person, TriggerLinks, encode_trigger
 from tracker.contract.windows import Zone
 
@@ -72,8 +73,8 @@ class Teller:
                 after = gate.with_told(after, Told(trigger.id, kind.name, max(trigger.at_ms, now_ms)))
         if reason is not None:
             after = self._stop(after, kind.name, trigger.id, trigger.at_ms, reason, fx)
-        self._keep(profile, before, after)
         if reason is not None:
+            self._keep(profile, before, after)
             return
         value = encode_trigger(
             kind,
@@ -83,6 +84,11 @@ class Teller:
             at_ms=trigger.at_ms,
             data=self._to_person(profile, data, trigger.at_ms),
         )
+        if len(value) > MAX_RECORD_BYTES:  # Kafka would refuse it, and all triggers of the partition behind it
+            after = self._stop(before, kind.name, trigger.id, trigger.at_ms, "too_large", fx)
+            self._keep(profile, before, after)
+            return
+        self._keep(profile, before, after)
         fx.triggers.append(Outgoing(kind.name, kind.topic, profile.id.encode(), value, due_ms))
 
     def _pass(

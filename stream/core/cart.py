@@ -91,6 +91,8 @@ MAX_LINKS: Final = 16
 MAX_ORDERS: Final = 50
 """Orders that are remembered; an older order_id that comes again counts again."""
 MAX_QUANTITY: Final = 1e6
+MAX_PRICE: Final = 1e12
+"""Of a line, of a cart and of an order."""
 
 
 class Rules(Struct, frozen=True):
@@ -250,8 +252,8 @@ def reason_of(cart: Cart) -> str:
 
 
 def value_of(items: tuple[Line, ...]) -> float:
-    """Sum of price x quantity, in the cart's currency. Lines without a price count nothing."""
-    return round(sum(i.price * i.qty for i in items if i.price is not None), 4)
+    """Sum of price x quantity, in the cart's currency, at most MAX_PRICE. Lines without a price count nothing."""
+    return min(round(sum(i.price * i.qty for i in items if i.price is not None), 4), MAX_PRICE)
 
 
 def due_ms(carts: Carts, rules: Rules) -> int | None:

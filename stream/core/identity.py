@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from stream.core.parts import read_part
+from stream.core.parts import UNREADABLE, read_part
 from tracker.contract.events import ROUTED, ROUTES, VERIFIED, EventHead, EventIds, decode_event_ids
 from tracker.contract.ids import PRIORITY, Identifier, normal, usable
 
@@ -75,7 +75,7 @@ def identifiers(value: bytes, head: EventHead, country: str) -> tuple[Identifier
         return tuple(plain)
     try:
         more = decode_event_ids(value)
-    except msgspec.DecodeError:  # Of another shape than the endpoint's: what the head says is all.
+    except UNREADABLE:  # Of another shape than the endpoint's: what the head says is all.
         return tuple(plain)
     found = dict.fromkeys((*plain, *_others(head, more, user is not None, bool(plain), country)))
     return tuple(sorted(found, key=lambda id: PRIORITY[id[0]]))  # stable: of a type the first said goes first
@@ -91,7 +91,7 @@ def routes(value: bytes, head: EventHead) -> tuple[Identifier, ...]:
         return ()
     try:
         said = _purchase.decode(value).properties
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ()
     found = []
     for name, given in zip(ROUTES, (said.order_id, said.checkout_id, said.cart_id), strict=True):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 T = TypeVar("T")
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: of bytes that are no JSON or of another shape, of text that is no UTF-8 (which msgspec looks at
+only where it decodes, not where it skips), of what is nested too deep."""
 
 
 def read_part(decoder: msgspec.json.Decoder[T], raw: Raw | UnsetType) -> T | None:
@@ -16,5 +20,5 @@ def read_part(decoder: msgspec.json.Decoder[T], raw: Raw | UnsetType) -> T | Non
         return None
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from stream.core import lead
 from stream.core import score as core
+from stream.core.parts import UNREADABLE
 from stream.core.score import DAY_MS, Mark, Rules, Tally
 from stream.signals import shop
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
@@ -315,6 +316,6 @@ def _by_machine(event: ProfileEvent) -> bool:
         return False
     try:
         said = _opened(properties)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
     return said.machine_open is True or said.sg_machine_open is True

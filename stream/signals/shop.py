@@ -13,9 +13,9 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from stream.core.cart import MAX_LINES, MAX_QUANTITY, Line, value_of
+from stream.core.cart import MAX_PRICE as MAX_PRICE
 from stream.core.parts import read_part
 
-MAX_PRICE: Final = 1e12
 MAX_NAME_CHARS: Final = 120
 MAX_ID_CHARS: Final = 100
 MAX_URL_CHARS: Final = 500

@@ -16,11 +16,12 @@ from stream import metrics
 from stream.fold import Folder
 from stream.redis_store import Lost, Store
 from stream.signals import SIGNALS
+from stream.signals.base import Context, Result, Signal
 from stream.signals_hop import DUE_LIMIT, SignalsHop
 from stream.transport import Chunk
 from tests.harness import Site, Stack, eventually
 from tracker.contract.codec import new_profile_id
-from tracker.contract.events import encode_clock
+from tracker.contract.events import ProfileEvent, encode_clock
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings, load
 from tracker.contract.topics import PROFILE_EVENTS, TOPICS
@@ -35,14 +36,15 @@ class Driver:
     """Gives the hop's successors chunks of made-up records, as lanes would."""
 
     def __init__(self, store: Store, out: KafkaOut, settings: Settings, partition: int) -> None:
-        self._made_of = (partition, store, out, Folder(SIGNALS, settings), settings)
+        self._partition, self._store, self._out = partition, store, out
+        self._folder, self.settings = Folder(SIGNALS, settings), settings
         self.offset = 0
 
-    def new(self) -> SignalsHop:
-        return SignalsHop(*self._made_of)
+    def new(self, folder: Folder | None = None) -> SignalsHop:
+        return SignalsHop(self._partition, self._store, self._out, folder or self._folder, self.settings)
 
     def chunk(self, *values: bytes) -> Chunk:
-        records = [SimpleNamespace(offset=self.offset + i, value=v) for i, v in enumerate(values)]
+        records = [SimpleNamespace(offset=self.offset + i, value=v, key=None) for i, v in enumerate(values)]
         chunk = Chunk(TP(PROFILE_EVENTS, PARTITION), 1, self.offset, records)
         self.offset = chunk.next
         return chunk
@@ -66,9 +68,13 @@ async def driver(stack: Stack) -> AsyncIterator[Driver]:
         await store.stop()
 
 
+def profile_of(site: Site, visitor: int) -> str:
+    return new_profile_id(site.name, "anonymous_id", f"v{visitor}")
+
+
 def added(site: Site, visitor: int, n: int, ts: int = T0) -> bytes:
     event: dict[str, Any] = {
-        "profileId": new_profile_id(site.name, "anonymous_id", f"v{visitor}"), "src": [0, n, 0], "site": site.name,
+        "profileId": profile_of(site, visitor), "src": [0, n, 0], "site": site.name,
         "type": "track", "event": "Product Added", "messageId": f"m{n}", "timestampMs": ts, "receivedAtMs": ts,
         "channel": "site", "anonymousId": f"v{visitor}", "properties": {"product_id": "p", "price": 2},
     }  # fmt: skip
@@ -126,3 +132,36 @@ async def test_a_chunk_that_was_applied_unseen_has_no_second_effect(stack: Stack
     repeated = driver.chunk(added(site, 1, 1), added(site, 1, 2))  # delivered once more at later offsets
     assert await again.process(repeated) == 0
     assert again.gauges[f"carts_open|{site.name}"] == 1
+
+
+class Boundless(Signal[Any]):
+    """A signal with a bug: what it gives for some events can't be written."""
+
+    name = "boundless"
+    state_type = type(None)
+    events: frozenset[str] | None = None
+
+    def fold(self, state: Any, event: ProfileEvent, ctx: Context) -> Result:
+        return Result(state=None, gauges=(("carts_open", 2**70 if event.anonymous_id == "v3" else 1),))
+
+    def merge(self, one: Any, other: Any, now_ms: int, ctx: Context) -> Any:
+        raise NotImplementedError
+
+
+async def test_of_a_chunk_that_cannot_be_written_only_the_record_to_blame_is_lost(stack: Stack, driver: Driver) -> None:
+    site = stack.site()
+    hop = driver.new(Folder((*SIGNALS, Boundless()), driver.settings))
+    await hop.claim(None)
+    await hop.claim(0)
+    await hop.process(driver.chunk(*(added(site, v, v) for v in range(2))))
+    await hop.process(driver.chunk(*(added(site, v, 10 + v) for v in range(7)), encode_clock(T0 + 1)))
+    assert (hop.next, hop.clock_ms) == (10, T0 + 1)
+    assert hop.gauges[f"profiles_known|{site.name}"] == 6
+    after = driver.new()
+    await after.claim(None)
+    assert (after.clock_ms, after.gauges) == (hop.clock_ms, hop.gauges)
+    await after.process(driver.chunk(added(site, 0, 20), added(site, 3, 21)))
+    assert after._kept.profiles[site.name, profile_of(site, 0)].about.events == 3  # type: ignore[union-attr]
+    ours = lambda x: x.get("partition") == hop.partition  # noqa: E731
+    (letter,) = await stack.consume("tracker.dead-letters.v1", 1, match=ours, timeout_s=5)
+    assert (letter["offset"], letter["reason"]) == (5, "fold_failed")

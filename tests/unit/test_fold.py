@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stream.effects import Effects
 from stream.fold import Folder
-from stream.profile import Profile
+from stream.profile import MAX_TRAITS_BYTES, Profile, merge_about
 from stream.records import decode
 from stream.signals import SIGNALS
 from tracker.contract.events import REPLAYS, encode_clock
@@ -228,6 +228,38 @@ def test_a_signal_that_fails_costs_the_event_its_signals_but_not_its_count(monke
     assert owner.counts["demo", T0 // 60_000 * 60, "total"] == 2
     assert owner.profiles["demo", "p1"].about.events == events  # type: ignore[union-attr]
     assert owner.profiles["demo", "p1"].states["cart"]
+
+
+def test_traits_are_taken_as_far_as_they_fit_and_what_is_left_out_is_counted() -> None:
+    owner = Owner()
+
+    def identify(n: int, traits: Any) -> Effects:
+        body = json.loads(record(n, ts=T0 + n)) | {"type": "identify", "userId": "u1", "traits": traits}
+        return owner.take([json.dumps(body).encode()])
+
+    deep: Any = "x"
+    for _ in range(33):
+        deep = [deep]
+    fx = identify(1, {"huge": "x" * 20_000, "a": "y" * 9_000, "deep": deep, "b": 1})
+    about = owner.profiles["demo", "p1"].about
+    assert about is not None
+    assert set(about.traits) == {"a", "b"}
+    assert fx.metrics["traits_left_out_total", ("demo",)] == 2
+    identify(2, {f"t{i}": "z" * 1000 for i in range(70)})
+    assert len(msgspec.json.encode(about.traits)) <= MAX_TRAITS_BYTES
+    assert set(about.traits) == {"a", "b", *(f"t{i}" for i in range(7))}
+    identify(3, {"a": "small", "c": "w" * 5000})  # what becomes smaller makes room
+    assert about.traits["a"] == "small"
+    assert "c" in about.traits
+    before = about.traits
+    assert identify(4, {"huge": "x" * 20_000}).metrics["traits_left_out_total", ("demo",)] == 1
+    assert about.traits is before
+    both = merge_about(about, msgspec.structs.replace(about, first_seen_ms=1, traits={"d": "v" * 12_000, "b": 2},
+                                                      traits_ms={"d": T0 + 9, "b": T0}))  # fmt: skip
+    assert len(msgspec.json.encode(both.traits)) <= MAX_TRAITS_BYTES
+    assert both.traits["b"] == 1
+    assert "d" in both.traits  # said last
+    assert "t6" not in both.traits
 
 
 def test_traits_take_the_last_writer_by_event_time() -> None:

@@ -19,9 +19,10 @@ from stream.effects import MOVED
 from stream.fold import Folder
 from stream.profile import About, Profile, merge_about
 from stream.records import Decoded, decode
+from stream.redis_store import packb
 from stream.signals import SIGNALS
 from stream.signals.cart import trigger_id
-from stream.stored import StateError
+from stream.stored import Newer
 from tracker.contract.codec import partition_of
 from tracker.contract.events import encode_clock
 from tracker.contract.merges import (
@@ -372,14 +373,37 @@ def test_a_loser_with_two_winners_makes_the_winners_one() -> None:
     assert world.poison == []
 
 
-def test_a_state_that_this_worker_cannot_read_stops_it_instead_of_being_lost() -> None:
+def handed(**fields: bytes) -> Handover:
+    raw = {name: msgspec.Raw(value) for name, value in fields.items()}
+    return Handover(handover="m", src=(2048, 1, 0), site="demo", profile_id="p0", loser="p1", fields=raw)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cart": b'{"cart":{"state":"of nobody"}}'}, {"cart": b'{"_v":"x"}'}, {"about": b"1"}, {"about": b'"\xff"'},
+        {"about": b'{"first_seen_ms":1,"last_seen_ms":1,"channels":{"site":%d}}' % 2**70}, {"arriving": b'{"a":1}'},
+        {"cart": b"[" * 2000 + b"]" * 2000},
+    ],
+)  # fmt: skip
+def test_a_part_that_no_worker_wrote_becomes_a_dead_letter_and_the_others_are_taken_over(
+    fields: dict[str, bytes],
+) -> None:
     folder = Folder(SIGNALS, SETTINGS)
-    part = Handover(
-        handover="m", src=(2048, 1, 0), site="demo", profile_id="p0", loser="p1",
-        fields={"cart": msgspec.Raw(b'{"cart":{"state":"of the future"}}')},
-    )  # fmt: skip
+    decoded = decode([encode_handover(handed(**fields, visit=b'{"days":[5]}'))])
+    profiles = {key: Profile(*key) for key in decoded.profiles}
+    fx = folder.fold(decoded, profiles, (), {}, 0)
+    if decoded.items:
+        assert "visit" in profiles["demo", "p0"].states
+    assert [p.index for p in (*decoded.poison, *fx.poison)] == [0]
+    assert packb(folder.blob(fx, epoch=1, seq=0, base=0, next=1))
+
+
+def test_a_state_that_a_newer_worker_wrote_stops_this_one_instead_of_being_lost() -> None:
+    folder = Folder(SIGNALS, SETTINGS)
+    part = handed(cart=b'{"_v":99,"cart":{}}')
     decoded = decode([encode_handover(part)])
-    with pytest.raises(StateError, match="state `cart` of profile demo:p0"):
+    with pytest.raises(Newer, match="state `cart` of profile demo:p0"):
         folder.fold(decoded, {key: Profile(*key) for key in decoded.profiles}, (), {}, 0)
 
 

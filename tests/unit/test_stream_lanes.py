@@ -7,6 +7,7 @@ from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
+from aiokafka.errors import MessageSizeTooLargeError
 from faust.types import TP
 
 from stream import lanes as module
@@ -14,6 +15,7 @@ from stream.lanes import Lanes
 from stream.redis_store import Lost
 from stream.transport import Chunk
 from tests.harness import eventually
+from tracker.contract.producer import ProduceError
 
 TP0 = TP("t", 0)
 
@@ -156,3 +158,14 @@ async def test_a_last_chunk_that_vanishes_on_its_way_is_fetched_again(monkeypatc
     await eventually(lambda: partition.next == 3)
     keeping.cancel()
     await lanes.finish(0)
+
+
+def test_a_record_that_kafka_refuses_is_no_outage() -> None:
+    """Kafka is there: the watchdog must see that the partition does not get on."""
+    lanes = Lanes(cast(Any, SimpleNamespace(failed_s=-inf)), cast(Any, None), {}, lambda reason: None)
+    refused = ProduceError("Kafka did not take the batch")
+    refused.__cause__ = MessageSizeTooLargeError()
+    lanes._note(refused)
+    assert not lanes.outage
+    lanes._note(ProduceError("Kafka did not ack"))
+    assert lanes.outage

@@ -109,6 +109,8 @@ OPEN_KINDS: Final = (
 )  # fmt: skip
 """Kinds whose names clients make up, or that have very many. Names that come when the bucket is full are counted under
 no name, in `KIND|`, so that made-up names stay inside a budget; the names of other kinds are a closed set."""
+MAX_COUNT: Final = 2**53 - 1
+"""Most that a field counts: exact in Redis's Lua. There it stands still, and so does the bucket's `sum`."""
 SUM_FIELD: Final = "sum"
 """Of all increments of the bucket: it rises with every change, so that equal sums mean equal contents."""
 MAX_ROLLED_FIELDS: Final = 5000

@@ -393,7 +393,7 @@ class KafkaOut:
                 self._hand_over("the Kafka producer broke and is replaced")
                 return
             if self._ordered:
-                self._fail_behind(batch.where)
+                self._fail_behind(batch.where, error)
             # A batch that failed leaves a gap in its partition's sequence numbers: Kafka would refuse all later ones.
             self._broken.set()
         if not self.pending_bytes:
@@ -402,13 +402,15 @@ class KafkaOut:
             self._late_soon = True
             self._loop.call_soon(self._flush_late)
 
-    def _fail_behind(self, where: Where) -> None:
+    def _fail_behind(self, where: Where, cause: BaseException | None = None) -> None:
         behind = self._full.pop(where, [])
         if (batch := self._open.pop(where, None)) is not None:
             behind.append(batch)
         for batch in behind:
             self.pending_bytes -= batch.bytes
-            fail(batch.done, ProduceError("a batch before it failed"))
+            failure = ProduceError("a batch before it failed")
+            failure.__cause__ = cause
+            fail(batch.done, failure)
 
     def _unsent(self) -> Iterable[Batch]:
         for full in self._full.values():

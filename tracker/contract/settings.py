@@ -262,7 +262,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     process_index: Annotated[
         int, _s("index", "Which of the processes this is; `tracker serve` sets it for those that it starts.", ge=0)
     ] = 0
-    max_event_bytes: Annotated[int, _s("bytes", "Largest single event.", ge=1024)] = 32 * 1024
+    max_event_bytes: Annotated[int, _s("bytes", "Largest single event.", ge=1024, le=512 * 1024)] = 32 * 1024
     max_request_bytes: Annotated[int, _s("bytes", "Largest request body, after decompression.", ge=1024)] = (
         4 * 1024 * 1024
     )

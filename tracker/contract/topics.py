@@ -60,6 +60,14 @@ TOPICS: Final[tuple[Topic, ...]] = (
 )  # fmt: skip
 
 
+MAX_RECORD_BYTES: Final = 960 * 1024
+"""Most of a record that is passed on. Kafka takes batches of 1,048,588 bytes by default; what is passed on grows by who
+it is from."""
+MAX_ORIGINAL_BYTES: Final = 512 * 1024
+"""Most that is kept of a dead letter's original: base64 makes four bytes of three. The largest event that the endpoint
+may be set to take is no larger."""
+
+
 class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
     """The value of a record in tracker.dead-letters.v1: what could not be used, why, and what it takes to try again."""
 

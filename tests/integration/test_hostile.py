@@ -1,0 +1,150 @@
+"""The records of tests/hostile.py, and counters at their most, in the real Redis: no script fails, all can be read."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import redis.asyncio as aioredis
+from aiokafka import AIOKafkaProducer
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+
+from stream.fold import Folder
+from stream.profile import Profile
+from stream.records import decode
+from stream.redis_store import Head, Store
+from stream.signals import SIGNALS
+from tests.harness import Stack, eventually
+from tests.hostile import SETTINGS, T0, chunks, extreme_carts, extreme_event
+from tracker.contract import keys
+from tracker.contract.codec import new_profile_id, partition_of
+from tracker.contract.events import encode_clock
+from tracker.contract.topics import EVENTS, PROFILE_EVENTS
+from tracker.contract.windows import Zone
+
+pytestmark = pytest.mark.integration
+PARTITIONS = itertools.count(2_000_000)  # of no other test
+
+
+class Writer:
+    """Folds chunks into a partition of the real Redis, as the signals hop does, without Kafka."""
+
+    def __init__(self, store: Store, partition: int) -> None:
+        self.store = store
+        self.head = Head(store, keys.profiles_tag(partition) + ":head")
+        self.folder = Folder(SIGNALS, SETTINGS)
+        self.profiles: dict[tuple[str, str], Profile] = {}
+        self.next = self.clock_ms = 0
+
+    async def claim(self) -> None:
+        assert await self.head.claim(0) == 0
+
+    async def take(self, values: list[bytes | None], **extra: int) -> None:
+        decoded = decode(values, 3, range(self.next, self.next + len(values)))
+        for key in decoded.profiles:
+            self.profiles.setdefault(key, Profile(*key))
+        due = [key for key, p in self.profiles.items() if p.due_ms is not None]
+        fx = self.folder.fold(decoded, self.profiles, due, {}, self.clock_ms)
+        if extra:
+            fx.extra["demo", T0 // 60_000 * 60] = extra
+        next = self.next + len(values)
+        blob = self.folder.blob(fx, epoch=self.head.epoch, seq=self.head.seq, base=self.next, next=next)
+        await self.head.write("apply", blob)
+        self.next, self.clock_ms = next, fx.clock_ms
+
+
+@pytest.fixture
+async def writer(redis_url: str) -> AsyncIterator[Writer]:
+    store = Store(redis_url)
+    await store.start()
+    writer = Writer(store, next(PARTITIONS))
+    await writer.claim()
+    try:
+        yield writer
+    finally:
+        await store.stop()
+
+
+def test_no_record_of_a_topic_makes_a_script_fail(redis_url: str) -> None:
+    @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(chunks)
+    def written(values: list[bytes]) -> None:
+        async def write() -> None:
+            store = Store(redis_url)
+            await store.start()
+            try:
+                writer = Writer(store, next(PARTITIONS))
+                await writer.claim()
+                await writer.take([*values, encode_clock(T0 + 10**9)])
+                await writer.take([*values, encode_clock(T0 + 10**11)])
+            finally:
+                await store.stop()
+
+        asyncio.run(write())
+
+    written()
+
+
+async def test_counts_stand_still_at_their_most_and_can_be_read(writer: Writer, redis_url: str) -> None:
+    """Of twenty times the dearest order there is: more than Redis's Lua can count exactly."""
+    for chunk in extreme_carts():
+        await writer.take(chunk)
+    for n in range(20):
+        await writer.take([msgspec.json.encode(extreme_event(10 + n, "page", {}))], **{
+            "cart_revenue|KWD|organic": 10**15, **{f"cart_reason|r{n}.{i}": 1 for i in range(200)},
+        })  # fmt: skip
+    await writer.take([msgspec.json.encode(extreme_event(99, "page", {}))], **{"cart_revenue|USD|": 10**18})
+    await writer.take([msgspec.json.encode(extreme_event(100, "page", {}))], **{"cart_revenue|new|": 10**18})
+    partition = int(writer.head.key[2:-6])
+    redis = aioredis.Redis.from_url(redis_url)
+    try:
+        day = Zone(SETTINGS.sites["demo"].time_zone).day(T0 // 1000)
+        for tier, bucket in (("d", day), ("m", T0 // 60_000 * 60)):
+            found: Any = await redis.hgetall(keys.counter_key(partition, "demo", "site", tier, bucket))
+            counts = {name: int(n) for name, n in found.items()}
+            assert counts[b"cart_revenue|KWD|organic"] == counts[b"sum"] == keys.MAX_COUNT
+            assert counts[b"event|page"] == 22
+            assert counts[b"cart_revenue|"] == keys.MAX_COUNT  # the bucket was full
+            assert counts[b"cart_reason|"] == 20 * 200 - sum(name.startswith(b"cart_reason|r") for name in counts)
+    finally:
+        await redis.aclose()
+
+
+async def test_records_as_large_as_kafka_takes_stop_no_partition(stack: Stack) -> None:
+    site = stack.site()
+    profile = new_profile_id(site.name, "anonymous_id", "v1").encode()
+    pad = {"pad": "x" * 1_040_000}
+    event = {
+        **extreme_event(1, "page", pad),
+        "site": site.name,
+        "anonymousId": "v1",
+        "timestampMs": 1,
+        "src": [3000, 1, 0],
+    }
+    places = (
+        (EVENTS, partition_of(b"v1", stack.settings.partitions)),
+        (PROFILE_EVENTS, partition_of(profile, stack.settings.partitions)),
+    )
+    async with AIOKafkaProducer(bootstrap_servers=stack.settings.kafka) as producer:
+        for topic, partition in places:
+            for value in (os.urandom(1_040_000), msgspec.json.encode(event)):
+                await producer.send_and_wait(topic, value, b"k" * 2000, partition)
+    await stack.send(site, {"type": "page", "anonymousId": "v1", "messageId": "after"})
+    ours = lambda x: x.get("missingBytes", 0) > 500_000 and x.get("key", "").startswith("a2tra2tr")  # noqa: E731
+    letters = await stack.consume("tracker.dead-letters.v1", 3, match=ours, timeout_s=30)
+    assert sorted((x["topic"], x["reason"]) for x in letters) == [
+        (EVENTS, "not_an_event"), (EVENTS, "not_an_event"), (PROFILE_EVENTS, "not_an_event"),
+    ]  # fmt: skip
+    (passed,) = await stack.consume(PROFILE_EVENTS, 1, site=site, match=lambda x: x["messageId"] == "after")
+    assert passed["profileId"] == profile.decode()
+    redis = aioredis.Redis.from_url(stack.settings.redis)
+    try:
+        await eventually(lambda: redis.exists(keys.profile_key(places[1][1], site.name, profile.decode())), 20)
+    finally:
+        await redis.aclose()
