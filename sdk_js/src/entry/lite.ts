@@ -5,6 +5,7 @@
  */
 import { page, context, turnPage } from "../core/context";
 import { hidden, listen, safe, uuid, warn, type Fields } from "../core/env";
+import { split } from "../core/split";
 import { read, readCookie, store, write } from "../core/store";
 
 const BATCH_EVENTS = 50;
@@ -62,7 +63,7 @@ function leave(): void {
   while (!waitMs && queue[0] && navigator.sendBeacon(url, body(chunk())));
 }
 
-function send(type: string, fields: Fields, options: Fields = {}): void {
+function send(type: string, fields: Fields, options: Fields): void {
   let id = read("anonymous_id");
   if (!id) write("anonymous_id", (id = uuid()));
   if (sent) return;
@@ -81,26 +82,19 @@ function send(type: string, fields: Fields, options: Fields = {}): void {
   schedule();
 }
 
-/** The leading texts of a call's arguments, and what stands behind them: properties or traits, and options. */
-function split(args: any[]): [string[], Fields, Fields] {
-  const texts: string[] = [];
-  while (/string|number/.test(typeof args[0]) || args[0] === null) texts.push(args.shift());
-  return [texts, args[0], args[1]];
-}
-
 const methods: Record<string, (...args: any[]) => void> = {
   page(...args) {
-    const [names, properties, options] = split(args);
+    const [names, properties, options] = split(args, 2);
     turnPage();
     send("page", { name: names.pop(), category: names[0], properties: { ...page(), ...properties } }, options);
   },
   track(...args) {
-    const [[event], properties = {}, options] = split(args);
+    const [[event], properties, options] = split(args);
     send("track", { event, properties }, options);
   },
   identify(...args) {
     const [[id], traits, options] = split(args);
-    if (id) write("user_id", "" + id);
+    if (id) write("user_id", id);
     send("identify", { traits }, options);
   },
   reset() {
