@@ -23,12 +23,11 @@ export function page(): Fields {
 }
 
 export function context(): Fields {
-  const { language, webdriver } = navigator;
   return {
     page: page(),
-    locale: language,
+    locale: navigator.language,
     campaign: campaign(),
-    webdriver: webdriver || undefined,
+    webdriver: navigator.webdriver || undefined,
     library: { name: "tracker.js", version: VERSION },
   };
 }
