@@ -1,10 +1,12 @@
 """`python -m bench snippet`: what browser clients weigh, and what they cost the page's main thread, in one run.
 
 Sizes are gzip -9: ours as they are served, the others' as a site loads them: the minified build that their npm package
-ships and their snippet loads, else the package bundled and minified as a site's own bundler would. Cost is the CPU time
-of the page's main thread (DevTools' TaskDuration) with the CPU throttled to a quarter: to load the client, and for 100
-events in one go with what follows for 2 s; the clients take turns. Needs Chromium, Node and, for the others' clients,
-`make peers` (bench/clients has them pinned). `--write` puts what was measured into docs/snippet.md.
+ships and their snippet loads, else the package bundled and minified as a site's own bundler would. Cost is the time of
+the main thread's tasks (DevTools' TaskDuration) with the CPU throttled to a quarter, once by the thread's clock (what it
+computed) and once by the wall's (with what it waited for, and what the machine did meanwhile): to load the client, and
+for 100 events in one go with what follows for 2 s. The clients take turns, each time as a new visitor, of a site with a
+name, not an address, which decides about cookies. Needs Chromium, Node and, for the others' clients, `make peers`
+(bench/clients has them pinned). `--write` puts what was measured into docs/snippet.md.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ CLIENTS: Final = ROOT / "bench" / "clients"
 MODULES: Final = CLIENTS / "node_modules"
 DOCS: Final = ROOT / "docs" / "snippet.md"
 ESBUILD: Final = ROOT / "sdk_js" / "node_modules" / ".bin" / "esbuild"
+HOST: Final = "www.shop.localhost"
+"""A name that browsers take for this machine, and for a secure context."""
 EVENTS: Final = 100
 THROTTLE: Final = 4
 SETTLE_S: Final = 2.0
@@ -82,7 +86,11 @@ PAGE: Final = """<!doctype html><title>x</title><body><script>
         script.dataset.writeKey = "k";
         script.onload = () => { MORE };
         document.body.append(script);
-        setInterval(() => (window.ready || (window.tracker && tracker.loaded)) && resolve(), 100);
+        const look = setInterval(() => {
+            if (!(window.ready || (window.tracker && tracker.loaded))) return;
+            clearInterval(look);
+            resolve();
+        }, 100);
     });
 </script>"""
 
@@ -125,16 +133,37 @@ def size(peer: Peer) -> int:
     return zipped((MODULES / peer.name / peer.build).read_text("utf-8") if peer.build else bundle(peer))
 
 
-async def measure(browser: Browser, url: str) -> tuple[float, float]:
-    """Milliseconds of the main thread: to load the client, and for EVENTS events."""
+class Spent(NamedTuple):
+    """Of the main thread, in milliseconds."""
+
+    cpu: float
+    wall: float
+
+    def since(self, before: Spent) -> Spent:
+        return Spent(self.cpu - before.cpu, self.wall - before.wall)
+
+
+class Cost(NamedTuple):
+    load: Spent
+    events: Spent
+
+
+async def measure(browser: Browser, url: str) -> Cost:
+    """What it takes to load the client, and for EVENTS events."""
     page = await browser.new_page()
-    devtools = await page.context.new_cdp_session(page)
-    await devtools.send("Performance.enable")
+    clocks = []
+    for clock in ("threadTicks", "timeTicks"):
+        devtools = await page.context.new_cdp_session(page)
+        await devtools.send("Performance.enable", {"timeDomain": clock})
+        clocks.append(devtools)
     await devtools.send("Emulation.setCPUThrottlingRate", {"rate": THROTTLE})
 
-    async def spent() -> float:
-        metrics: list[dict[str, Any]] = (await devtools.send("Performance.getMetrics"))["metrics"]
-        return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration")) * 1000
+    async def spent() -> Spent:
+        found = []
+        for devtools in clocks:
+            metrics: list[dict[str, Any]] = (await devtools.send("Performance.getMetrics"))["metrics"]
+            found.append(next(float(m["value"]) * 1000 for m in metrics if m["name"] == "TaskDuration"))
+        return Spent(*found)
 
     await page.goto(url)
     await asyncio.sleep(SETTLE_S)
@@ -146,7 +175,7 @@ async def measure(browser: Browser, url: str) -> tuple[float, float]:
     await asyncio.sleep(SETTLE_S)
     sent = await spent()
     await page.close()
-    return loaded - empty, sent - loaded
+    return Cost(loaded.since(empty), sent.since(loaded))
 
 
 @asynccontextmanager
@@ -172,14 +201,14 @@ async def served(client: Client) -> AsyncIterator[str]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"http://{HOST}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
 
-async def costs(clients: list[Client], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """By client, each round's milliseconds: to load it, for EVENTS events."""
-    found: dict[str, list[tuple[float, float]]] = {client.name: [] for client in clients}
+async def costs(clients: list[Client], rounds: int) -> dict[str, list[Cost]]:
+    """By client, each round's."""
+    found: dict[str, list[Cost]] = {client.name: [] for client in clients}
     async with AsyncExitStack() as stack:
         urls = {client.name: await stack.enter_async_context(served(client)) for client in clients}
         playwright = await stack.enter_async_context(async_playwright())
@@ -218,19 +247,25 @@ def sizes_of_peers() -> str:
     return table(("npm package", "bytes", "build"), rows)
 
 
-def cost_table(rounds: int) -> str:
+def cost_table(rounds: int, only: Sequence[str] = ()) -> str:
     hit = "tracker.page(); window.hit = i => tracker.track('Added', {i, price: 45000})"
     clients = [Client(EMPTY, "window.ready = true; window.hit = i => i")]
-    clients += [Client(name, (STATIC / name).read_text("utf-8"), hit) for name in OURS]
-    clients += [Client(peer.name, bundle(peer)) for peer in PEERS if peer.timed]
+    clients += [Client(name, (STATIC / name).read_text("utf-8"), hit) for name in OURS if name in only or not only]
+    clients += [Client(peer.name, bundle(peer)) for peer in PEERS if peer.timed and (peer.name in only or not only)]
     rows = [
         (
             f"`/{name}`" if name in OURS else f"{name} {pins().get(name, '')}".strip(),
-            *map(median, map(list, zip(*found, strict=True))),
+            *(median([float(value) for value in column]) for column in zip(*map(flat, found), strict=True)),
         )
         for name, found in asyncio.run(costs(clients, rounds)).items()
     ]
-    return table(("client", "load, ms", f"{EVENTS} events, ms"), rows)
+    return table(
+        ("client", "load, CPU ms", "load, wall ms", f"{EVENTS} events, CPU ms", f"{EVENTS} events, wall ms"), rows
+    )
+
+
+def flat(cost: Cost) -> tuple[float, float, float, float]:
+    return *cost.load, *cost.events
 
 
 def write(name: str, text: str) -> None:
@@ -241,8 +276,9 @@ def write(name: str, text: str) -> None:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench snippet", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sizes", action="store_true", help="sizes alone")
+    parser.add_argument("--only", nargs="+", default=(), metavar="CLIENT", help="cost of these alone, sizes of none")
     parser.add_argument("--write", action="store_true", help="into docs/snippet.md")
     options = parser.parse_args(argv)
     if not (MODULES.exists() and ESBUILD.exists()):
@@ -250,9 +286,12 @@ def main(argv: list[str]) -> None:
             "python -m bench snippet: other vendors' clients or esbuild are missing: make setup peers (needs Node 20+)"
         )
     parts = {"sizes": sizes_of_ours, "sizes of others": sizes_of_peers}
-    for name, make in (
-        parts.items() if options.sizes else {**parts, "costs": lambda: cost_table(options.rounds)}.items()
-    ):
+    if options.only:
+        print(cost_table(options.rounds, options.only))
+        return
+    if not options.sizes:
+        parts["costs"] = lambda: cost_table(options.rounds)
+    for name, make in parts.items():
         text = make()
         print(text, flush=True)
         if options.write:

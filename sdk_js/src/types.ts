@@ -85,7 +85,7 @@ export interface Tracker {
   identify(...args: Rest): Promise<void>;
   identify(userId: string | number | null, ...args: Rest): Promise<void>;
   group(groupId: string | number, ...args: Rest): Promise<void>;
-  alias(userId: string | number, previousId?: string | number | null, ...args: Rest): Promise<void>;
+  alias(userId: string | number, previousId?: string | number | null, options?: CallOptions | null, done?: Done): Promise<void>;
   /** Another person from here on. */
   reset(): Promise<void>;
   setAnonymousId(id: string): Promise<void>;

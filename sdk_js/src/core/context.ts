@@ -4,7 +4,7 @@ import { campaign } from "./visit";
 
 let lastUrl = "";
 let referrer: string | undefined;
-let timezone: string | undefined;
+let zone: string | undefined;
 
 /** Before a page call: inside a single-page application the referrer is the page before, not the one before the first. */
 export function turnPage(): void {
@@ -23,13 +23,14 @@ export function page(): Fields {
 }
 
 export function context(): Fields {
-  const { language, webdriver } = navigator;
   return {
     page: page(),
-    locale: language,
-    timezone: (timezone ||= safe(() => Intl.DateTimeFormat().resolvedOptions().timeZone)),
+    locale: navigator.language,
     campaign: campaign(),
-    webdriver: webdriver || undefined,
+    webdriver: navigator.webdriver || undefined,
     library: { name: "tracker.js", version: VERSION },
   };
 }
+
+/** Not of the lite build: the first look at it can take a slow phone some ms. */
+export const timezone = (): string | undefined => (zone ||= safe(() => Intl.DateTimeFormat().resolvedOptions().timeZone));

@@ -10,9 +10,8 @@ export function warn(text: string, reason?: unknown): void {
 export function safe<T>(action: () => T): T | undefined {
   try {
     return action();
-  } catch {
-    return undefined;
-  }
+  } catch {}
+  return undefined;
 }
 
 /** `types`: names, separated by spaces. A handler that throws says so in the console, not to the page. */
@@ -35,7 +34,7 @@ export function listen<E extends Event = Event>(target: EventTarget, types: stri
 /** Signs of a visitor who is there. */
 export const SIGNS = "scroll pointerdown pointermove keydown touchstart";
 
-export const hidden = (): boolean => document.visibilityState === "hidden";
+export const hidden = (): boolean => document.hidden;
 
 /** A random uuid (version 4). crypto.randomUUID exists in secure contexts only. */
 export function uuid(): string {

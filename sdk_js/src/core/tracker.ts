@@ -1,9 +1,10 @@
 /* The calls: Segment's signatures in, encoded messages out. One instance a page, however often a build is loaded. */
 import * as consent from "./consent";
-import { context, page, turnPage } from "./context";
+import { context, page, timezone, turnPage } from "./context";
 import * as delivery from "./delivery";
 import { listen, uuid, warn, type Fields } from "./env";
 import * as spa from "./spa";
+import { split } from "./split";
 import { read, write } from "./store";
 import { touches, visit } from "./visit";
 import type { CallOptions, Options } from "../types";
@@ -70,6 +71,7 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
     integrations: given.integrations,
     context: {
       ...context(),
+      timezone: timezone(),
       consent: consent.said(),
       ...visit(Date.now()),
       attribution: type === "track" ? undefined : (touched ||= touches(document.referrer)),
@@ -82,17 +84,6 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
   else if (held.push(json) > MAX_HELD) held.shift();
 }
 
-/** Leading strings and numbers as strings, then the objects. null stands for one left out. */
-function split(args: unknown[], most: number): [string[], Fields, CallOptions | undefined] {
-  const ids: string[] = [];
-  while (ids.length < most && /string|number/.test(typeof args[0])) ids.push(String(args.shift()));
-  while (ids.length < most && args[0] === null) {
-    args.shift();
-    most--;
-  }
-  return [ids, (args[0] || {}) as Fields, (args[1] || undefined) as CallOptions | undefined];
-}
-
 Object.assign(methods, {
   page(...args) {
     if (lastPage) emit("pageend");
@@ -103,12 +94,13 @@ Object.assign(methods, {
     viewed = page();
     send("page", { name: names.pop(), category: names[0], properties: { ...viewed, ...properties } }, given);
   },
-  track(event, properties, given) {
+  track(...args) {
+    const [[event], properties, given] = split(args);
     if (!event) return warn("track without the event's name");
-    send("track", { event: String(event), properties: properties || {} }, given || undefined);
+    send("track", { event, properties }, given);
   },
   identify(...args) {
-    const [[id], traits, given] = split(args, 1);
+    const [[id], traits, given] = split(args);
     const before = read(USER_ID);
     if (id) {
       // Another person at the same browser.
@@ -147,11 +139,11 @@ Object.assign(methods, {
     send("screen", { name: names.pop(), category: names[0], properties }, given);
   },
   group(...args) {
-    const [[groupId], traits, given] = split(args, 1);
+    const [[groupId], traits, given] = split(args);
     if (groupId) send("group", { groupId, traits }, given);
   },
   alias(...args) {
-    const [[userId, previousId], , given] = split(args, 2);
+    const [[userId, previousId], given] = split(args, 2);
     if (userId) send("alias", { userId, previousId: previousId || read(USER_ID) || anonymousId() }, given);
   },
   setAnonymousId: (id) => write(ANONYMOUS_ID, String(id)),

@@ -19,31 +19,25 @@ export function visit(nowMs: number): Fields {
 }
 
 /** utm_source, utm_medium, utm_campaign, utm_term, utm_content, utm_id -> source, medium, name, term, content, id. */
-export function campaign(): Fields | undefined {
-  return parameters((key) => {
-    const [, name] = /^utm_(source|medium|campaign|term|content|id)$/.exec(key) || [];
-    return name === "campaign" ? "name" : name;
-  });
-}
+export const campaign = (): Fields | undefined => parameters(/^utm_(source|medium|campaign|term|content|id)$/);
 
-/** Of the parameters of this page's address those that `nameOf` gives a name. */
-function parameters(nameOf: (key: string) => string | undefined): Fields | undefined {
-  const found: Fields = {};
+/** The parameters of this page's address that are `named` so, by what its group found. */
+function parameters(named: RegExp): Fields | undefined {
+  let found: Fields | undefined;
   safe(() =>
     new URLSearchParams(location.search).forEach((value, key) => {
-      const name = nameOf(key);
-      if (name && value) found[name] = value.slice(0, MAX_CHARS);
+      const hit = named.exec(key);
+      if (hit && value) (found ||= {})[hit[1] === "campaign" ? "name" : hit[1]!] = value.slice(0, MAX_CHARS);
     }),
   );
-  for (const _ in found) return found;
-  return undefined;
+  return found;
 }
 
 /** {first, last}: what brought the visitor at first, and at last unless directly. Once a page. */
 export function touches(referrer: string): Fields {
   const from = safe(() => new URL(referrer).hostname) || "";
   const tail = location.hostname.split(".").slice(-2).join(".");
-  const touch: Fields = { campaign: campaign(), clickIds: parameters((key) => (CLICK_IDS.includes(key) ? key : undefined)) };
+  const touch: Fields = { campaign: campaign(), clickIds: parameters(RegExp(`^(${CLICK_IDS.join("|")})$`)) };
   if (from && !from.endsWith(tail)) touch["referrer"] = from;
   const told = JSON.stringify(touch) !== "{}";
   const now = JSON.stringify({ ...touch, path: location.pathname.slice(0, MAX_CHARS), at: new Date().toISOString() });

@@ -1,173 +1,226 @@
-/* /t.lite.js: page, track, identify and what they need, for sites that count every byte. Against /t.js it lacks the queue
- * in localStorage, sessions, attribution, single-page applications and listeners; what leaves looks the same.
- *
- * With data-consent="required" it does nothing but wait for consent(true): the calls stay where the stub has put them.
+/* /t.lite.js: page, track, identify and what they need, for sites that count every byte. Against /t.js it lacks the queue that
+ * outlives the page, localStorage, sessions, attribution, single-page applications, listeners, the time zone and the other
+ * calls; what leaves looks the same. docs/snippet.md has the whole list.
  */
 import { page, context, turnPage } from "../core/context";
-import { hidden, listen, safe, uuid, warn, type Fields } from "../core/env";
-import { read, readCookie, store, write } from "../core/store";
+import { dropStored, readCookie, writeCookie } from "../core/cookies";
+import { safe, warn, type Fields } from "../core/env";
+import { split } from "../core/split";
 
-const BATCH_EVENTS = 50;
-const MAX_QUEUE = 1000;
-/** Browsers allow 64 KiB for all keepalive requests and beacons together; a character is at most 3 bytes. */
-const MAX_CHARS = 20_000;
-const DELAY_MS = 250;
-const MAX_WAIT_MS = 600_000;
+/** Smaller than the one of /t.js: where the browser has none, not of its best randomness. */
+const uuid = (): string =>
+  safe(() => crypto.randomUUID()) ||
+  "10000000-1000-4000-8000-100000000000".replace(/[018]/g, (c: any) => (c ^ ((Math.random() * 16) >> (c / 4))).toString(16));
 
-const script = document.currentScript as HTMLScriptElement;
-const { writeKey, endpoint, path = "/v1/batch", global: name = "tracker", consent, dnt } = script.dataset;
-const url = (endpoint || new URL(script.src).origin) + path;
+function start(): void {
+  const BATCH_EVENTS = 50;
+  const MAX_QUEUE = 20_000;
+  const MAX_HELD = 1000;
+  /** Browsers allow 64 KiB for all keepalive requests and beacons together; a character is at most 3 bytes. */
+  const MAX_CHARS = 20_000;
+  const DELAY_MS = 250;
+  const MAX_WAIT_MS = 600_000;
 
-let queue: string[] = [];
-let sending = false;
-let waitMs = 0;
-let timer = 0;
-let calledAt = 0;
+  const doc = document as any;
+  const script: HTMLScriptElement = doc.currentScript || doc.querySelector("[data-write-key]");
+  const { writeKey, endpoint, path = "/v1/batch", global: name = "tracker", consent, storage, dnt } = script.dataset;
+  const url = (endpoint || new URL(script.src).origin).replace(/\/$/, "") + path;
 
-function chunk(): string[] {
-  let chars = 0;
-  const n = queue.findIndex((json, i) => i >= BATCH_EVENTS || (chars += json.length) > MAX_CHARS);
-  return queue.splice(0, n < 0 ? BATCH_EVENTS : n || 1);
-}
+  /* Whether anything may leave, and who is here. */
 
-const body = (batch: string[]): string =>
-  JSON.stringify({ writeKey, sentAt: new Date() }).slice(0, -1) + `,"batch":[${batch}]}`;
+  const { globalPrivacyControl, doNotTrack } = navigator as any;
+  /** What the person said: a yes (true, or by category), false, nothing. */
+  let said: any = safe(() => JSON.parse(readCookie("consent")!));
+  /** Where nothing is said, does it leave? undefined: it waits. */
+  const otherwise = consent === "required" ? undefined : dnt === "ignore" || !(globalPrivacyControl || doNotTrack == 1);
+  let storing = said ?? (storage !== "none" && otherwise);
+  /** What is not in cookies. */
+  let memory: Record<string, string> = {};
 
-async function flush(): Promise<void> {
-  timer = 0;
-  if (sending || !queue[0]) return;
-  sending = true;
-  const batch = chunk();
-  const again = (afterMs: number): void => {
-    waitMs = Math.min(MAX_WAIT_MS, afterMs || waitMs * 2 || 1000);
-    queue = batch.concat(queue).slice(-MAX_QUEUE);
-  };
-  try {
-    const response = await fetch(url, { method: "POST", body: body(batch), keepalive: true });
-    await response.text();
-    if (/5..|429|408/.test(`${response.status}`)) again(+response.headers.get("Retry-After")! * 1000);
-    else waitMs = 0;
-  } catch {
-    again(0);
+  const read = (key: string): string | undefined => (storing && readCookie(key)) || memory[key];
+
+  function write(key: string, value: string): void {
+    memory[key] = value;
+    if (storing && writeCookie(key, value)) delete memory[key];
   }
-  sending = false;
-  schedule();
-}
 
-function schedule(): void {
-  if (queue[0]) timer = timer || setTimeout(flush, waitMs || DELAY_MS);
-}
+  const renew = (): void => write("anonymous_id", uuid());
 
-function leave(): void {
-  while (!waitMs && queue[0] && navigator.sendBeacon(url, body(chunk())));
-}
+  /* Delivery: one request at a time; what fails is tried again as long as the page is there. */
 
-function send(type: string, fields: Fields, options: Fields = {}): void {
-  let id = read("anonymous_id");
-  if (!id) write("anonymous_id", (id = uuid()));
-  if (sent) return;
-  queue.push(
-    JSON.stringify({
-      type,
-      messageId: uuid(),
-      timestamp: new Date(calledAt || Date.now()),
-      anonymousId: id,
-      userId: read("user_id"),
-      ...fields,
-      ...options,
-      context: { ...context(), consent: said && "granted", ...(options["context"] as Fields) },
-    }),
-  );
-  schedule();
-}
+  let queue: string[] = [];
+  let inFlight: string[] = [];
+  let backoffMs = 0;
+  /** Until when the endpoint wants nothing (Retry-After). */
+  let notBefore = 0;
+  let timer = 0;
 
-/** The leading texts of a call's arguments, and what stands behind them: properties or traits, and options. */
-function split(args: any[]): [string[], Fields, Fields] {
-  const texts: string[] = [];
-  while (/string|number/.test(typeof args[0]) || args[0] === null) texts.push(args.shift());
-  return [texts, args[0], args[1]];
-}
+  /** How many events the next request takes. */
+  function fitting(): number {
+    let chars = 0;
+    let n = 0;
+    while (n < BATCH_EVENTS && queue[n] && (chars += queue[n]!.length) < MAX_CHARS) n++;
+    return n || 1;
+  }
 
-const methods: Record<string, (...args: any[]) => void> = {
-  page(...args) {
-    const [names, properties, options] = split(args);
-    turnPage();
-    send("page", { name: names.pop(), category: names[0], properties: { ...page(), ...properties } }, options);
-  },
-  track(...args) {
-    const [[event], properties = {}, options] = split(args);
-    send("track", { event, properties }, options);
-  },
-  identify(...args) {
-    const [[id], traits, options] = split(args);
-    if (id) write("user_id", "" + id);
-    send("identify", { traits }, options);
-  },
-  reset() {
-    write("user_id", "");
-    write("anonymous_id", uuid());
-  },
-  flush,
-  ready() {
-    // The callback is called below, as that of any call.
-  },
-  optOut: () => methods["consent"]!(false),
-  consent(yes) {
-    said = !!yes;
-    queue = [];
-    store(true);
-    write("consent", "" + said);
-    store(said);
-    release();
-  },
-};
+  const body = (batch: string[]): string =>
+    JSON.stringify({ writeKey, sentAt: new Date() }).slice(0, -1) + `,"batch":[${batch}]}`;
 
-let said: boolean | undefined = safe(() => JSON.parse(readCookie("consent")!));
-let held: unknown[] = [];
-/** The stub has sent the call that is taken from it: it only says who is here. */
-let sent: boolean;
-const doc = document as any;
-const { globalPrivacyControl, doNotTrack } = navigator as any;
-const waits = (): boolean => doc.prerendering || (consent && said == null);
-const open = (): boolean => said ?? !(dnt !== "ignore" && (globalPrivacyControl || doNotTrack == 1));
-
-function call(method: string, args: unknown[]): void {
-  try {
-    if (/^[tpi]/.test(method)) {
-      // Nobody saw a page that was being prerendered: its calls count from when it is shown.
-      if (waits()) return void (held.length < MAX_QUEUE && held.push([doc.prerendering ? 0 : calledAt || Date.now(), method, ...args]));
-      if (!open()) return;
+  async function flush(): Promise<void> {
+    clearTimeout(timer);
+    timer = 0;
+    if (inFlight[0]) return;
+    if (queue[0] && notBefore <= Date.now()) {
+      let status: unknown = 500;
+      try {
+        const text = body((inFlight = queue.splice(0, fitting())));
+        // Without keepalive where one event is too large for it.
+        const response = await fetch(url, { method: "POST", body: text, keepalive: !text[MAX_CHARS + 1000] });
+        const after: any = response.headers.get("Retry-After");
+        notBefore = Date.now() + Math.min(MAX_WAIT_MS, after * 1000 || Date.parse(after) - Date.now() || 0);
+        status = response.status;
+        await response.text();
+      } catch {}
+      if (/5..|429|408/.test(status as string)) {
+        // A no has emptied it.
+        queue = inFlight.concat(queue);
+        backoffMs = Math.min(MAX_WAIT_MS, backoffMs * 2 || 1000);
+      } else backoffMs = 0;
+      inFlight = [];
     }
-    methods[method]!(...args.filter((arg) => typeof arg !== "function"));
-    const callback: any = args.find((arg) => typeof arg === "function");
-    if (callback) setTimeout(callback);
-  } catch (e) {
-    warn(method, e);
+    schedule();
   }
-}
 
-function take([at, method, ...args]: any): void {
-  calledAt = at;
-  call(method, args);
-  calledAt = 0;
-}
+  function schedule(): void {
+    queue.splice(0, queue.length - MAX_QUEUE);
+    if (queue[0]) {
+      timer = timer || setTimeout(flush, Math.max(backoffMs || (queue[BATCH_EVENTS] ? 0 : DELAY_MS), notBefore - Date.now()));
+    }
+  }
 
-const release = (): void => held.splice(0).forEach(take);
+  function leave(): void {
+    // A request without keepalive dies with the page.
+    if (!safe(() => "keepalive" in Request.prototype)) queue = inFlight.concat(queue);
+    while (queue[0] && notBefore <= Date.now() && safe(() => navigator.sendBeacon(url, body(queue.slice(0, fitting()))))) {
+      queue.splice(0, fitting());
+    }
+    flush();
+  }
 
-const globals = window as any;
-const target = (globals[name] = globals[name] || []);
-if (!target.loaded) {
-  store(!consent && open() || !!said);
-  const waiting = target.splice ? target.splice(0) : [];
-  for (const method in methods) target[method] = (...args: unknown[]) => call(method, args);
-  target.push = take;
+  /** A page in the background may be ended without another word. While the endpoint fails, it is rather tried again. */
+  const hide = (): void => {
+    if (doc.hidden && !backoffMs) leave();
+  };
+
+  /* Calls */
+
+  let calledAt = 0;
+  /** How many calls of the stub's queue have been taken. */
+  let taken = 0;
+  const held: unknown[] = [];
+
+  function send(type: string, fields: Fields, { context: more, ...options }: Fields): void {
+    if (!read("anonymous_id")) renew();
+    // A call that the stub has sent only says who is here.
+    if (taken < target.sent) return;
+    queue.push(
+      JSON.stringify({
+        type,
+        messageId: uuid(),
+        timestamp: new Date(calledAt || Date.now()),
+        anonymousId: read("anonymous_id"),
+        userId: read("user_id") || undefined,
+        ...fields,
+        ...options,
+        context: { ...context(), consent: said === true ? "granted" : said, ...(more as Fields) },
+      }),
+    );
+    void Promise.resolve().then(hide);
+    schedule();
+  }
+
+  const methods: Record<string, (...args: any[]) => void> = {
+    page(...args) {
+      const [names, properties, options] = split(args, 2);
+      turnPage();
+      send("page", { name: names.pop(), category: names[0], properties: { ...page(), ...properties } }, options);
+    },
+    track(...args) {
+      const [[event], properties, options] = split(args);
+      send("track", { event, properties }, options);
+    },
+    identify(...args) {
+      const [[id], traits, options] = split(args);
+      const before = read("user_id");
+      if (id) {
+        // Another person at the same browser.
+        if (before && before !== id) renew();
+        write("user_id", id);
+      }
+      send("identify", { traits }, options);
+    },
+    reset() {
+      write("user_id", "");
+      renew();
+    },
+    flush,
+    /** The attributes of the script have said it all. */
+    load() {},
+    /** The callback is called as that of any call. */
+    ready() {},
+    optOut: () => say(false),
+    consent: say,
+  };
+
+  function say(choice: any): void {
+    // By category, `analytics` decides. What is no yes is a no.
+    storing = said = /^(true|granted)$/.test(Object(choice).analytics || choice) && choice;
+    if (!said) {
+      queue = [];
+      inFlight = [];
+      memory = {};
+      dropStored();
+    }
+    if (said || consent !== "required") writeCookie("consent", JSON.stringify(said));
+    for (const key in memory) write(key, memory[key]!);
+    release();
+  }
+
+  /** [time or 0, method, ...arguments] */
+  function call(queued: any): void {
+    try {
+      const [at, method, ...args] = queued;
+      let callback: any;
+      const plain = args.filter((arg: unknown) => typeof arg !== "function" || !(callback = arg));
+      const { prerendering } = doc;
+      const may = prerendering ? undefined : said ?? otherwise;
+      calledAt = at;
+      if (may || !/^[tpi]/.test(method)) methods[method]!(...plain);
+      // Nobody saw a page that was being prerendered: its calls count from when it is shown.
+      else if (may == null && held.length < MAX_HELD) held.push([prerendering ? 0 : at || Date.now(), method, ...plain]);
+      if (callback) setTimeout(callback);
+    } catch (e) {
+      warn(queued && queued[1], e);
+    }
+  }
+
+  const release = (): void => held.splice(0).forEach(call);
+
+  const target = ((window as any)[name] ||= []);
+  if (target.loaded) return;
+  const waiting: unknown[] = ([] as any).splice.call(target, 0);
+  for (const method in methods) target[method] = async (...args: unknown[]) => call([0, method, ...args]);
+  target.push = call;
   target.loaded = true;
-  listen(window, "pagehide", leave);
-  listen(document, "visibilitychange", () => hidden() && leave());
-  listen(document, "prerenderingchange", release);
-  waiting.forEach((each: any, i: number) => {
-    sent = i < target.sent;
-    take(each);
-  });
-  sent = false;
+  addEventListener("pagehide", leave);
+  addEventListener("online", flush);
+  doc.addEventListener("visibilitychange", hide);
+  doc.addEventListener("prerenderingchange", release);
+  for (; waiting[taken]; taken++) call(waiting[taken]);
+}
+
+try {
+  start();
+} catch (e) {
+  warn("did not start", e);
 }
