@@ -447,7 +447,7 @@ class Folder:
 
     def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
         for _, _, ms in result.counts_at:
-            if not 0 <= ms <= MAX_TIME_MS:
+            if abs(ms) > 2 * MAX_TIME_MS:  # weeks and gaps begin before, and end after, the times that events may have
                 raise ValueError(f"{signal.name} counts at {ms}, which is no time")
         state, name = result.state, signal.name
         if state is not None and state is not profile.states.get(name):

@@ -48,6 +48,16 @@ APPLY_SECONDS = Histogram(
     "Time of one call of apply.lua inside Redis, in which it serves nobody else.",
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1),
 )
+LOAD_SECONDS = Histogram(
+    "stream_load_seconds",
+    "Time of one call of load.lua inside Redis, in which it serves nobody else.",
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1),
+)
+APPLY_BYTES = Histogram(
+    "stream_apply_bytes",
+    "States and triggers that one call of apply.lua writes.",
+    buckets=(1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 19, 1 << 20, 1 << 21, 1 << 22),
+)
 REDIS_ERRORS = Counter("stream_redis_errors_total", "Pipelines that failed.")
 PRODUCE_SECONDS = Histogram("stream_kafka_produce_duration_seconds", "From sending a batch to its ack.", buckets=_FAST)
 _produce_errors = Counter("stream_kafka_produce_errors_total", "Batches that Kafka did not ack.", ["retryable"])

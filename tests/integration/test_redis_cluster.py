@@ -231,7 +231,7 @@ async def test_while_a_slot_moves_a_chunk_has_no_effect_at_all_and_all_of_it_aft
 
     await eventually(again)
     await head.write("apply", blob(head, 5, 9, 120))
-    assert unpackb(await store.call("load", key, [["demo:p1"], 7, 9])) == [[["about", "9"]], ["demo|p1"]]
+    assert unpackb(await store.call("load", key, [["demo:p1"], 7, 9]))[:2] == [[["about", "9"]], ["demo|p1"]]
     assert await store.run("HGET", gauges, "carts_open|demo") == b"2"
 
 

@@ -243,3 +243,29 @@ async def test_an_endpoint_whose_clock_is_years_ahead_makes_nobody_forget_what_w
     await after.claim(None)
     await after.process(chunk(EVENTS, 4, first, ahead))
     assert [e["messageId"] for _, _, value in log.records for e in [json.loads(value)]] == ["m1", "m2"]
+
+
+async def test_effects_that_are_too_large_for_one_step_are_written_in_several(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals_hop, "APPLY_BYTES", 2_000)
+    monkeypatch.setattr(signals_hop, "MOST_APPLY_BYTES", 3_000)
+    monkeypatch.setattr(signals_hop, "LOAD_AT_ONCE", 3)
+    hop = SignalsHop(0, store, no_kafka(), Folder(SIGNALS, SETTINGS), SETTINGS)
+    await hop.claim(0)
+    written: list[int] = []
+    monkeypatch.setattr(metrics.APPLY_BYTES, "observe", written.append)
+    twice = [added(n) for n in range(40)] + [
+        json.dumps(json.loads(added(n)) | {"messageId": f"again{n}", "src": [3, 100 + n, 0]}).encode()
+        for n in range(40)
+    ]
+    await hop.process(chunk(PROFILE_EVENTS, 0, *twice, encode_clock(T0 + 1)))
+    assert (hop.next, hop.clock_ms) == (81, T0 + 1)
+    assert len(written) > 10
+    assert max(written) <= 3_000
+    assert hop._bound.records < 10
+    after = SignalsHop(0, store, no_kafka(), Folder(SIGNALS, SETTINGS), SETTINGS)
+    await after.claim(None)
+    assert after.gauges == hop.gauges
+    assert (hop.gauges["carts_open|demo"], hop.gauges["profiles_known|demo"]) == (40, 40)
+    assert await store.run("HGET", f"{{p0}}:c:demo:site:m:{T0 // 60_000 * 60}", "total") == b"80"
