@@ -197,7 +197,7 @@ def blob(head: Head, base: int, next: int, minute: int) -> dict[str, Any]:
     folder = Folder(SIGNALS, load({}))
     fx = folder.fold(decode([]), {}, [], {}, 7)
     fx.src[0] = (1, 0)
-    fx.extra["demo", minute] = {"popup:viewed|x": 1}
+    fx.extra["demo", minute] = {"popup|viewed|x": 1}
     fx.gauges["carts_open|demo"] = 1
     found = folder.blob(fx, epoch=head.epoch, seq=head.seq, base=base, next=next)
     return found | {"writes": [["demo:p1", ["about", str(next)]]], "due": [["demo|p1", 5]]}
