@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from stream.poison import REASONS
+from stream.refusals import REFUSALS
 from tracker.contract.events import CHANNELS, MESSAGE_ACTIONS, POPUP_ACTIONS
 from tracker.contract.scoring import STAGES
 from tracker.contract.stages import STAGE_NAMES
@@ -48,6 +49,7 @@ APPLY_SECONDS = Histogram(
     "Time of one call of apply.lua inside Redis, in which it serves nobody else.",
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1),
 )
+REDIS_REFUSALS = Counter("stream_redis_refusals_total", "Pipelines with a write that Redis refused.", ["reason"])
 LOAD_SECONDS = Histogram(
     "stream_load_seconds",
     "Time of one call of load.lua inside Redis, in which it serves nobody else.",
@@ -254,6 +256,8 @@ def declare(sites: Iterable[str]) -> None:
         CHUNKS_TOTAL.labels(hop)
         CHUNK_EVENTS.labels(hop)
         CHUNK_SECONDS.labels(hop)
+    for code in REFUSALS:
+        REDIS_REFUSALS.labels(code)
     for topic in (EVENTS, PROFILE_EVENTS):
         OWNED.labels(topic)
     for reason in REASONS:
