@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 NODE := $(shell command -v node >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null && echo node)
 SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -print 2>/dev/null | grep -v /dist/)
 
-.PHONY: help run test check bench setup clients peers lock generate clean
+.PHONY: help run test oracle check bench setup clients peers lock generate clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ run: setup ## Set up and start everything with the demo shop: http://127.0.0.1:8
 
 test: setup clients ## All tests: unit, properties, integration with the real Kafka and Redis, browser, other vendors' clients
 	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+oracle: setup ## A long run of the oracle, every disturbance in it (ORACLE_EVENTS=100000 ORACLE_SEED=5 ORACLE_SECONDS=150)
+	ORACLE_EVENTS=$${ORACLE_EVENTS:-100000} $(BIN)/pytest -s tests/integration/test_oracle.py $(ARGS)
 
 check: setup ## Lint, format, types, generated files
 	$(BIN)/ruff check

@@ -4,7 +4,7 @@
 --   src      [[partition, "offset:index"], ...]      last event applied per partition of events
 --   merged   [SITE:PID, ...]                         profiles that lose all they had, before `writes`
 --   writes   [[SITE:PID, {field, value, ...}], ...]  profiles;  ttl: their life in seconds
---   counts   [[site, family, [bucket of each tier], [field, ...], [n, ...]], ...]
+--   counts   [[site, family, [bucket of each tier, or false], [field, ...], [n, ...]], ...]
 --   tiers    [[tier, ttl_s], ...];  caps: family -> [most fields of a bucket of each tier]; open: kind -> true where a
 --            new field beyond the cap is counted as "KIND|"
 --   gone     [[SITE, id], ...]     who is no visitor any more: of each of `channels`; before `visits`
@@ -43,9 +43,10 @@ end
 local buckets, order = {}, {}
 for _, c in ipairs(a.counts) do
   for i, t in ipairs(a.tiers) do
-    local name = tag .. ':c:' .. c[1] .. ':' .. c[2] .. ':' .. t[1] .. ':' .. int(c[3][i])
+    local name = c[3][i] and tag .. ':c:' .. c[1] .. ':' .. c[2] .. ':' .. t[1] .. ':' .. int(c[3][i])
     local b = buckets[name]
-    if not b then -- Most chunks are of one minute: the same lists serve all tiers.
+    if not name then -- older than any window
+    elseif not b then -- Most chunks are of one minute: the same lists serve all tiers.
       b = {name = name, ttl = t[2], cap = a.caps[c[2]][i], fields = c[4], n = c[5]}
       buckets[name] = b
       order[#order + 1] = b

@@ -1,9 +1,10 @@
 """The clock in the log: once a second, the owner of events partition 0 writes the time to all of profile-events.
 
 Its time is the least receivedAt at the resolve hop's heads, less 2 s; a partition at the end of its log, freshly asked,
-counts as now - 2 s. So every event received before a clock record stands before it in the log, timers that fire by it
-see them all, an outage fires no cart whose purchase still waits in a backlog, and a fold of the log reproduces every
-firing.
+counts as now - 2 s. And it is not after what an endpoint still has in its spool (tracker/waits.py), nor, until hop 1 has
+read all that was in the log when the last spool was empty, after what was there: old events come behind new ones then.
+So every event received before a clock record stands before it in the log, timers that fire by it see them all, an outage
+fires no cart whose purchase still waits in a backlog, and a fold of the log reproduces every firing.
 Whoever writes it, it is true: a worker that lost partition 0 and does not know yet does no harm.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from time import time
 from typing import Final
 
@@ -31,9 +32,40 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 
 
-async def clock_ms(store: Store, offsets: AIOKafkaConsumer, partitions: int) -> int | None:
+class Spooled:
+    """What the clock knows of events that came, or come, by way of a spool."""
+
+    def __init__(self) -> None:
+        self._since_ms: int | None = None
+        """When the oldest of them was received; None: there are none."""
+        self._ends: dict[int, int] | None = None
+        """Partition of events -> where it ended when all of them were in Kafka."""
+
+    def least_ms(self, waits: Iterable[bytes], now_ms: int, nexts: Mapping[int, int], ends: Mapping[int, int]) -> int:
+        """The clock must not pass this. `waits`: "since:until" of each process; `nexts`, `ends`: of the partitions'
+        heads, and their ends as they were asked after `waits`."""
+        found = [since for since, until in map(_wait, waits) if until > now_ms]
+        if found:
+            self._since_ms, self._ends = min([*found, *([self._since_ms] if self._since_ms is not None else [])]), None
+        elif self._since_ms is not None:
+            self._ends = self._ends or dict(ends)
+            if all(nexts.get(p, 0) >= end for p, end in self._ends.items()):
+                self._since_ms = self._ends = None
+        return now_ms if self._since_ms is None else self._since_ms
+
+
+def _wait(value: bytes) -> tuple[int, int]:
+    since, _, until = value.partition(b":")
+    return (int(since), int(until)) if since.isdigit() and until.isdigit() else (0, 0)
+
+
+async def clock_ms(
+    store: Store, offsets: AIOKafkaConsumer, partitions: int, spooled: Spooled | None = None
+) -> int | None:
     """The time that may be written now; None while a partition has events but no head yet."""
-    now_ms = int(time() * 1000)  # Before the ends are asked: what comes later is later.
+    # In this order: what is in no spool any more is before the ends, and what comes after the ends is later than now.
+    waits = await store.run("HGETALL", keys.WAITS_KEY)
+    now_ms = int(time() * 1000)
     ends = await offsets.end_offsets([TopicPartition(EVENTS, p) for p in range(partitions)])
     heads = await asyncio.gather(
         *(store.run("HMGET", keys.events_tag(p) + ":head", "next", "received_at_ms") for p in range(partitions))
@@ -48,20 +80,23 @@ async def clock_ms(store: Store, offsets: AIOKafkaConsumer, partitions: int) -> 
             return None
         # Endpoints differ by their clocks and their batches: receivedAt rises with the offset but for this much.
         least = min(least, int(received_at_ms) - MARGIN_MS)
-    return least
+    nexts = {p: int(next or 0) for p, (next, _) in enumerate(heads)}
+    last = {tp.partition: end for tp, end in ends.items()}
+    return min(least, (spooled or Spooled()).least_ms(waits.values(), now_ms, nexts, last))
 
 
 async def keep_time(
     is_ours: Callable[[], bool], store: Store, offsets: AIOKafkaConsumer, out: KafkaOut, partitions: int
 ) -> None:
     """For ever: while events partition 0 is ours, write the clock."""
-    written = 0
+    written, spooled = 0, Spooled()
     while True:
         await asyncio.sleep(EVERY_S)
         if not is_ours():
+            spooled = Spooled()
             continue
         try:
-            t = await clock_ms(store, offsets, partitions)
+            t = await clock_ms(store, offsets, partitions, spooled)
             if t is not None and t > written:
                 value = encode_clock(t)
                 await acked({out.append(PROFILE_EVENTS, None, value, None, p) for p in range(partitions)})

@@ -31,9 +31,10 @@ class Effects(Struct):
     """What a chunk does."""
 
     seen: dict[tuple[str, int], dict[tuple[str, str], int]]
-    """Events: (site, start of the minute in seconds) -> (channel, label) -> n; `counts` makes fields of them."""
+    """Events: (site, place) -> (channel, label) -> n; `counts` makes fields of them. A place is the start of a
+    minute in seconds: see place_of in stream/fold.py."""
     extra: dict[tuple[str, int], dict[str, int]]
-    """What signals count: (site, start of the minute in seconds) -> field -> n."""
+    """What signals count: (site, place) -> field -> n."""
     gauges: dict[str, int]
     touched: dict[tuple[str, str], Profile]
     src: dict[int, tuple[int, int]]
@@ -47,7 +48,7 @@ class Effects(Struct):
     repeats: int
     clock_ms: int
     content: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
-    """What events tell of: (site, start of the minute in seconds) -> field of the family `content` -> n."""
+    """What events tell of: (site, place) -> field of the family `content` -> n."""
     campaigns: dict[tuple[str, int], dict[str, int]] = msgspec.field(default_factory=dict)
     """The same of the family `campaign`."""
     visits: Visits = msgspec.field(default_factory=Visits)
@@ -63,14 +64,14 @@ class Effects(Struct):
     """Site -> the rules by which all of its ranks here are, from this step on."""
 
     def counts(self) -> dict[tuple[str, str, int], dict[str, int]]:
-        """(family, site, start of the minute in seconds) -> field -> n, of all that the chunk counts."""
+        """(family, site, place) -> field -> n, of all that the chunk counts."""
         found: dict[tuple[str, str, int], dict[str, int]] = {}
-        for (site, minute), fields in self.extra.items():
+        for (site, place), fields in self.extra.items():
             for field, n in fields.items():
                 family = keys.FAMILY_OF[field.partition("|")[0]]
-                found.setdefault((family, site, minute), {})[field] = n
-        for (site, minute), pairs in self.seen.items():
-            fields = found.setdefault(("site", site, minute), {})
+                found.setdefault((family, site, place), {})[field] = n
+        for (site, place), pairs in self.seen.items():
+            fields = found.setdefault(("site", site, place), {})
             for (channel, label), n in pairs.items():
                 for field in (keys.TOTAL_FIELD, keys.channel_field(channel), keys.event_field(label)):
                     fields[field] = fields.get(field, 0) + n

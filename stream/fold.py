@@ -52,6 +52,7 @@ MAX_STEPS: Final = 1000
 """Timers of a profile that fire one by one between two records; then what is left of a signal fires as one."""
 _CHANNELS: Final = frozenset(CHANNELS)
 _TIERS: Final = [[tier, ttl_s] for tier, (_, ttl_s) in keys.TIERS.items()]
+_LEAST_KEPT_MS: Final = min(ttl_s for _, ttl_s in keys.TIERS.values()) * 1000
 _CAPS: Final = {family: [caps[tier] for tier in keys.TIERS] for family, (_, caps) in keys.FAMILIES.items()}
 _OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
 _KNOWN: Final = (("profiles_known", 1),)
@@ -266,6 +267,8 @@ class Folder:
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         ts_ms = event.timestamp_ms
         minute = ts_ms // 60_000 * 60
+        if event.received_at_ms - ts_ms > _LEAST_KEPT_MS:
+            minute = place_of(ts_ms, event.received_at_ms)
         changed: set[str] = set()
         if not event.counted:
             channel = event.channel
@@ -444,7 +447,7 @@ class Folder:
 
     def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
         for _, _, ms in result.counts_at:
-            if not 0 <= ms <= MAX_TIME_MS:
+            if abs(ms) > 2 * MAX_TIME_MS:  # weeks and gaps begin before, and end after, the times that events may have
                 raise ValueError(f"{signal.name} counts at {ms}, which is no time")
         state, name = result.state, signal.name
         if state is not None and state is not profile.states.get(name):
@@ -453,7 +456,7 @@ class Folder:
         if result.gauges:
             fx.gauge(profile.site, result.gauges)
         for field, more, ms in result.counts_at:
-            extra = fx.extra.setdefault((profile.site, ms // 60_000 * 60), {})
+            extra = fx.extra.setdefault((profile.site, place_of(ms, now_ms)), {})
             extra[field] = extra.get(field, 0) + more
         for metric, labels, n in result.metrics:
             fx.count(metric, *labels, n=n)
@@ -583,13 +586,14 @@ class Folder:
             "writes": writes,
             "ttl": self.settings.profile_ttl_d * 86_400,
             "counts": [
-                [site, family, self.zone(site).buckets(minute), *_columns(fields)]
-                for (family, site, minute), fields in fx.counts().items()
+                [site, family, buckets, *_columns(fields)]
+                for (family, site, place), fields in fx.counts().items()
+                if (buckets := self._buckets(site, place))
             ],
             "tiers": _TIERS,
             "caps": _CAPS,
             "open": _OPEN,
-            **fx.visits.blob(),
+            **fx.visits.blob(fx.clock_ms),
             "models": _flat({field_of(m): binary(encode_model(m)) for m in fx.models}),
             "ranks": [[site, self._least_rank(site, fx.clock_ms), *each] for site, each in ranks.items()],
             "ranked": _flat(fx.ranked),
@@ -598,6 +602,14 @@ class Folder:
             "due": dues,
             "out": [binary(packb(t)) for t in fx.triggers],
         }
+
+    def _buckets(self, site: str, place: int) -> Sequence[int | bool]:
+        """The bucket of each tier; False: of no use any more. Empty when none is of use."""
+        buckets = self.zone(site).buckets(place)
+        over = place % 60
+        if not over:
+            return buckets
+        return (*(False,) * over, *buckets[over:]) if over < len(buckets) else ()
 
     # -- the ranking
 
@@ -633,6 +645,15 @@ class Folder:
             profile.due_ms = self.codec.due_ms(profile)
             fx.touched[profile.site, profile.id] = profile
         return fx
+
+
+def place_of(ms: int, now_ms: int) -> int:
+    """Where a count belongs: the start of its minute, s, and in the place of its seconds how many tiers are over: whose
+    buckets of that time no window reads any more. (An import of years would leave some dead keys for each event, each
+    for as long as if it were of today.) By the time that is in the log, so the same wherever a chunk is cut."""
+    start = ms // 60_000 * 60
+    age_s = now_ms // 1000 - start
+    return start + sum(age_s > ttl_s for _, ttl_s in keys.TIERS.values())
 
 
 def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fields: naming.Fields) -> None:

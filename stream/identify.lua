@@ -13,7 +13,7 @@
 -- Rules: the profile of the strongest identifier that is known is the event's. Weaker ones that nobody has are linked to
 -- it; the profile that a weaker one has is merged with it. Where the limits of a type or the cap forbid that, the weaker
 -- identifier gives way: it stays whose it was, and the event is the stronger one's. So the second user of a browser gets
--- a profile of their own. Of two profiles the one first seen earlier stays, at a tie the smaller id.
+-- a profile of their own. Over the cap the anonymous ids that were linked first are let go. Of two profiles the one first seen earlier stays, at a tie the smaller id.
 -- Purchases: who was the first to carry a NAME:PART gets the event, but no identifier is linked by it, and not where the
 -- two have users who differ, nor from more than max_routed others.
 -- Restore: what a server lost with its last second is taken from the log (stream/recovery.py). An item ends with the
@@ -47,20 +47,22 @@ local function ids_of(profile)
   return ids, first
 end
 
--- Why identifiers (field -> linked at) can't be one profile's: 'limit', 'cap', or nil when they can.
-local function refused(one, other, at)
+-- Why identifiers (field -> linked at) can't be one profile's: 'limit', or how many are over the cap, or nil when they can.
+-- `only`: types whose limits count, or nil for all. Of a type that nothing is added to a profile may have more than its
+-- limit: that was another one when they were linked.
+local function refused(one, other, at, only)
   local n, total = {}, 0
   for _, ids in ipairs({one, other}) do
     for field, since in pairs(ids) do
       local t = type_of[field:match('^[^:]*')]
       total = total + 1
-      if t and (t[3] == 0 or at - since < t[3]) then
+      if t and (not only or only[t[1]]) and (t[3] == 0 or at - since < t[3]) then
         n[t[1]] = (n[t[1]] or 0) + 1
         if t[2] > 0 and n[t[1]] > t[2] then return 'limit' end
       end
     end
   end
-  if total > max_ids then return 'cap' end
+  if total > max_ids then return total - max_ids end
 end
 
 local function link(profile, field, at)
@@ -68,26 +70,37 @@ local function link(profile, field, at)
   redis.call('HSET', site .. ':ids:' .. profile, field, int(at))
 end
 
--- Link new identifiers to a profile that has `have`; whether the limits let them.
-local function join(profile, have, fields, at)
-  local new = {}
-  for _, field in ipairs(fields) do new[field] = at end
-  local why = refused(have, new, at)
-  if why == 'cap' then
-    local oldest
-    for field, since in pairs(have) do
-      if field:sub(1, 13) == 'anonymous_id:'
-          and (not oldest or since < have[oldest] or (since == have[oldest] and field < oldest)) then
-        oldest = field
-      end
-    end
-    if oldest and #fields == 1 then
-      if redis.call('GET', KEYS[1] .. ':' .. oldest) == profile then redis.call('DEL', KEYS[1] .. ':' .. oldest) end
-      redis.call('HDEL', site .. ':ids:' .. profile, oldest)
-      why = nil
+local own = {} -- fields of the item under way
+
+-- Over the cap the anonymous ids that were linked first are let go: `over` of those of these profiles, [[profile, ids],
+-- ...], but none that the event came with. Whether there are so many; if not, nothing is done.
+local function let_go(over, profiles)
+  local known = {}
+  for _, p in ipairs(profiles) do
+    for field, since in pairs(p[2]) do
+      if field:sub(1, 13) == 'anonymous_id:' and not own[field] then known[#known + 1] = {since, field, p[1], p[2]} end
     end
   end
-  if why then return false end
+  if #known < over then return false end
+  table.sort(known, function(x, y) return x[1] < y[1] or (x[1] == y[1] and x[2] < y[2]) end)
+  for i = 1, over do
+    local field, profile = known[i][2], known[i][3]
+    if redis.call('GET', KEYS[1] .. ':' .. field) == profile then redis.call('DEL', KEYS[1] .. ':' .. field) end
+    redis.call('HDEL', site .. ':ids:' .. profile, field)
+    known[i][4][field] = nil
+  end
+  return true
+end
+
+-- Link new identifiers to a profile that has `have`; whether the limits let them.
+local function join(profile, have, fields, at)
+  local new, types_ = {}, {}
+  for _, field in ipairs(fields) do
+    new[field] = at
+    types_[field:match('^[^:]*')] = true
+  end
+  local why = refused(have, new, at, types_)
+  if why == 'limit' or (why and not let_go(why, {{profile, have}})) then return false end
   for _, field in ipairs(fields) do link(profile, field, at) end
   return true
 end
@@ -109,7 +122,8 @@ end
 local function merge(one, other, rule, item)
   local ids1, first1 = ids_of(one)
   local ids2, first2 = ids_of(other)
-  if refused(ids1, ids2, item[1]) then return nil end
+  local why = refused(ids1, ids2, item[1])
+  if why == 'limit' or (why and not let_go(why, {{one, ids1}, {other, ids2}})) then return nil end
   local winner, loser, moved = one, other, ids2
   if first2 < first1 or (first2 == first1 and other < one) then winner, loser, moved = other, one, ids1 end
   make(winner, loser, winner, moved, math.min(first1, first2), rule, item[3], item[1])
@@ -210,19 +224,28 @@ local function resolve(i, item, new)
   end
   if not profile then
     profile = mint(new)
-    local have = {FIRST, int(item[2])}
-    for _, field in ipairs(waiting) do
-      redis.call('SET', KEYS[1] .. ':' .. field, profile, 'PX', ttl)
-      have[#have + 1] = field
-      have[#have + 1] = int(at)
+    redis.call('HSET', site .. ':ids:' .. profile, FIRST, int(item[2]))
+    local have = {}
+    for _, field in ipairs(waiting) do -- the strongest first, as far as the limits let them
+      if refused(have, {[field] = at}, at) then
+        dropped = dropped + 1
+      else
+        have[field] = at
+        link(profile, field, at)
+      end
     end
-    redis.call('HSET', site .. ':ids:' .. profile, unpack(have))
   end
   redis.call('PEXPIRE', site .. ':ids:' .. profile, ttl)
   return profile, links, dropped
 end
 
+local function begin(item)
+  own = {}
+  for _, id in ipairs(item[5]) do own[types[id[1] + 1][1] .. ':' .. id[2]] = true end
+end
+
 local function restore_item(i, item)
+  begin(item)
   local profile, led = follow(item[7]), false
   for _, name in ipairs(item[6]) do
     local key = site .. ':k:' .. name
@@ -255,6 +278,7 @@ if restore then
 end
 
 for i, item in ipairs(a[5]) do
+  begin(item)
   local profile, links, dropped = resolve(i, item, item[4])
   if #item[6] > 0 then profile = routed(profile, item[6]) end
   out[i] = {profile, links, dropped}

@@ -12,7 +12,7 @@ from typing import Final
 
 from stream import metrics
 from stream.kafka_out import acked
-from stream.recovery import rules_of
+from stream.recovery import MERGES_AT_ONCE, rules_of
 from stream.redis_store import Store, unpackb
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
@@ -42,8 +42,10 @@ async def publish(site: str, store: Store, out: KafkaOut, settings: Settings, ma
     if missing := [merge for merge in made if merge[1:3] not in listed]:
         # Another worker was faster; or Redis lost them, and the events that made them are decided: they are true.
         await _send(missing, out, settings.partitions)
-        restore = [[list(merge[1:]) for merge in missing], False, False]
-        await store.call("identify", keys.identifiers_key(site), [*rules_of(settings), [], restore])
+        rows = [list(merge[1:]) for merge in missing]
+        for first in range(0, len(rows), MERGES_AT_ONCE):
+            restore = [rows[first : first + MERGES_AT_ONCE], False, False]
+            await store.call("identify", keys.identifiers_key(site), [*rules_of(settings), [], restore])
 
 
 async def _send(merges: Sequence[Made], out: KafkaOut, partitions: int) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from stream.poison import REASONS
+from stream.refusals import REFUSALS
 from tracker.contract.events import CHANNELS, MESSAGE_ACTIONS, POPUP_ACTIONS
 from tracker.contract.scoring import STAGES
 from tracker.contract.stages import STAGE_NAMES
@@ -47,6 +48,17 @@ APPLY_SECONDS = Histogram(
     "stream_apply_seconds",
     "Time of one call of apply.lua inside Redis, in which it serves nobody else.",
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1),
+)
+REDIS_REFUSALS = Counter("stream_redis_refusals_total", "Pipelines with a write that Redis refused.", ["reason"])
+LOAD_SECONDS = Histogram(
+    "stream_load_seconds",
+    "Time of one call of load.lua inside Redis, in which it serves nobody else.",
+    buckets=(0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1),
+)
+APPLY_BYTES = Histogram(
+    "stream_apply_bytes",
+    "States and triggers that one call of apply.lua writes.",
+    buckets=(1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 19, 1 << 20, 1 << 21, 1 << 22),
 )
 REDIS_ERRORS = Counter("stream_redis_errors_total", "Pipelines that failed.")
 PRODUCE_SECONDS = Histogram("stream_kafka_produce_duration_seconds", "From sending a batch to its ack.", buckets=_FAST)
@@ -244,6 +256,8 @@ def declare(sites: Iterable[str]) -> None:
         CHUNKS_TOTAL.labels(hop)
         CHUNK_EVENTS.labels(hop)
         CHUNK_SECONDS.labels(hop)
+    for code in REFUSALS:
+        REDIS_REFUSALS.labels(code)
     for topic in (EVENTS, PROFILE_EVENTS):
         OWNED.labels(topic)
     for reason in REASONS:

@@ -47,6 +47,8 @@ SETTLE_S: Final = 1.0
 """What was decided before the crash, and is on its way to Kafka, is there after this."""
 AT_ONCE: Final = 200
 """Events that one call of identify.lua restores: 2 ms or so."""
+MERGES_AT_ONCE: Final = 20
+"""Each may move 50 ids."""
 MAX_ROUTED: Final = 4
 """Other profiles whose events an order_id, checkout_id or cart_id leads to the one that carried it first: a browser, a
 server, a provider report an order. What more of them carry is a constant, or a mistake."""
@@ -181,7 +183,7 @@ class Recovery:
                     site = self._note(topic, partition, value, lost, told, waiting)
                     if site is not None and self._store.place(keys.identifiers_key(site)) != place:
                         del waiting[site]
-                    elif site is not None and sum(map(len, waiting[site])) >= AT_ONCE:
+                    elif site is not None and _is_enough(*waiting[site]):
                         await self._restore(site, run, *waiting.pop(site))
                 if len(told) > MAX_TOLD:
                     told.clear()
@@ -256,6 +258,11 @@ class Recovery:
     async def _restore(self, site: str, run: str, merges: list[Any], items: list[Any], *, whole: bool = False) -> None:
         """`whole`: that is all that there is."""
         await self._store.call("identify", keys.identifiers_key(site), [*self._rules, items, [merges, run, whole]])
+
+
+def _is_enough(merges: Sequence[Any], items: Sequence[Any]) -> bool:
+    """For one call."""
+    return len(merges) >= MERGES_AT_ONCE or len(items) >= AT_ONCE
 
 
 def _is_id(profile_id: str) -> bool:

@@ -22,12 +22,21 @@ import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, RedisError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stream import metrics
 from stream.redis_log import renew_after_start
+from stream.refusals import KEPT_S, REFUSALS, refusal
 from tracker.contract.redis_url import parse
 
 log = logging.getLogger(__name__)
@@ -99,6 +108,10 @@ class Node:
         if any(isinstance(a, _LOOK_AT) for a in answers):
             self._nodes.failed_s = monotonic()
             self._nodes.look_again()
+        for a in answers:
+            if isinstance(a, ResponseError) and (code := refusal(a)) is not None:
+                self._nodes.refused(code)
+                break
         for (_, future), answer in zip(commands, answers, strict=True):
             if future.done():
                 continue  # Its waiter was cancelled.
@@ -124,7 +137,22 @@ class Nodes:
         self._looking: asyncio.Task[None] | None = None
         self._looked = 0.0
         self.failed_s = -inf
+        self.refusal = ""
+        self._refused_s = -inf
         """When a server last did not answer, or not as the owner of a slot; monotonic."""
+
+    def refused(self, code: str) -> None:
+        """A server takes no writes."""
+        now_s = monotonic()
+        if self.refusal != code or now_s - self._refused_s > KEPT_S:
+            log.error("%s", REFUSALS[code])
+        metrics.REDIS_REFUSALS.labels(code).inc()
+        self.refusal, self._refused_s = code, now_s
+        self.failed_s = now_s
+
+    def refusing(self) -> str | None:
+        """Why a server takes no writes, if so just now."""
+        return REFUSALS[self.refusal] if monotonic() - self._refused_s < KEPT_S else None
 
     async def start(self) -> None:
         """Raises RedisError / OSError when nothing answers, or a cluster does not cover all slots."""

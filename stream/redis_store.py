@@ -60,6 +60,10 @@ class Store:
         """When Redis last did not answer, whoever asked; monotonic."""
         return self._nodes.failed_s
 
+    def refusing(self) -> str | None:
+        """Why Redis takes no writes just now (stream/refusals.py)."""
+        return self._nodes.refusing()
+
     async def start(self) -> None:
         """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
         await self._nodes.start()

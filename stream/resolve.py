@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic, time
 from typing import Any, Final
 from uuid import UUID
@@ -43,7 +43,9 @@ HOUR_MS: Final = 3_600_000
 MAX_HOURS: Final = 24 * 14
 """Beyond it no hashes are kept: twice the longest retention of events."""
 ASKS_AT_ONCE: Final = 200
-"""Events that one call of identify.lua answers: 2 ms or so."""
+"""What one call of identify.lua may cost, an event with one id 1: 2 ms or so."""
+MERGE_COST: Final = 9
+"""Of each further id: profiles of 50 ids may be merged by it."""
 MAX_MERGED: Final = 4096
 
 PLAIN: Final = frozenset(("user_id", "anonymous_id"))
@@ -275,6 +277,7 @@ class Resolve:
         acks: set[asyncio.Future[None]] = set()
         hours: dict[int, list[int]] = {}
         received_at_ms = self._received_at_ms
+        last_hour = int(time() * 1000) // HOUR_MS + 1  # an endpoint's clock may be ahead, and no later one is loaded
         duplicates = passed = 0
         for i, (record, head) in enumerate(zip(records, heads, strict=True)):
             if isinstance(head, str):
@@ -288,7 +291,8 @@ class Resolve:
                 else:
                     duplicates += 1
                 continue
-            hours.setdefault(received_at_ms // HOUR_MS, []).append(hashes[i])
+            hour = received_at_ms // HOUR_MS
+            hours.setdefault(hour if hour < last_hour else last_hour, []).append(hashes[i])
             known = profiles.get(id)
             if known is None:
                 key = str(UUID(bytes=id)).encode()
@@ -377,8 +381,8 @@ class Ids:
         key = keys.identifiers_key(site)
         arguments = [item_of(site, head, found, purchase) for head, found, purchase in items]
         calls = [
-            self._store.call("identify", key, [*self._rules, arguments[first : first + ASKS_AT_ONCE], False])
-            for first in range(0, len(arguments), ASKS_AT_ONCE)
+            self._store.call("identify", key, [*self._rules, arguments[first:last], False])
+            for first, last in in_calls([1 + MERGE_COST * (len(found) - 1) for _, found, _ in items])
         ]
         profiles: list[bytes] = []
         made: list[tuple[int, bytes, bytes]] = []
@@ -403,6 +407,19 @@ class Ids:
         if dropped:
             metrics.NOT_LINKED.inc(dropped)
         return profiles, made, rows
+
+
+def in_calls(costs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) of items that one call each answers: of ASKS_AT_ONCE together, or one that costs more."""
+    first = cost = 0
+    for i, more in enumerate(costs):
+        if cost and cost + more > ASKS_AT_ONCE:
+            yield first, i
+            first = i
+            cost = 0
+        cost += more
+    if costs:
+        yield first, len(costs)
 
 
 def _bytes(profile_id: str) -> bytes:

@@ -35,10 +35,18 @@ from tracker.contract.triggers import HEADERS
 
 log = logging.getLogger(__name__)
 
-DUE_LIMIT: Final = 512
+DUE_LIMIT: Final = 128
 """Most timers that one apply fires besides those of the chunk's own profiles; more are fired in several applies."""
 FIRST_APPLY_RECORDS: Final = 1000
 MIN_APPLY_RECORDS: Final = 250
+APPLY_BYTES: Final = 1 << 20
+"""States and triggers that one apply should write at most: 2 ms or so. Of records that write much there may be fewer
+than MIN_APPLY_RECORDS."""
+MOST_APPLY_BYTES: Final = 2 * APPLY_BYTES
+"""What one apply writes at most, if it has more than one record: else the halves are folded anew."""
+LOAD_AT_ONCE: Final = 64
+"""Profiles that one call of load.lua reads: 1 ms or so. What is read need not be of one moment, for nobody else writes
+it."""
 AVERAGED_CALLS: Final = 8
 MAX_JUMP: Final = 4.0
 """How many times the average one call may count."""
@@ -48,6 +56,10 @@ RANKED_AT_ONCE: Final = 128
 """After a change of weights: profiles that are ranked anew with each chunk, and there is one a second at least."""
 MOVES_AT_ONCE: Final = 32
 """Most merges and parts of merged profiles in one apply: each may send or write up to 256 KB."""
+
+
+class TooMuch(Exception):
+    """The effects are too large for one apply."""
 
 
 class ApplyBound:
@@ -63,14 +75,17 @@ class ApplyBound:
         self._most = settings.max_chunk_records
         self.records = min(FIRST_APPLY_RECORDS, self._most)
         self._us_a_record = self._target_us / self.records
+        self._bytes_a_record = 0.0
 
-    def took(self, records: int, us: int) -> None:
-        """A call with so many records took so long."""
-        if records < MIN_APPLY_RECORDS:
-            return  # It says more of the call than of the records.
-        sample = min(us / records, MAX_JUMP * self._us_a_record)
-        self._us_a_record += (sample - self._us_a_record) / AVERAGED_CALLS
-        self.records = max(MIN_APPLY_RECORDS, min(self._most, int(self._target_us / max(self._us_a_record, 0.1))))
+    def took(self, records: int, us: int, size: int = 0) -> None:
+        """A call with so many records took so long, and wrote so much."""
+        if records:
+            self._bytes_a_record += (size / records - self._bytes_a_record) * min(1.0, records / self.records) / 2
+        if records >= MIN_APPLY_RECORDS:  # Else it says more of the call than of the records.
+            sample = min(us / records, MAX_JUMP * self._us_a_record)
+            self._us_a_record += (sample - self._us_a_record) / AVERAGED_CALLS
+        fitting = max(MIN_APPLY_RECORDS, min(self._most, int(self._target_us / max(self._us_a_record, 0.1))))
+        self.records = max(1, min(fitting, int(APPLY_BYTES / max(self._bytes_a_record, 1.0))))
 
 
 class SignalsHop:
@@ -188,12 +203,18 @@ class SignalsHop:
         self._scan = (site, rules[site], int(cursor))
         self._took(fx)
 
-    async def _write(self, fx: Effects, next: int) -> int:
-        """Effects -> Redis; the time it took there, us."""
+    async def _write(self, fx: Effects, next: int, records: int = 0) -> None:
+        """Effects -> Redis. Raises TooMuch, before anything is written, where they are of several records."""
         blob = self._folder.blob(fx, epoch=self._head.epoch, seq=self._head.seq, base=self.next, next=next)
+        size = sum(sum(map(len, fields[1::2])) for _, fields in blob["writes"]) + sum(map(len, blob["out"]))
+        if size > MOST_APPLY_BYTES and records > 1:
+            self._bound.took(records, 0, size)
+            raise TooMuch
         took_us = await self._head.write("apply", blob)
         self._ranked.update(fx.ranked)
-        return took_us
+        metrics.APPLY_BYTES.observe(size)
+        metrics.APPLY_SECONDS.observe(took_us / 1e6)
+        self._bound.took(records, took_us, size)
 
     def _took(self, fx: Effects) -> None:
         """The effects are in Redis: so they are in memory."""
@@ -258,15 +279,23 @@ class SignalsHop:
     async def _fetch(self, wanted: Sequence[tuple[str, str]], clock_ms: int | None) -> list[tuple[str, str]]:
         if not wanted and clock_ms is None:
             return []
-        argument = [
-            [f"{site}:{id}" for site, id in wanted],
-            False if clock_ms is None else clock_ms,
-            DUE_LIMIT,
-        ]
-        found, due = unpackb(await self._store.call("load", self.head_key, argument))
-        for (site, id), fields in zip(wanted, found, strict=True):
-            self._profiles[site, id] = self._folder.codec.decode(site, id, fields)
-        return [tuple(member.split("|", 1)) for member in due]
+        due: list[tuple[str, str]] = []
+        parts = [wanted[first : first + LOAD_AT_ONCE] for first in range(0, len(wanted) or 1, LOAD_AT_ONCE)]
+        answers = await asyncio.gather(*(
+            self._store.call(
+                "load",
+                self.head_key,
+                [[f"{site}:{id}" for site, id in part], False if i or clock_ms is None else clock_ms, DUE_LIMIT],
+            )
+            for i, part in enumerate(parts)
+        ))  # fmt: skip
+        for part, answer in zip(parts, answers, strict=True):
+            found, members, took_us = unpackb(answer)
+            metrics.LOAD_SECONDS.observe(took_us / 1e6)
+            for (site, id), fields in zip(part, found, strict=True):
+                self._profiles[site, id] = self._folder.codec.decode(site, id, fields)
+            due += [tuple(member.split("|", 1)) for member in members]
+        return due
 
     async def _apply(
         self,
@@ -289,7 +318,7 @@ class SignalsHop:
                 raise  # no record's fault
             self._kept.forget(self._profiles.values())
             self._profiles = {}
-            if len(records) == 1:
+            if len(records) == 1:  # not TooMuch: that is of several
                 log.exception("%s[%d]: offset %d", PROFILE_EVENTS, self.partition, records[0].offset)
                 bad = Poison(0, "fold_failed", f"{type(e).__name__}: {e}")
                 return await self._step(records, Decoded([], set(), None, [bad]), (), next, clock_ms)
@@ -316,9 +345,7 @@ class SignalsHop:
         await acked(letters)
         for site in {site for site, _ in fx.touched} - self._ranked.keys():
             fx.ranked[site] = self._folder.rank_rules.get(site, "")  # its first ones here
-        took_us = await self._write(fx, next)
-        metrics.APPLY_SECONDS.observe(took_us / 1e6)
-        self._bound.took(len(records), took_us)
+        await self._write(fx, next, len(records))
         self._limits.keep(tally)
         self.next = next
         self.clock_ms = fx.clock_ms

@@ -283,6 +283,8 @@ class Worker:
                 await self.store.ping()
         except (RedisError, *Unavailable, TimeoutError):
             return "Redis does not answer"
+        if (why := self.store.refusing()) is not None:
+            return why
         if missing := self.lanes._missing():
             return f"{len(missing)} partitions not claimed yet"
         return None

@@ -26,6 +26,7 @@ from tracker.http_in import HttpIn, Receive, Scope, Send
 from tracker.limits import Guard
 from tracker.openapi import Documented
 from tracker.snippet import add_snippet, snippet_paths
+from tracker.waits import keep_telling
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Endpoint:
         self._snippets = snippet_paths(settings.snippet_path)
         self._watch = watch
         self._reloading: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self.kafka = Durable(settings)
         self.redis = reader(settings.redis)
         self.draining = False
@@ -93,6 +95,7 @@ class Endpoint:
     async def start(self) -> None:
         self.guard.fit_open_files()
         await self.kafka.start({EVENTS: self.settings.partitions, DEAD_LETTERS: None})
+        self._telling = asyncio.create_task(keep_telling(self.redis, self.kafka.oldest_ms))
         metrics.CONFIG_LOADED.set_to_current_time()
         if self._watch is not None:
             keep = keep_reloading(self._watch, lambda: self.settings, self.reconfigure, metrics.CONFIG_FAILURES.inc)
@@ -106,8 +109,9 @@ class Endpoint:
         metrics.CONFIG_LOADED.set_to_current_time()
 
     async def stop(self) -> None:
-        if self._reloading is not None:
-            self._reloading.cancel()
+        for task in (self._reloading, self._telling):
+            if task is not None:
+                task.cancel()
         left_s = self.settings.drain_s if self.stop_by_s is None else self.stop_by_s - time.monotonic()
         await self.kafka.stop(max(0.5, left_s))
         with suppress(Exception):  # nothing depends on how these connections end

@@ -47,6 +47,10 @@ DISK_PAUSE_S: Final = 1.0
 """After an error of the disk events are refused for so long, then it is tried again."""
 SEGMENT_BYTES: Final = 16 << 20
 SWEEP_S: Final = 0.25
+LATE_S: Final = 0.5
+"""What Kafka has not acked by then is waiting."""
+EARLY_MS: Final = 500
+"""Events are received before they come here."""
 
 
 Part = Batch | tuple[Where, int, Sequence[tuple[bytes | None, bytes]]]
@@ -102,6 +106,8 @@ class Durable:
         )
         self._thread = ThreadPoolExecutor(1, "spool")
         self._folder: Folder | None = None
+        self._adopted: Folder | None = None
+        """One of a process that is gone, while it is sent."""
         self._spooled: set[Where] = set()
         """Partitions with records in the spool, or about to be: their new ones queue behind."""
         self._group: Group | None = None
@@ -130,6 +136,16 @@ class Durable:
     @property
     def pending_bytes(self) -> int:
         return self._live.pending_bytes + self._waiting_bytes
+
+    def oldest_ms(self) -> int | None:
+        """When the oldest event was received, or a little before, that Kafka should have and does not; None: it has all
+        but what it was just given."""
+        now_ms, early_ms = time.time_ns() // 1_000_000, int(self._settings.spool_after_s * 1000) + EARLY_MS
+        found = [folder.oldest_ms - early_ms for folder in (self._folder, self._adopted) if folder and folder.oldest_ms]
+        found += [group.opened_ms - early_ms for group in (self._writing, self._group) if group and group.records]
+        if (oldest_s := self._live.oldest_s) is not None and (age_s := time.monotonic() - oldest_s) > LATE_S:
+            found.append(now_ms - int(age_s * 1000) - EARLY_MS)
+        return min(found, default=None)
 
     def state(self) -> State:
         folder = self._folder
@@ -379,8 +395,10 @@ class Durable:
                 continue
             try:
                 log.warning("%s belongs to no process: its %d events are sent", path, folder.records)
+                self._adopted = folder
                 whole &= await self._replay(folder, own=False)
             finally:
+                self._adopted = None
                 await self._in_thread(folder.close)
         return whole
 

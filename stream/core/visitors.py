@@ -59,8 +59,10 @@ class Visits(Struct):
                 minutes.pop(profile, None)
         self.gone.append((site, profile))
 
-    def blob(self) -> dict[str, Any]:
-        """The visitors' part of the argument of apply.lua."""
+    def blob(self, clock_ms: int) -> dict[str, Any]:
+        """The visitors' part of the argument of apply.lua. `clock_ms`: the log's time; an event from beyond it (an
+        endpoint's clock is ahead) makes nobody's visit older."""
+        now_minute = min(self.now_minute, clock_ms // 60_000)
         return {
             "gone": self.gone,
             "channels": keys.VISITOR_SETS if self.gone else (),
@@ -74,5 +76,5 @@ class Visits(Struct):
                 for (site, channel, day), profiles in self.days.items()
                 if profiles
             ],
-            "visitors": [keys.MAX_VISITORS, max(0, self.now_minute - KEPT_MINUTES), keys.VISITORS_KEPT_S],
+            "visitors": [keys.MAX_VISITORS, max(0, now_minute - KEPT_MINUTES), keys.VISITORS_KEPT_S],
         }

@@ -29,6 +29,7 @@ from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 from tracker.contract.windows import Zone
 
 pytestmark = pytest.mark.integration
+PROFILE = new_profile_id("demo", "anonymous_id", "a2")
 PARTITIONS = itertools.count(2_000_000)  # of no other test
 
 
@@ -112,6 +113,40 @@ async def test_counts_stand_still_at_their_most_and_can_be_read(writer: Writer, 
             assert counts[b"event|page"] == 22
             assert counts[b"cart_revenue|"] == keys.MAX_COUNT  # the bucket was full
             assert counts[b"cart_reason|"] == 20 * 200 - sum(name.startswith(b"cart_reason|r") for name in counts)
+    finally:
+        await redis.aclose()
+
+
+async def test_an_import_of_years_leaves_no_buckets_that_no_window_reads(writer: Writer, redis_url: str) -> None:
+    """Wherever the chunks are cut."""
+    ages_h = (0, 47, 49, 91 * 24, 93 * 24, 731 * 24, 733 * 24)
+    for n, age_h in enumerate(ages_h):
+        event = extreme_event(n, "page", {}) | {"timestampMs": T0 - age_h * 3_600_000, "source": "import"}
+        await writer.take([msgspec.json.encode(event), encode_clock(T0 + n)])
+    event = extreme_event(20, "page", {}, T0 - 93 * 24 * 3_600_000)  # of a backlog that is read now
+    await writer.take([msgspec.json.encode(event)])
+    redis = aioredis.Redis.from_url(redis_url)
+    try:
+        tag = writer.head.key.removesuffix(":head")
+        found = [key.decode().split(":") async for key in redis.scan_iter(f"{tag}:c:demo:site:*", 1000)]
+    finally:
+        await redis.aclose()
+    tiers = {tier: {int(bucket) for *_, of, bucket in found if of == tier} for tier in "mhd"}
+    assert {tier: len(buckets) for tier, buckets in tiers.items()} == {"m": 3, "h": 5, "d": 5}
+
+
+async def test_an_event_of_the_far_future_makes_no_visitor_older(writer: Writer, redis_url: str) -> None:
+    await writer.take([msgspec.json.encode(extreme_event(1, "page", {})), encode_clock(T0)])
+    late = extreme_event(2, "page", {}, T0 + 200 * 86_400_000) | {"profileId": PROFILE, "anonymousId": "a2"}
+    await writer.take([msgspec.json.encode(late)])
+    redis = aioredis.Redis.from_url(redis_url)
+    try:
+        visitors = keys.visitors_key(int(writer.head.key[2:-6]), "demo", "all")
+        assert await redis.zcard(visitors) == 2
+        await writer.take([encode_clock(T0 + 199 * 86_400_000), msgspec.json.encode({**late, "src": [3, 9, 0]})])
+        later = {**late, "src": [3, 10, 0], "timestampMs": T0 + 201 * 86_400_000}
+        await writer.take([msgspec.json.encode(later)])
+        assert await redis.zcard(visitors) == 1
     finally:
         await redis.aclose()
 

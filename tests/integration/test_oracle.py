@@ -2,7 +2,7 @@
 
 A short run with the suite; a long one, every disturbance in it, by
 
-    ORACLE_EVENTS=100000 .venv/bin/pytest -s tests/integration/test_oracle.py
+    make oracle
 
 and the run that failed again by ORACLE_SEED=... as printed. ORACLE_SECONDS: how long it sends; ORACLE_LOGS: the folder
 that gets the logs of a run that fails.

@@ -6,7 +6,6 @@ A real Redis, killed and its append-only file cut to what it was at a moment; th
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,51 +16,20 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from stream import recovery as recovery_module
-from stream.recovery import Records, Recovery, split
+from stream.recovery import Recovery, split
 from stream.redis_store import Lost, Store
 from stream.resolve import Resolve, Restarted, _heads
 from tests.harness import await_redis, embedded_redis
-from tests.integration.test_stream_hops import SETTINGS, T0, chunk, event
+from tests.integration.test_stream_hops import SETTINGS, T0, Log, chunk, event
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, partition_of
 from tracker.contract.events import LEFT, EventHead
 from tracker.contract.merges import Unmerge, encode_unmerge, split_profile_id
-from tracker.contract.topics import EVENTS, MERGES, PROFILE_EVENTS
+from tracker.contract.topics import EVENTS, MERGES
 from tracker.embedded.process import Child
 
 pytestmark = pytest.mark.integration
 SITE = "demo"
-
-
-class Log:
-    """Kafka, as far as hop 1 and its recovery see it: acks at once."""
-
-    def __init__(self) -> None:
-        self.records: list[tuple[str, int, bytes]] = []
-        self.reads = 0
-
-    def append(self, topic: str, key: bytes, value: bytes, _: Any, partition: int) -> asyncio.Future[None]:
-        self.records.append((topic, partition, value))
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    def extend(self, topic: str, partition: int, records: list[tuple[bytes, bytes]]) -> set[asyncio.Future[None]]:
-        return {self.append(topic, key, value, None, partition) for key, value in records}
-
-    async def tail(self, since_ms: int) -> AsyncIterator[Records]:
-        self.reads += 1
-        for topic in (MERGES, PROFILE_EVENTS):
-            yield [r for r in self.records if r[0] == topic]
-
-    def events(self, since: int = 0) -> list[tuple[str, tuple[int, int]]]:
-        """(profile id, (source, offset)) of what was published from the record `since` on."""
-        found = [json.loads(value) for topic, _, value in self.records[since:] if topic == PROFILE_EVENTS]
-        return [(e["profileId"], (e["src"][0], e["src"][1])) for e in found if "src" in e]
-
-    def merges(self) -> set[tuple[str, str]]:
-        return {(m["loser"], m["winner"]) for topic, _, value in self.records if topic == MERGES
-                for m in [json.loads(value)]}  # fmt: skip
 
 
 class World:

@@ -21,7 +21,7 @@ from stream.signals_hop import SignalsHop
 from tests.harness import embedded_redis
 from tests.integration.test_stream_hops import SETTINGS, T0, added, chunk, event
 from tracker.contract.events import encode_clock
-from tracker.contract.merges import Merge, Unmerge, encode_merge, encode_unmerge
+from tracker.contract.merges import Merge, Unmerge, encode_merge, encode_unmerge, split_profile_id
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 from tracker.contract.windows import Zone
 
@@ -56,7 +56,9 @@ async def work(store: Store) -> None:
     await roll(store, SETTINGS, site, Zone("Asia/Ho_Chi_Minh"), T0 // 1000 + 100_000, 7 * 86400)
     merge = Merge(merge_id="m", site="demo", winner="p2", loser="p1", rule="r", message_id="m", at_ms=T0)
     ids = [("user_id", "u1")]
-    unmerge = Unmerge(unmerge_id="1", site="demo", profile_id="p2", new_profile_id="p3", ids=ids, at_ms=T0)
+    unmerge = Unmerge(
+        unmerge_id="1", site="demo", profile_id="p2", new_profile_id=split_profile_id("demo", "1"), ids=ids, at_ms=T0
+    )
     await signals.process(chunk(PROFILE_EVENTS, 5, encode_merge(merge), encode_unmerge(unmerge)))
 
 

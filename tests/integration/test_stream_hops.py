@@ -9,12 +9,14 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
 from stream import metrics, signals_hop
 from stream.fold import Folder
+from stream.recovery import Records
 from stream.redis_store import Store
 from stream.resolve import HOUR_MS, Merged, Resolve, _heads
 from stream.signals import SIGNALS
@@ -26,7 +28,7 @@ from tracker.contract.events import encode_clock
 from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import load
-from tracker.contract.topics import PROFILE_EVENTS
+from tracker.contract.topics import EVENTS, MERGES, PROFILE_EVENTS
 
 pytestmark = pytest.mark.integration
 T0 = 1_795_000_000_000
@@ -43,6 +45,37 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     finally:
         await store.stop()
         child.stop()
+
+
+class Log:
+    """Kafka, as far as hop 1 and its recovery see it: acks at once."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, int, bytes]] = []
+        self.reads = 0
+
+    def append(self, topic: str, key: bytes, value: bytes, _: Any, partition: int) -> asyncio.Future[None]:
+        self.records.append((topic, partition, value))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    def extend(self, topic: str, partition: int, records: list[tuple[bytes, bytes]]) -> set[asyncio.Future[None]]:
+        return {self.append(topic, key, value, None, partition) for key, value in records}
+
+    async def tail(self, since_ms: int) -> AsyncIterator[Records]:
+        self.reads += 1
+        for topic in (MERGES, PROFILE_EVENTS):
+            yield [r for r in self.records if r[0] == topic]
+
+    def events(self, since: int = 0) -> list[tuple[str, tuple[int, int]]]:
+        """(profile id, (source, offset)) of what was published from the record `since` on."""
+        found = [json.loads(value) for topic, _, value in self.records[since:] if topic == PROFILE_EVENTS]
+        return [(e["profileId"], (e["src"][0], e["src"][1])) for e in found if "src" in e]
+
+    def merges(self) -> set[tuple[str, str]]:
+        return {(m["loser"], m["winner"]) for topic, _, value in self.records if topic == MERGES
+                for m in [json.loads(value)]}  # fmt: skip
 
 
 def no_kafka() -> KafkaOut:
@@ -193,3 +226,46 @@ async def test_the_dedupe_window_is_loaded_by_the_time_of_receipt(
     owner = Resolve(0, store, no_kafka(), SETTINGS)
     await owner.claim(None)
     assert repeat in owner._seen
+
+
+async def test_an_endpoint_whose_clock_is_years_ahead_makes_nobody_forget_what_was_seen(store: Store) -> None:
+    log = Log()
+    hop = Resolve(0, store, cast(Any, log), SETTINGS)
+    await hop.claim(0)
+    now_ms = int(time.time() * 1000)
+    first, ahead = (
+        json.dumps(json.loads(event(n, anonymousId="a")) | {"receivedAtMs": ms, "timestampMs": ms}).encode()
+        for n, ms in ((1, now_ms), (2, now_ms + 2 * 366 * 24 * HOUR_MS))
+    )
+    await hop.process(chunk(EVENTS, 0, first, ahead))
+    await hop.process(chunk(EVENTS, 2, first, ahead))
+    after = Resolve(0, store, cast(Any, log), SETTINGS)
+    await after.claim(None)
+    await after.process(chunk(EVENTS, 4, first, ahead))
+    assert [e["messageId"] for _, _, value in log.records for e in [json.loads(value)]] == ["m1", "m2"]
+
+
+async def test_effects_that_are_too_large_for_one_step_are_written_in_several(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals_hop, "APPLY_BYTES", 2_000)
+    monkeypatch.setattr(signals_hop, "MOST_APPLY_BYTES", 3_000)
+    monkeypatch.setattr(signals_hop, "LOAD_AT_ONCE", 3)
+    hop = SignalsHop(0, store, no_kafka(), Folder(SIGNALS, SETTINGS), SETTINGS)
+    await hop.claim(0)
+    written: list[int] = []
+    monkeypatch.setattr(metrics.APPLY_BYTES, "observe", written.append)
+    twice = [added(n) for n in range(40)] + [
+        json.dumps(json.loads(added(n)) | {"messageId": f"again{n}", "src": [3, 100 + n, 0]}).encode()
+        for n in range(40)
+    ]
+    await hop.process(chunk(PROFILE_EVENTS, 0, *twice, encode_clock(T0 + 1)))
+    assert (hop.next, hop.clock_ms) == (81, T0 + 1)
+    assert len(written) > 10
+    assert max(written) <= 3_000
+    assert hop._bound.records < 10
+    after = SignalsHop(0, store, no_kafka(), Folder(SIGNALS, SETTINGS), SETTINGS)
+    await after.claim(None)
+    assert after.gauges == hop.gauges
+    assert (hop.gauges["carts_open|demo"], hop.gauges["profiles_known|demo"]) == (40, 40)
+    assert await store.run("HGET", f"{{p0}}:c:demo:site:m:{T0 // 60_000 * 60}", "total") == b"80"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from redis.asyncio import Redis
 
 from tests.harness import Stack, eventually
 from tests.integration.test_worker import counters, equals, track, worker_metric
@@ -103,6 +104,35 @@ def readyz(stack: Stack) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as e:
         return e.code, e.read().decode()
+
+
+async def test_a_redis_without_memory_is_named_and_what_came_meanwhile_counts_once(
+    own_stack: Callable[..., Stack],
+) -> None:
+    stack = own_stack(partitions=2, stuck_s=10)
+    site = stack.site()
+    await stack.send(site, *(track("Product Viewed", n, who=f"a{n}") for n in range(20)))
+    await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 20}), 60)
+    redis = Redis.from_url(stack.settings.redis)
+    try:
+        await redis.config_set("maxmemory", 1)
+        await stack.send(site, *(track("Product Viewed", n, who=f"a{n}") for n in range(15, 60)))
+        wanted = (
+            503,
+            '{"status": "not ready", "reason": "Redis is out of memory (its maxmemory): raise it, or make room"}',
+        )
+        await eventually(lambda: readyz(stack) == wanted, 20)
+        await asyncio.sleep(12)  # longer than stuck_s
+        assert stack.worker.running, stack.worker.reason()
+        assert worker_metric(stack, "stream_redis_refusals_total") > 0
+    finally:
+        await redis.config_set("maxmemory", 0)
+        await redis.aclose()
+    await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 60}), 30)
+    await eventually(lambda: readyz(stack)[0] == 200, 20)
+    log = stack.worker.log.read_text("utf-8")
+    assert "Redis is out of memory" in log
+    assert "stacks follow" not in log
 
 
 @pytest.mark.parametrize("away", ["redis", "kafka"])

@@ -397,7 +397,7 @@ class ProfilesFold:
     def tell_carts(self, key: tuple[str, str], told: list[Json], at_ms: int, now_ms: int) -> None:
         for x in told:
             if x["what"] == "counted":
-                self.count_carts(key[0], x["counts"])
+                self.count_carts(key[0], x["counts"], now_ms)
                 continue
             recovery = x["what"] == "recovered" or (x["what"] == "retracted" and x["order"] is not None)
             kind = "cart_recovered" if recovery else "cart_abandoned"
@@ -432,19 +432,23 @@ class ProfilesFold:
             }  # fmt: skip
             self.tell(key, kind, kind, id, x["at_ms"], now_ms, data, "repeat" if x["quiet"] else None, True)
 
-    def count_carts(self, site: str, counts: list[tuple[str, int, int]]) -> None:
+    def count_carts(self, site: str, counts: list[tuple[str, int, int]], now_ms: int) -> None:
         """Carts are counted at the minute at which they were opened; what is undone is counted beside it."""
         sums: Counter[tuple[str, int]] = Counter()
         for field, n, ms in counts:
             sums[field, ms // 60_000 * 60] += n
         for (field, ts_s), n in sums.items():
             kind, _, rest = field.partition("|")
-            self.add(site, "site", ts_s, {field if n > 0 else f"{kind}_undone|{rest}": abs(n)} if n else {})
+            self.add(site, "site", ts_s, now_ms, {field if n > 0 else f"{kind}_undone|{rest}": abs(n)} if n else {})
 
-    def add(self, site: str, family: str, ts_s: int, fields: dict[str, int]) -> None:
+    def add(self, site: str, family: str, ts_s: int, now_ms: int, fields: dict[str, int]) -> None:
+        """Count in the minute, hour and day, as far as any window still reads those."""
         day = (ts_s + self.rules.utc_offset_s) // 86400 * 86400
-        for tier, start in (("m", ts_s // 60 * 60), ("h", ts_s // 3600 * 3600), ("d", day)):
-            if fields:
+        age_s = now_ms // 1000 - ts_s // 60 * 60
+        for tier, start, kept_s in (
+            ("m", ts_s // 60 * 60, 48 * 3600), ("h", ts_s // 3600 * 3600, 92 * 86400), ("d", day, 732 * 86400),
+        ):  # fmt: skip
+            if fields and age_s <= kept_s:
                 self.counters[f"{site}:{family}:{tier}:{start}"].update(fields)
                 self.counters[f"{site}:{family}:{tier}:{start}"]["sum"] += sum(fields.values())
 
@@ -506,7 +510,7 @@ class ProfilesFold:
         }
         day = (ts_s + self.rules.utc_offset_s) // 86400 * 86400
         for family, fields in families.items():
-            self.add(site, family, ts_s, Counter(fields))
+            self.add(site, family, ts_s, event["receivedAtMs"], Counter(fields))
         self.visit(key, profile, channel, event, day)
 
     def visit(self, key: tuple[str, str], profile: Json, channel: str, event: Json, day: int) -> None:

@@ -58,3 +58,19 @@ def test_the_setting_is_the_target() -> None:
     bound = ApplyBound(load({"TRACKER_APPLY_TARGET_MS": "50"}))
     play(bound, lambda n: 100.0, 60)
     assert 450 <= bound.records <= 550
+
+
+def test_records_that_write_much_go_in_smaller_steps_than_the_least_and_the_others_come_back() -> None:
+    bound = ApplyBound(load({}))
+    for _ in range(30):
+        bound.took(bound.records, bound.records * 4, bound.records * 50_000)  # merged profiles
+    assert bound.records <= 25
+    for _ in range(60):
+        bound.took(bound.records, bound.records * 4, bound.records * 200)
+    assert bound.records >= 1000
+
+
+def test_a_few_records_hardly_say_how_much_many_would_write() -> None:
+    bound = ApplyBound(load({}))
+    bound.took(1, 500, 200_000)
+    assert bound.records > 900

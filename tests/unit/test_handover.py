@@ -458,7 +458,7 @@ def test_a_days_visitors_do_not_depend_on_whether_the_merge_was_in_the_same_chun
         found = []
         for values in chunks:
             fx = folder.fold(decode(values), profiles, (), {}, 0)
-            found += fx.visits.blob()["visit_days"]
+            found += fx.visits.blob(fx.clock_ms)["visit_days"]
         days.append(sorted(found))
     assert days[0] == days[1] != []
 

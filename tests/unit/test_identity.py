@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stream.core.identity import identifiers, routes
+from stream.resolve import in_calls
 from tracker.contract.events import decode_event_head
 from tracker.contract.ids import ID_TYPES, OLD_VN_PREFIXES, Identifier, limits, normal, usable
 from tracker.contract.settings import PHONE_COUNTRIES, SettingsError, load
@@ -219,3 +220,10 @@ def test_an_event_of_a_purchase_says_which_the_most_telling_first() -> None:
 @pytest.mark.parametrize("value", [None, "", "null", "0", "000", "undefined", "-1", "x" * 201, True, [1], {"a": 1}])
 def test_a_purchase_that_everybody_names_is_none(value: Any) -> None:
     assert purchase_of(order_id=value) == ()
+
+
+def test_what_one_call_of_the_script_may_merge_is_bounded() -> None:
+    assert list(in_calls([])) == []
+    assert list(in_calls([1] * 450)) == [(0, 200), (200, 400), (400, 450)]
+    assert list(in_calls([10] * 50)) == [(0, 20), (20, 40), (40, 50)]
+    assert list(in_calls([150, 500, 1, 190, 10])) == [(0, 1), (1, 2), (2, 4), (4, 5)]

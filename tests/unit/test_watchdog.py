@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from stream.refusals import REFUSALS, refusal
 from stream.watchdog import Progress, Standing
 
 STUCK, BUSY = Standing(5, True), Standing(6, True)
@@ -38,3 +41,11 @@ def test_an_outage_explains_it_and_time_counts_from_its_end() -> None:
 
 def test_a_partition_that_went_and_came_back_begins_anew() -> None:
     assert looks((0, {"a": STUCK}, False), (50, {}, False), (60, {"a": STUCK}, False))[1:] == [(0.0, None), (0, "a")]
+
+
+def test_a_refusal_of_writes_is_known_by_its_code_in_whatever_a_script_says() -> None:
+    script = "Error running script (call to f_1): @user_script:30: @user_script: 30: -%s command not allowed"
+    for code in REFUSALS:
+        assert refusal(ResponseError(script % code)) == code
+    assert refusal(OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")) == "OOM"
+    assert refusal(ResponseError("WRONGTYPE BOOM")) is None

@@ -47,6 +47,10 @@ touches lies in one slot of a Redis Cluster.
       {s:SITE}:fit:lock       string  who fits now; expires
       {s:SITE}:merges         list    merges not yet known to be in Kafka (msgpack: winner, loser, rule, messageId, ms)
 
+    all of it
+      {clock}:waits    hash    name of an endpoint's process -> "since:until": when it received the oldest event that is
+                               not in Kafka yet, and till when that is believed, ms (tracker/waits.py)
+
     {...}:none, {s:SITE}:id:none never exist: scripts ask for them to find out that a cluster moves the slot.
 
 Buckets are tracker/contract/windows.py's, families and fields are the table FAMILIES below; docs/counters.md tells what
@@ -129,6 +133,8 @@ MAX_VISITORS: Final = 10_000
 """Visitors of a channel and partition that are counted exactly; for windows that reach beyond them: HyperLogLog."""
 VISITORS_KEPT_S: Final = 92 * 86400
 """A visitor's last event and the days' HyperLogLogs: a little longer than the longest window."""
+
+WAITS_KEY: Final = "{clock}:waits"
 
 _plain = re.compile(r"[A-Za-z0-9._@+\-]{1,64}").fullmatch
 

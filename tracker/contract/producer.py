@@ -154,6 +154,11 @@ class KafkaOut:
     def ready(self) -> bool:
         return not self.problem and not self._stopping
 
+    @property
+    def oldest_s(self) -> float | None:
+        """When the oldest batch was begun that is not acked, monotonic; None: there is none."""
+        return min((batch.opened_s for batch in (*self._under_way.values(), *self._unsent())), default=None)
+
     def partitions(self, topic: str) -> int:
         """Partitions of a topic. Raises KeyError before the first connection."""
         return self._partitions[topic]

@@ -107,7 +107,7 @@ class Replay:
             # Of those that were stuck in an earlier pass, what this one has not come to yet.
             earlier = {where: max(at, position) for where, at in folder.stuck.items() if position < folder.done}
             acked = sum((r.topic, r.partition) not in failed for _, r in records)
-            oldest_ms = records[-1][1].timestamp_ms if records else 0
+            oldest_ms = records[-1][1].timestamp_ms if records and not (earlier or stuck) else 0  # those are older
             await self._in_thread(folder.ack, max(folder.done, position), earlier | stuck, acked, oldest_ms)
             metrics.REPLAYED.inc(acked)
             sent += acked

@@ -1,0 +1,28 @@
+"""How far the clock in the log may go while events come by way of a spool."""
+
+from __future__ import annotations
+
+from stream.deadlines import Spooled
+
+
+def test_the_clock_stays_before_what_was_spooled_until_hop_1_has_read_it() -> None:
+    spooled = Spooled()
+
+    def least(waits: list[bytes], now_ms: int, next: int, end: int) -> int:
+        return spooled.least_ms(waits, now_ms, {0: next, 1: 7}, {0: end, 1: 7})
+
+    assert least([], 100, 5, 9) == 100
+    assert least([b"40:900", b"60:900"], 110, 5, 9) == 40
+    assert least([b"60:900"], 120, 5, 20) == 40  # what one had sent is in the log, behind newer ones
+    assert least([], 130, 6, 30) == 40
+    assert least([], 140, 29, 50) == 40
+    assert least([], 150, 30, 60) == 150  # new ones since then are none of a spool
+    assert least([b"70:900"], 160, 40, 60) == 70
+
+
+def test_who_is_gone_holds_the_clock_no_longer_than_it_is_believed() -> None:
+    spooled = Spooled()
+    assert spooled.least_ms([b"40:200"], 199, {0: 0}, {0: 3}) == 40
+    assert spooled.least_ms([b"40:200"], 200, {0: 0}, {0: 3}) == 40
+    assert spooled.least_ms([b"40:200"], 300, {0: 3}, {0: 9}) == 300
+    assert spooled.least_ms([b"nonsense", b"", b"x:y", b"-5:900"], 400, {0: 3}, {0: 9}) == 400
