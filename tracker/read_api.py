@@ -22,6 +22,8 @@ from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.profiles import ID_KINDS, read_profile
 from tracker.rejections import INVALID_KEY, Refusal, refuse
+from tracker.reports.feedback import BY as FEEDBACK_BY
+from tracker.reports.feedback import read_feedback
 from tracker.reports.messages import BY as MESSAGES_BY
 from tracker.reports.messages import read_messages
 from tracker.reports.retention import DEFAULT_WEEKS, MAX_COHORTS, read_retention
@@ -166,6 +168,19 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         """Who uses what the site offers: daily, weekly and monthly users, stickiness, active minutes."""
         _check("window", window, WINDOWS)
         return await _answer(read_usage(redis, current(), site, window, _now_ms()))
+
+    @routes.get("/feedback")
+    async def feedback(
+        site: str,
+        by: Annotated[str, Query(description=_one_of(FEEDBACK_BY))] = "channel",
+        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "30d",
+        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+    ) -> dict[str, Any]:
+        """NPS, CSAT, CES, ratings, reviews and support times of a rolling window, and the reasons that people give."""
+        _check("by", by, FEEDBACK_BY)
+        _check("window", window, WINDOWS)
+        most = _limit(limit, MAX_LIMIT)
+        return await _answer(read_feedback(redis, current(), site, by, window, most, _now_ms()))
 
     @routes.get("/segments")
     async def segments(site: str) -> dict[str, Any]:

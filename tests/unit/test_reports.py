@@ -82,11 +82,12 @@ def test_of_nothing_delivered_there_is_no_rate_and_it_is_never_above_one() -> No
 def test_the_parts_are_the_whole(by: str) -> None:
     found = Counting()
     for i in range(7):
-        found.take(track("Email Sent", channel="email", **({f"{by}_id": f"c{i % 3}"} if i % 4 else {})))
+        named: dict[str, Any] = {f"{by}_id": f"c{i % 3}"} if i % 4 else {}
+        found.take(track("Email Sent", channel="email", **named))
     answer = answered(found, by, limit=2)
-    named = sum(sum(g["counts"].values()) for g in answer["groups"])
+    shown = sum(sum(g["counts"].values()) for g in answer["groups"])
     assert answer["other"] > 0
-    assert named + answer["other"] + answer["unnamed"] == 7
+    assert shown + answer["other"] + answer["unnamed"] == 7
     assert None in [g["key"] for g in answered(found, by)["groups"]]
 
 
