@@ -15,7 +15,7 @@ from tests.unit.cart_vectors import context
 from tests.unit.counting import SETTINGS, T0_MS, Counting, page, track
 from tracker.contract.retention import FallingRules
 from tracker.contract.windows import Zone
-from tracker.counters import net
+from tracker.counters import net, share
 from tracker.reports.messages import messages
 from tracker.reports.retention import retention
 from tracker.reports.usage import usage
@@ -208,3 +208,16 @@ def test_a_site_where_usage_never_falls_has_users_all_the_same() -> None:
     site = replace(SETTINGS.sites[name], usage=FallingRules(enter=0))
     found = Counting(replace(SETTINGS, sites={name: site})).take(track("Feature Used"))
     assert found.visits["demo:used"]
+
+
+# -- engagement
+
+
+def test_the_engagement_rate_of_the_spec() -> None:
+    """120 of 800 known customers did something; the others were only sent something."""
+    found = Counting()
+    for i in range(800):
+        found.take(track("Product Viewed" if i < 120 else "Email Delivered", pid=f"p{i}"))
+    known, engaged = found.gauges["profiles_known|demo"], len(found.visits["demo:engaged"])
+    assert (engaged, known, share(engaged, known)) == (120, 800, 0.15)
+    assert share(0, 0) is None

@@ -97,6 +97,7 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
         ("message_campaign", "message_template", "unsubscribe_reason"),
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
+    "carts": (("cart_campaign", "cart_campaign_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
     "feedback": (
         ("feedback", "feedback_undone", "feedback_by", "feedback_by_undone", "survey_reason"),
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
@@ -109,8 +110,8 @@ FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMIL
 OPEN_KINDS: Final = (
     "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
     "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
-    "message_campaign", "message_template", "unsubscribe_reason", "step", "step_undone",
-    "feedback_by", "feedback_by_undone", "survey_reason",
+    "cart_campaign", "cart_campaign_undone", "message_campaign", "message_template", "unsubscribe_reason",
+    "step", "step_undone", "feedback_by", "feedback_by_undone", "survey_reason",
 )  # fmt: skip
 """Kinds whose names clients make up, or that have very many. Names that come when the bucket is full are counted under
 no name, in `KIND|`, so that made-up names stay inside a budget; the names of other kinds are a closed set."""
@@ -283,6 +284,11 @@ def item_field(kind: str, action: str, id: str) -> str:
 def cart_field(what: str) -> str:
     """Carts by what became of them."""
     return f"cart|{what}"
+
+
+def cart_campaign_field(what: str, campaign: str) -> str:
+    """The same by the campaign that brought the visitor who opened the cart; '': none."""
+    return f"cart_campaign|{what}|{campaign}"
 
 
 def cart_reason_field(reason: str) -> str:
