@@ -66,6 +66,12 @@ def campaign(event: ProfileEvent) -> Fields:
     return _campaign_of(bytes(event.campaign)) if event.campaign is not UNSET else NONE
 
 
+def brought_by(event: ProfileEvent) -> str | None:
+    """The campaign that brought the visitor, as it is counted."""
+    found = _campaign_of(bytes(event.campaign)) if event.campaign is not UNSET else NONE
+    return found[0][0].partition("|")[2] if found else None
+
+
 def content(event: ProfileEvent) -> Fields:
     """The event's fields of the family `content`."""
     name = event.event

@@ -41,6 +41,7 @@ CARTS: Final = (
 )  # fmt: skip
 """What carts are counted by: what became of them. `emptied`, `converted`: without an abandonment before; `_checkout`:
 those that came to the checkout."""
+CARTS_BY: Final = ("campaign",)
 BASES: Final = ("resolved", "created")
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -104,11 +105,48 @@ async def read_counters(
 
 
 async def read_carts(
-    redis: Redis, settings: Settings, site: str, window: str, basis: str, now_ms: int
+    redis: Redis,
+    settings: Settings,
+    site: str,
+    window: str,
+    basis: str,
+    now_ms: int,
+    by: str | None = None,
+    limit: int = DEFAULT_LIMIT,
 ) -> dict[str, Any]:
-    """The answer of .../carts: of the carts opened in the window, what became of them. Raises RedisError."""
+    """The answer of .../carts: of the carts opened in the window, what became of them. Raises RedisError.
+
+    `by` campaign: also by the campaign that brought the visitor who opened it.
+    """
     sums, until = await read_sums(redis, settings, site, "site", "cart", window, now_ms)
-    return {"window": window, **carts(sums, basis), "complete_until": until}
+    groups: dict[str, Any] = {}
+    if by is not None:
+        parts, _ = await read_sums(redis, settings, site, "carts", "cart_campaign", window, now_ms)
+        groups = carts_by_campaign(parts, basis, limit)
+    return {"window": window, **carts(sums, basis), **groups, "complete_until": until}
+
+
+def carts_by_campaign(sums: Mapping[str, int], basis: str = "resolved", limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
+    """Numbers and rates of each campaign's carts, of the campaigns with the most. Key None: of no campaign.
+
+    `other_opened`: carts opened of the campaigns beyond the limit. `unnamed`: what was counted when a bucket was full.
+    """
+    parts: dict[str, dict[str, int]] = {}
+    unnamed = 0
+    for field, n in sums.items():
+        what, bar, campaign = field.partition("|")[2].partition("|")
+        if bar:
+            parts.setdefault(campaign, {})[keys.cart_field(what)] = n
+        else:
+            unnamed += n
+    opened = {campaign: part.get(keys.cart_field("opened"), 0) for campaign, part in parts.items()}
+    ranked = sorted(parts, key=lambda campaign: (-opened[campaign], campaign))
+    found = []
+    for campaign in ranked[:limit]:
+        of = carts(parts[campaign], basis)
+        del of["reasons"], of["recovered_revenue"], of["basis"]
+        found.append({"key": campaign or None, **of})
+    return {"groups": found, "other_opened": sum(opened[c] for c in ranked[limit:]), "unnamed": unnamed}
 
 
 def carts(sums: Mapping[str, int], basis: str = "resolved") -> dict[str, Any]:

@@ -17,11 +17,13 @@ from tracker.contract import keys as contract_keys
 from tracker.contract.events import MAX_ID_CHARS
 from tracker.contract.settings import Settings
 from tracker.contract.windows import WINDOWS
-from tracker.counters import BASES, DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_carts, read_counters, read_visitors
+from tracker.counters import BASES, CARTS_BY, DEFAULT_LIMIT, GROUPS, MAX_LIMIT, read_carts, read_counters, read_visitors
 from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.profiles import ID_KINDS, read_profile
 from tracker.rejections import INVALID_KEY, Refusal, refuse
+from tracker.reports.feedback import BY as FEEDBACK_BY
+from tracker.reports.feedback import read_feedback
 from tracker.reports.messages import BY as MESSAGES_BY
 from tracker.reports.messages import read_messages
 from tracker.reports.retention import DEFAULT_WEEKS, MAX_COHORTS, read_retention
@@ -126,11 +128,16 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         site: str,
         window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d",
         basis: Annotated[str, Query(description=f"Of abandonment_rate. {_one_of(BASES)}")] = "resolved",
+        by: Annotated[str | None, Query(description=f"Also in groups. {_one_of(CARTS_BY)}")] = None,
+        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
     ) -> dict[str, Any]:
         """What became of the carts that were opened in a rolling window, and the rates of it (null: of none)."""
         _check("window", window, WINDOWS)
         _check("basis", basis, BASES)
-        return await _answer(read_carts(redis, current(), site, window, basis, _now_ms()))
+        if by is not None:
+            _check("by", by, CARTS_BY)
+        most = _limit(limit, MAX_LIMIT)
+        return await _answer(read_carts(redis, current(), site, window, basis, _now_ms(), by, most))
 
     @routes.get("/messages")
     async def messages(
@@ -166,6 +173,19 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         """Who uses what the site offers: daily, weekly and monthly users, stickiness, active minutes."""
         _check("window", window, WINDOWS)
         return await _answer(read_usage(redis, current(), site, window, _now_ms()))
+
+    @routes.get("/feedback")
+    async def feedback(
+        site: str,
+        by: Annotated[str, Query(description=_one_of(FEEDBACK_BY))] = "channel",
+        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "30d",
+        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+    ) -> dict[str, Any]:
+        """NPS, CSAT, CES, ratings, reviews and support times of a rolling window, and the reasons that people give."""
+        _check("by", by, FEEDBACK_BY)
+        _check("window", window, WINDOWS)
+        most = _limit(limit, MAX_LIMIT)
+        return await _answer(read_feedback(redis, current(), site, by, window, most, _now_ms()))
 
     @routes.get("/segments")
     async def segments(site: str) -> dict[str, Any]:

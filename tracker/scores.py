@@ -22,7 +22,7 @@ from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.scoring import LeadRules, ScoreRules
 from tracker.contract.settings import Settings
-from tracker.counters import count_visitors, zone_of
+from tracker.counters import count_visitors, share, zone_of
 
 MAX_RANKING: Final = 500
 DEFAULT_RANKING: Final = 20
@@ -203,7 +203,7 @@ async def read_engagement(redis: Redis, settings: Settings, site: str, window: s
         "window": window,
         "engaged": engaged,
         "known": known,
-        "rate": min(1.0, engaged / known) if known else None,
+        "rate": share(engaged, known),
         "mean_score": total / known if known else None,
         "active": sum(int(n) for n in replies[2::3]),
         "e50": of.e50,

@@ -564,6 +564,9 @@ export const EVENTS = {
   AD_CLICKED: "Ad Clicked",
   PRODUCTS_COMPARED: "Products Compared",
   CHAT_STARTED: "Live Chat Conversation Started",
+  CHAT_MESSAGE_RECEIVED: "Live Chat Message Received",
+  CHAT_ENDED: "Live Chat Conversation Ended",
+  CALL_LOGGED: "Call Logged",
   FEATURE_USED: "Feature Used",
   CONSENT_UPDATED: "Consent Updated",
   SUBSCRIBED: "Subscribed",
@@ -587,6 +590,7 @@ export const EVENTS = {
   ORDER_DELIVERED: "Order Delivered",
   SURVEY_RESPONSE_RECEIVED: "Survey Response Received",
   TICKET_OPENED: "Ticket Opened",
+  TICKET_ANSWERED: "Ticket Answered",
   TICKET_RESOLVED: "Ticket Resolved",
 } as const;
 

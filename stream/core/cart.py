@@ -147,6 +147,8 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     """Where the visitor goes on with it."""
     since_ms: int | None = None
     """When an order was made that came too late to be sorted in: it closes no cart opened after that."""
+    brought: str | None = None
+    """The campaign that brought the visitor."""
 
 
 class Order(Struct, frozen=True, omit_defaults=True):
@@ -163,6 +165,8 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """Its value, if the cart that it is for was recovered."""
     opened_ms: tuple[int, ...] = ()
     """When the carts were opened that it recovered: the one that it is for first."""
+    brought: tuple[str | None, ...] = ()
+    """The campaigns of these; (): of none."""
 
 
 class Cart(Struct, frozen=True, omit_defaults=True):
@@ -201,6 +205,8 @@ class Cart(Struct, frozen=True, omit_defaults=True):
     """A payment failed in this episode."""
     answer: str | None = None
     """What the visitor said why it was left."""
+    brought: str | None = None
+    """The campaign that brought the visitor who opened the episode."""
 
 
 class Carts(Struct, frozen=True, omit_defaults=True):
@@ -340,6 +346,7 @@ def _ended(cart: Cart, to: State, ms: int) -> Cart:
     return Cart(
         key=cart.key, state=to, at_ms=max(ms, cart.at_ms), episode=cart.episode,
         opened_ms=cart.opened_ms if lost else 0, opened_by=cart.opened_by if lost else "",
+        brought=cart.brought if lost else None,
     )  # fmt: skip
 
 
@@ -429,6 +436,7 @@ def _shop(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
             checkout=e.checkout,
             link=e.link,
             shipping=shipping,
+            brought=e.brought,
         )
     else:
         reached = cart.seq > 0 and stage > cart.stage == 0
@@ -528,8 +536,10 @@ def _order(carts: Carts, e: Entry, rules: Rules, out: list[Emission]) -> Carts:
             by[cart.key] = cart.touch[0] if clicked and cart.touch else "organic"
     if by:
         gain = order.value if first.key in by else 0.0
-        opened = tuple(c.opened_ms for c in closed if c.key in by)
-        order = replace(order, by=next(iter(by.values())), gain=gain, opened_ms=opened)
+        recovered = [c for c in closed if c.key in by]
+        brought = tuple(c.brought for c in recovered) if any(c.brought for c in recovered) else ()
+        opened = tuple(c.opened_ms for c in recovered)
+        order = replace(order, by=next(iter(by.values())), gain=gain, opened_ms=opened, brought=brought)
     carts = replace(carts, at_ms=max(e.ms, carts.at_ms), orders=(*carts.orders[1 - MAX_ORDERS :], order))
     out.append(Emission("order.completed", e.ms, first, order))
     for cart in closed:

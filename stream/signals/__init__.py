@@ -11,6 +11,7 @@ from stream.signals.cart import CartSignal
 from stream.signals.contact import ContactSignal
 from stream.signals.drip import DripSignal
 from stream.signals.engagement import EngagementSignal
+from stream.signals.feedback import FeedbackSignal
 from stream.signals.gate import GateSignal
 from stream.signals.journey import JourneySignal
 from stream.signals.message_engage import MessageEngageSignal
@@ -43,6 +44,7 @@ SIGNALS: Final[tuple[Signal[Any], ...]] = (
     ActivitySignal(),
     RetentionSignal(),
     StepSignal(),
+    FeedbackSignal(),
     # Those that look at others stand behind them.
     ReorderSignal(),
     EngagementSignal(),

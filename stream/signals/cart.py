@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct
 
+from stream import naming
 from stream.core import cart_log
 from stream.core.cart import (
     ACTIVE,
@@ -300,7 +301,10 @@ def entry(event: ProfileEvent) -> Entry | None:
     elif event.event in (ev.CHECKOUT_STEP_VIEWED, ev.CHECKOUT_STEP_COMPLETED) and shop.is_shipping(p):
         by = SHIPPING
     cur, link = shop.currency(p), shop.link(p)
-    return Entry(ms, id, do, lines, order=order, cur=cur, by=by, cart=cart, checkout=checkout, link=link)
+    brought = naming.brought_by(event)
+    return Entry(
+        ms, id, do, lines, order=order, cur=cur, by=by, cart=cart, checkout=checkout, link=link, brought=brought
+    )
 
 
 def _visit(event: ProfileEvent) -> Entry | None:
@@ -375,34 +379,40 @@ def counted(x: Emission) -> Iterator[tuple[str, int, int]]:
     cart, ms = x.cart, x.cart.opened_ms
     match x.what:
         case "cart.opened" | "cart.lost" | "cart.converted_late":
-            yield keys.cart_field(x.what.removeprefix("cart.")), 1, ms
+            yield from _cart(x.what.removeprefix("cart."), 1, ms, cart.brought)
         case "cart.emptied" if cart.seq == 0:
-            yield keys.cart_field("emptied"), 1, ms
+            yield from _cart("emptied", 1, ms, cart.brought)
         case "cart.converted":
-            yield keys.cart_field("converted"), 1, ms
+            yield from _cart("converted", 1, ms, cart.brought)
             if cart.stage:
-                yield keys.cart_field("converted_checkout"), 1, ms
+                yield from _cart("converted_checkout", 1, ms, cart.brought)
         case "cart.abandoned" if cart.seq == 1:
-            yield keys.cart_field("abandoned"), 1, ms
+            yield from _cart("abandoned", 1, ms, cart.brought)
             yield keys.cart_reason_field(reason_of(cart)), 1, ms
             if cart.stage:
-                yield keys.cart_field("abandoned_checkout"), 1, ms
+                yield from _cart("abandoned_checkout", 1, ms, cart.brought)
         case "cart.checkout_reached":
-            yield keys.cart_field("abandoned_checkout"), 1, ms
+            yield from _cart("abandoned_checkout", 1, ms, cart.brought)
         case "cart.answered":
             yield keys.cart_reason_field(x.was or UNKNOWN), -1, ms
             yield keys.cart_reason_field(reason_of(cart)), 1, ms
         case "cart.recovered":
             assert x.order is not None
-            yield keys.cart_field("recovered"), 1, ms
+            yield from _cart("recovered", 1, ms, cart.brought)
             if x.order.gain:
                 yield _revenue_field(x), shop.minor(x.order.gain, x.order.cur), ms
         case "cart.recovery_reversed":
             assert x.order is not None
-            for opened_ms in x.order.opened_ms:
-                yield keys.cart_field("recovered"), -1, opened_ms
+            brought = x.order.brought or (None,) * len(x.order.opened_ms)
+            for opened_ms, campaign in zip(x.order.opened_ms, brought, strict=True):
+                yield from _cart("recovered", -1, opened_ms, campaign)
             if x.order.gain and x.order.opened_ms:
                 yield _revenue_field(x), -shop.minor(x.order.gain, x.order.cur), x.order.opened_ms[0]
+
+
+def _cart(what: str, n: int, ms: int, brought: str | None) -> Iterator[tuple[str, int, int]]:
+    yield keys.cart_field(what), n, ms
+    yield keys.cart_campaign_field(what, brought or ""), n, ms
 
 
 def _revenue_field(x: Emission) -> str:

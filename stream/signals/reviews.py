@@ -24,6 +24,7 @@ from tracker.contract.events import (
     TICKET_RESOLVED,
     ProfileEvent,
 )
+from tracker.contract.keys import feedback_field
 from tracker.contract.settings import ReviewRules
 from tracker.contract.triggers import REVIEW_REQUEST, ReviewRequest, rfc3339
 
@@ -32,6 +33,7 @@ MAX_ORDERS: Final = 32
 MAX_TICKETS: Final = 16
 CSAT_SCALE: Final = 5
 _DEFAULT: Final = ReviewRules()
+_REQUESTED: Final = feedback_field("review", "requested", "other")
 
 
 class _Ticket(Struct):
@@ -92,7 +94,7 @@ class ReviewSignal(Signal[Reviews]):
             result = _judged(replace(state, at_ms=max(at_ms, state.at_ms)), at_ms, ctx, None)
             state = result.state
             triggers += result.triggers
-        return Result(state=state, triggers=tuple(triggers))
+        return Result(state=state, triggers=tuple(triggers), counts_at=_asked(triggers))
 
     def merge(self, one: Reviews, other: Reviews, now_ms: int, ctx: Context) -> Result:
         tickets = dict(one.tickets)
@@ -205,7 +207,12 @@ def _judged(state: Reviews, at_ms: int, ctx: Context, same: Reviews | None) -> R
             continue
         state = replace(state, gone=tuple(sorted((*state.gone, order))))
     state = _timed(state, rules)
-    return Result(state=same if same is not None and same == state else state, triggers=tuple(triggers))
+    after = same if same is not None and same == state else state
+    return Result(state=after, triggers=tuple(triggers), counts_at=_asked(triggers))
+
+
+def _asked(triggers: list[Trigger]) -> tuple[tuple[str, int, int], ...]:
+    return tuple((_REQUESTED, 1, trigger.at_ms) for trigger in triggers)
 
 
 def _timed(state: Reviews, rules: ReviewRules) -> Reviews:

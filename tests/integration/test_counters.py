@@ -32,6 +32,11 @@ from tracker.contract.settings import Settings, load
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.windows import Zone
 from tracker.counters import read_carts, read_counters, read_visitors
+from tracker.reports.feedback import read_feedback
+from tracker.reports.messages import read_messages
+from tracker.reports.retention import read_retention
+from tracker.reports.steps import read_steps
+from tracker.reports.usage import read_usage
 
 pytestmark = pytest.mark.integration
 VN = ZoneInfo("Asia/Ho_Chi_Minh")
@@ -41,7 +46,7 @@ NOW_S = NOW_MS // 1000
 DAY_MS = 86_400_000
 PAGES = ("/", "/a", "/b?x=1", "https://shop.example/a/")
 
-COUNTING = ("cart", "score")
+COUNTING = ("cart", "score", "usage")
 """Signals that count something here."""
 
 
@@ -161,9 +166,12 @@ def naive(events: list[dict[str, Any]]) -> dict[tuple[str, str, int], Counter[st
 
 
 async def stored(redis: Redis, partition: int, site: str) -> dict[tuple[str, str, int], Counter[str]]:
+    """Of the families that events are counted in as they are."""
     found: dict[tuple[str, str, int], Counter[str]] = {}
     async for key in redis.scan_iter(f"{{p{partition}}}:c:{site}:*", count=1000):
         *_, family, tier, bucket = str(key).split(":")
+        if family not in ("site", "campaign", "content"):
+            continue
         found[family, tier, int(bucket)] = Counter({str(f): int(n) for f, n in (await redis.hgetall(key)).items()})
         assert 0 < await redis.ttl(key) <= keys.TIERS[tier][1]
     return found
@@ -220,7 +228,7 @@ async def test_large_chunks_and_large_buckets_are_added_up_exactly(bench: Bench,
 async def test_names_beyond_a_buckets_limit_are_counted_under_no_name_and_nothing_is_lost(
     bench: Bench, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fold, "_CAPS", {"site": [2000] * 3, "campaign": [9] * 3, "content": [4] * 3})
+    monkeypatch.setattr(fold, "_CAPS", {**fold._CAPS, "campaign": [9] * 3, "content": [4] * 3})
     site = new_site()
     for names in (("/a", "/b"), ("/c", "/d", "/a"), ("/e", "/f", "/b")):
         await bench.take(
@@ -295,7 +303,7 @@ async def test_rolled_up_days_are_what_is_read(bench: Bench, redis: Redis) -> No
     await bench.take(
         1, [{"site": site, "profileId": visitor(site, 1), "type": "page", "timestampMs": NOW_MS - 3 * DAY_MS}]
     )
-    assert await roll(bench.store, bench.settings, site, ZONE, NOW_S, 7 * 86400) == 1
+    assert await roll(bench.store, bench.settings, site, ZONE, NOW_S, 7 * 86400) == 2  # the site's, and its steps
     key = keys.rollup_key(site, "site", day)
     assert 0 < await redis.ttl(key) <= keys.ROLLUP_KEPT_S
     await redis.hset(key, "event|page", 77)
@@ -326,6 +334,56 @@ async def test_carts_are_read_by_when_they_were_opened(bench: Bench, redis: Redi
     # Bought after a minute, so what was added two hours later is another cart: nothing has become of that.
     assert (answer["opened"], answer["open"], answer["abandoned"], answer["converted"]) == (3, 1, 1, 1)
     assert answer["abandonment_rate"] == 0.5
+
+
+async def test_reports_are_read_of_all_partitions_before_and_after_the_days_are_rolled_up(
+    bench: Bench, redis: Redis
+) -> None:
+    """Two weeks of four visitors, one a partition. Without Redis: tests/unit/test_reports.py and its neighbours."""
+    site, week_ms, settings = new_site(), 7 * DAY_MS, bench.settings
+
+    def event(partition: int, name: str, weeks_ago: int = 0, **properties: object) -> dict[str, Any]:
+        about = {"site": site, "profileId": visitor(site, partition), "timestampMs": NOW_MS - weeks_ago * week_ms}
+        about["channel"] = "email" if name.startswith("Email") else "site"
+        return {**about, "event": name, "properties": properties, "campaign": {"name": "tet"}}
+
+    for p in range(4):
+        events = [event(p, "Email Delivered", 1, campaign_id="c1"), event(p, "Products Searched", 1)]
+        events += [event(p, "Survey Response Received", 1, type="nps", score=(10, 9, 7, 0)[p], reason="price")]
+        events += [event(p, "Product Added", 1, product_id="A"), event(p, "Feature Used", 1)]
+        if p < 3:
+            events += [event(p, "Product Viewed"), event(p, "Product Reviewed", rating=5 - p % 2)]
+        if p == 0:
+            events += [event(p, "Email Unsubscribed", campaign_id="c1", reason="Too many"), event(p, "Feature Used")]
+        await bench.take(p, events)
+
+    async def answers() -> list[dict[str, Any]]:
+        return [
+            await read_messages(redis, settings, site, "campaign", "30d", 10, NOW_MS),
+            await read_feedback(redis, settings, site, "channel", "30d", 10, NOW_MS),
+            await read_steps(redis, settings, site, "30d", NOW_MS),
+            await read_retention(redis, settings, site, 3, NOW_MS),
+            await read_usage(redis, settings, site, "30d", NOW_MS),
+            await read_carts(redis, settings, site, "30d", "resolved", NOW_MS, "campaign"),
+        ]
+
+    found = await answers()
+    messages, feedback, steps, retention, usage, carts = found
+    assert [(g["key"], g["unsubscribe_rate"]) for g in messages["groups"]] == [("c1", 0.25)]
+    assert messages["reasons"][0] == {"channel": "email", "key": "too many", "count": 1, "share": 1.0}
+    assert (feedback["total"]["nps"]["nps"], feedback["total"]["rating"]["mean"]) == (25.0, pytest.approx(14 / 3))
+    assert feedback["reasons"] == [{"survey": "nps", "key": "price", "count": 4, "share": 1.0}]
+    moves = {(m["from"], m["to"]): (m["count"], m["median_s"]) for m in steps["moves"]}
+    assert moves["search", "first_use"][0] == 4
+    assert moves["first_use", "learn"] == (3, pytest.approx(week_ms / 1000, rel=0.09))
+    assert [(c["size"], [p["active"] for p in c["periods"]]) for c in retention["cohorts"]] == [
+        (0, [0, 0]), (4, [3]), (0, []),
+    ]  # fmt: skip
+    assert (usage["dau"], usage["wau"], usage["mau"], usage["stickiness"]) == (1, 4, 4, 0.25)
+    assert usage["active_minutes"] == 2.5
+    assert [(g["key"], g["opened"], g["abandoned"]) for g in carts["groups"]] == [("tet", 4, 3)]
+    await roll(bench.store, settings, site, ZONE, NOW_S, 30 * 86400)
+    assert await answers() == found
 
 
 async def test_an_older_reading_of_a_day_never_takes_the_place_of_a_later_one(bench: Bench, redis: Redis) -> None:

@@ -159,7 +159,36 @@ async def test_visitors_have_windows_too(stack: Stack) -> None:
     assert "90d" in answer["hint"]
 
 
-@pytest.mark.parametrize("path", ["counters", "profiles/user_id/u1", "counters?window=7d", "visitors", "segments"])
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("messages?by=campaign", "groups"), ("feedback?by=product&limit=5", "total"), ("steps", "moves"),
+        ("retention?weeks=53", "cohorts"), ("usage", "stickiness"), ("carts?by=campaign", "groups"),
+    ],
+)  # fmt: skip
+async def test_a_site_with_nothing_has_reports_of_nothing(stack: Stack, path: str, part: str) -> None:
+    site = stack.sites[0]
+    status, answer = await stack.request("GET", f"/api/v1/sites/{site.name}/{path}", bearer=site.secret_key)
+    assert (status, part in answer) == (200, True), answer
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("messages?by=x", "bad_by"), ("feedback?by=x", "bad_by"), ("feedback?window=2d", "bad_window"),
+        ("steps?window=", "bad_window"), ("retention?weeks=54", "bad_weeks"), ("usage?window=x", "bad_window"),
+        ("carts?by=x", "bad_by"), ("messages?limit=0", "bad_limit"),
+    ],
+)  # fmt: skip
+async def test_a_report_of_something_unknown_is_told(stack: Stack, path: str, code: str) -> None:
+    site = stack.sites[0]
+    status, answer = await stack.request("GET", f"/api/v1/sites/{site.name}/{path}", bearer=site.secret_key)
+    assert (status, answer["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(
+    "path", ["counters", "profiles/user_id/u1", "counters?window=7d", "visitors", "segments", "retention", "feedback"]
+)
 async def test_only_the_sites_own_secret_key_reads(stack: Stack, path: str) -> None:
     site, other = stack.sites[0], stack.sites[1]
     path = f"/api/v1/sites/{site.name}/{path}"

@@ -32,6 +32,7 @@ NEW: Cart = {
     "key": "", "state": "none", "at_ms": 0, "episode": 0, "stage": 0, "seq": 0, "opened_ms": 0, "opened_by": "",
     "last_ms": 0, "abandoned_ms": 0, "told_ms": 0, "items": [], "cur": None, "touch": None, "checkout": None,
     "link": None, "denied": False, "shipping": False, "failed": False, "answer": None,
+    "brought": None,
 }  # fmt: skip
 NONE: Carts = {"at_ms": 0, "carts": [], "orders": [], "links": {}}
 IN_USE = ("open", "reopened", "abandoned")
@@ -102,7 +103,7 @@ def end(cart: Cart, state: str, ms: int) -> None:
     """The episode is over: what belonged to it goes; a lost one may still be bought, so its beginning stays."""
     kept = {name: cart[name] for name in ("key", "episode")}
     if state == "lost":
-        kept |= {"opened_ms": cart["opened_ms"], "opened_by": cart["opened_by"]}
+        kept |= {name: cart[name] for name in ("opened_ms", "opened_by", "brought")}
     at_ms = max(ms, cart["at_ms"])
     cart.clear()
     cart.update({**copied(NEW), **kept, "state": state, "at_ms": at_ms})
@@ -225,7 +226,7 @@ def apply_shopping(carts: Carts, e: Entry, said: list[Said]) -> None:
         cart.update(
             key=key, state="open", at_ms=e["ms"], episode=episode, stage=stage, opened_ms=e["ms"], opened_by=e["id"],
             last_ms=e["ms"], items=items, cur=e["cur"], checkout=e["checkout"], link=e["link"],
-            shipping=bool(stage) and e["by"] == "shipping",
+            shipping=bool(stage) and e["by"] == "shipping", brought=e.get("brought"),
         )  # fmt: skip
         said.append({"what": "opened", "at_ms": e["ms"], "cart": copied(cart)})
     keep(carts, cart)
@@ -287,7 +288,7 @@ def apply_order(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
     closed = [first, *(c for c in used if c is not first)] if closes else []
     order = {
         "id": id, "ms": e["ms"], "value": e["value"] or 0.0, "cur": e["cur"] or first["cur"], "by": None, "back": 0.0,
-        "reversed": False, "gain": 0.0, "opened_ms": [],
+        "reversed": False, "gain": 0.0, "opened_ms": [], "brought": [],
     }  # fmt: skip
     by = {}
     for cart in closed:
@@ -295,6 +296,9 @@ def apply_order(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
             touch = cart["touch"]
             by[cart["key"]] = touch[0] if touch is not None and e["ms"] - touch[1] <= rules.click_ms else "organic"
             order["opened_ms"].append(cart["opened_ms"])
+            order["brought"].append(cart["brought"])
+    if not any(order["brought"]):
+        order["brought"] = []
     if by:
         order["by"] = next(iter(by.values()))
         order["gain"] = order["value"] if first["key"] in by else 0.0
@@ -606,7 +610,7 @@ def entry(event: dict[str, Any]) -> Entry | None:
     do = DOES[event["event"]] if event["type"] == "track" else "visit"
     e: Entry = {
         "ms": event["timestampMs"], "id": event["messageId"], "do": do, "lines": None, "order": None, "value": None,
-        "cur": None, "by": None, "cart": None, "checkout": None, "link": None, "since_ms": None,
+        "cur": None, "by": None, "cart": None, "checkout": None, "link": None, "since_ms": None, "brought": None,
     }  # fmt: skip
     if do == "visit":
         of = event.get("campaign")
@@ -646,6 +650,10 @@ def entry(event: dict[str, Any]) -> Entry | None:
         e["lines"] = products(p, quantity) or [line(p, number(p.get("quantity"), 1e6) or quantity)]
     else:
         e["lines"] = products(p, 1)
+    brought_by = event.get("campaign")
+    if isinstance(brought_by, dict):
+        given = (text(brought_by.get(key), 120) for key in ("name", "id", "source"))
+        e["brought"] = next((name for name in given if name is not None), None)
     if event["event"] in ("Checkout Step Viewed", "Checkout Step Completed"):
         words = [p.get(n) for n in ("step", "step_name", "name")]
         says = any(isinstance(w, str) and "shipping" in w.lower() for w in words)

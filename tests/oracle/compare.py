@@ -16,10 +16,12 @@ from tests.oracle.fold import NOT_FOLDED, Json
 
 ENTRY: Json = {
     "lines": None, "order": None, "value": None, "cur": None, "by": None, "cart": None, "checkout": None, "link": None,
-    "since_ms": None,
+    "since_ms": None, "brought": None,
 }  # fmt: skip
 LINE = {"qty": 1, "price": None, "name": None, "url": None, "img": None}
-ORDER: Json = {"value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False, "gain": 0.0, "opened_ms": []}
+ORDER: Json = {
+    "value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False, "gain": 0.0, "opened_ms": [], "brought": [],
+}  # fmt: skip
 TOLD = {"quiet": False, "unsure": False, "key": "", "order": None}
 ABOUT: Json = {"events": 0, "user_id": None, "anonymous_ids": [], "traits": {}, "traits_ms": {}, "channels": {}}
 WATCHED: Json = {

@@ -38,8 +38,8 @@ MESSAGES: dict[str, tuple[str | None, str]] = {
     "Push Notification Bounced": ("webpush", "failed"),
 }  # fmt: skip
 NOT_FOLDED = (
-    "activity", "browse", "drip", "engagement", "journey", "reorder", "retention", "reviews", "rules", "segments",
-    "steps", "surveys", "usage",
+    "activity", "browse", "drip", "engagement", "feedback", "journey", "reorder", "retention", "reviews", "rules",
+    "segments", "steps", "surveys", "usage",
 )  # fmt: skip
 """States of signals that this fold does not know."""
 HYPERLOGLOG = b"HYLL"

@@ -25,8 +25,10 @@ from tests.unit.cart_vectors import (
     remove,
     shipping,
 )
+from tests.unit.counting import T0_MS as BEGIN_MS
+from tests.unit.counting import Counting, track
 from tracker.contract.events import CHECKOUT_STEP_VIEWED, ProfileEvent
-from tracker.counters import carts
+from tracker.counters import carts, carts_by_campaign
 
 
 def counted(*visitors: list[ProfileEvent], now_s: float) -> Counter[str]:
@@ -84,7 +86,8 @@ def test_a_retraction_is_taken_off() -> None:
     rig.clock(H)
     rig.take(order(60, received_s=2 * H))
     sums = Counter({field: n for (field, _), n in rig.counts().items()})
-    assert sums == {"cart|opened": 1, "cart|converted": 1}
+    of_none = {"cart_campaign|opened|": 1, "cart_campaign|converted|": 1}
+    assert sums == {"cart|opened": 1, "cart|converted": 1, **of_none}
     assert ("cart_undone|abandoned", 1) in [(field, n) for r in rig.results for field, n, _ in r.counts_at]
 
 
@@ -148,3 +151,36 @@ def test_a_reason_given_is_bounded() -> None:
     data: Any = rig.triggers[0].data
     assert data.reason == ("too " + "x" * 900)[:40]
     assert rig.total("cart_reasons_total") == 1
+
+
+def test_carts_are_told_apart_by_the_campaign_that_brought_who_opened_them() -> None:
+    """Of "tet" two are abandoned, one of which is recovered and then given back; of none one is bought."""
+    found = Counting()
+
+    def brought(event: dict[str, Any], name: str = "tet") -> dict[str, Any]:
+        return {**event, "campaign": {"name": name, "source": "fb"}}
+
+    for pid, campaign in (("p1", "tet"), ("p2", "tet"), ("p3", "he")):
+        found.take(brought(track("Product Added", pid=pid, product_id="A", price=10), campaign))
+    found.take(track("Product Added", pid="p4", product_id="A"), track("Order Completed", pid="p4", order_id="o4"))
+    found.clock(BEGIN_MS + 2 * H * 1000)
+    found.take(brought(track("Order Completed", BEGIN_MS + 3 * H * 1000, "p1", order_id="o1", total=10), "later"))
+    groups = {g["key"]: g for g in carts_by_campaign(found.net("carts"))["groups"]}
+    assert groups.keys() == {"tet", "he", None}
+    tet = groups["tet"]
+    assert (tet["opened"], tet["abandoned"], tet["recovered"]) == (2, 2, 1)
+    assert (tet["abandonment_rate"], tet["recovery_rate"]) == (1.0, 0.5)
+    assert (groups[None]["abandonment_rate"], groups[None]["recovery_rate"]) == (0.0, None)
+    whole = carts(found.net("site"))
+    for what in ("opened", "abandoned", "converted", "recovered"):
+        assert sum(g[what] for g in groups.values()) == whole[what], "the parts are the whole"
+    found.take(track("Order Cancelled", BEGIN_MS + 4 * H * 1000, "p1", order_id="o1"))
+    groups = {g["key"]: g for g in carts_by_campaign(found.net("carts"))["groups"]}
+    assert groups["tet"]["recovered"] == 0
+
+
+def test_campaigns_beyond_the_limit_and_a_full_bucket_are_told() -> None:
+    sums = {"cart_campaign|opened|a": 3, "cart_campaign|opened|b": 2, "cart_campaign|": 7, "cart_campaign|opened|": 1}
+    answer = carts_by_campaign(sums, limit=1)
+    assert [g["key"] for g in answer["groups"]] == ["a"]
+    assert (answer["other_opened"], answer["unnamed"]) == (3, 7)

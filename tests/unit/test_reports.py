@@ -15,7 +15,7 @@ from tests.unit.cart_vectors import context
 from tests.unit.counting import SETTINGS, T0_MS, Counting, page, track
 from tracker.contract.retention import FallingRules
 from tracker.contract.windows import Zone
-from tracker.counters import net
+from tracker.counters import net, share
 from tracker.reports.messages import messages
 from tracker.reports.retention import retention
 from tracker.reports.usage import usage
@@ -82,11 +82,12 @@ def test_of_nothing_delivered_there_is_no_rate_and_it_is_never_above_one() -> No
 def test_the_parts_are_the_whole(by: str) -> None:
     found = Counting()
     for i in range(7):
-        found.take(track("Email Sent", channel="email", **({f"{by}_id": f"c{i % 3}"} if i % 4 else {})))
+        named: dict[str, Any] = {f"{by}_id": f"c{i % 3}"} if i % 4 else {}
+        found.take(track("Email Sent", channel="email", **named))
     answer = answered(found, by, limit=2)
-    named = sum(sum(g["counts"].values()) for g in answer["groups"])
+    shown = sum(sum(g["counts"].values()) for g in answer["groups"])
     assert answer["other"] > 0
-    assert named + answer["other"] + answer["unnamed"] == 7
+    assert shown + answer["other"] + answer["unnamed"] == 7
     assert None in [g["key"] for g in answered(found, by)["groups"]]
 
 
@@ -207,3 +208,16 @@ def test_a_site_where_usage_never_falls_has_users_all_the_same() -> None:
     site = replace(SETTINGS.sites[name], usage=FallingRules(enter=0))
     found = Counting(replace(SETTINGS, sites={name: site})).take(track("Feature Used"))
     assert found.visits["demo:used"]
+
+
+# -- engagement
+
+
+def test_the_engagement_rate_of_the_spec() -> None:
+    """120 of 800 known customers did something; the others were only sent something."""
+    found = Counting()
+    for i in range(800):
+        found.take(track("Product Viewed" if i < 120 else "Email Delivered", pid=f"p{i}"))
+    known, engaged = found.gauges["profiles_known|demo"], len(found.visits["demo:engaged"])
+    assert (engaged, known, share(engaged, known)) == (120, 800, 0.15)
+    assert share(0, 0) is None

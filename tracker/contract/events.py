@@ -263,6 +263,9 @@ somewhere counts."""
 AD_CLICKED: Final = "Ad Clicked"  # †
 PRODUCTS_COMPARED: Final = "Products Compared"  # †
 CHAT_STARTED: Final = "Live Chat Conversation Started"
+CHAT_MESSAGE_RECEIVED: Final = "Live Chat Message Received"
+CHAT_ENDED: Final = "Live Chat Conversation Ended"
+CALL_LOGGED: Final = "Call Logged"  # †
 FEATURE_USED: Final = "Feature Used"  # †
 USAGE_EVENTS: Final[frozenset[str]] = frozenset(("Page Engaged", FEATURE_USED))
 """Somebody is using what the site offers †: the first is the snippet's, every 15 s while a page is read."""
@@ -307,12 +310,21 @@ SESSION_ENDED: Final = "Session Ended"  # †
 ORDER_DELIVERED: Final = "Order Delivered"  # †
 SURVEY_RESPONSE_RECEIVED: Final = "Survey Response Received"  # † properties: type (nps, csat, ces), score, scale
 TICKET_OPENED: Final = "Ticket Opened"  # † properties: ticket_id
+TICKET_ANSWERED: Final = "Ticket Answered"  # †
 TICKET_RESOLVED: Final = "Ticket Resolved"  # †
 
 VISIT_CHANNELS: Final[frozenset[str]] = frozenset(("site", "popup", "form"))
 """Where a person is who is here."""
 SERVER_EVENTS: Final[frozenset[str]] = frozenset(
-    (ORDER_DELIVERED, REFERRAL_CONVERTED, SESSION_ENDED, SURVEY_RESPONSE_RECEIVED, TICKET_OPENED, TICKET_RESOLVED)
+    (
+        ORDER_DELIVERED,
+        REFERRAL_CONVERTED,
+        SESSION_ENDED,
+        SURVEY_RESPONSE_RECEIVED,
+        TICKET_OPENED,
+        TICKET_ANSWERED,
+        TICKET_RESOLVED,
+    )
 )
 """Servers tell them of a person who need not be on the site then."""
 

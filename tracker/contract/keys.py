@@ -101,6 +101,11 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
         ("message_campaign", "message_template", "unsubscribe_reason"),
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
+    "carts": (("cart_campaign", "cart_campaign_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "feedback": (
+        ("feedback", "feedback_undone", "feedback_by", "feedback_by_undone", "survey_reason"),
+        {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
+    ),
     "steps": (("step", "step_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
     "retention": (("cohort", "cohort_kept", "cohort_undone", "cohort_kept_undone"), dict.fromkeys(TIERS, 500)),
 }
@@ -109,7 +114,8 @@ FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMIL
 OPEN_KINDS: Final = (
     "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
     "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
-    "message_campaign", "message_template", "unsubscribe_reason", "step", "step_undone",
+    "cart_campaign", "cart_campaign_undone", "message_campaign", "message_template", "unsubscribe_reason",
+    "step", "step_undone", "feedback_by", "feedback_by_undone", "survey_reason",
 )  # fmt: skip
 """Kinds whose names clients make up, or that have very many. Names that come when the bucket is full are counted under
 no name, in `KIND|`, so that made-up names stay inside a budget; the names of other kinds are a closed set."""
@@ -286,6 +292,11 @@ def cart_field(what: str) -> str:
     return f"cart|{what}"
 
 
+def cart_campaign_field(what: str, campaign: str) -> str:
+    """The same by the campaign that brought the visitor who opened the cart; '': none."""
+    return f"cart_campaign|{what}|{campaign}"
+
+
 def cart_reason_field(reason: str) -> str:
     return f"cart_reason|{reason}"
 
@@ -303,6 +314,20 @@ def cohort_field(k: int, *, kept: bool = False) -> str:
 def step_field(from_: int, to: int, bucket: int) -> str:
     """A move between two of tracker/contract/steps.py, and the time that it took, by tracker/contract/spans.py."""
     return f"step|{from_}|{to}|{bucket}"
+
+
+def feedback_field(metric: str, value: str, channel: str) -> str:
+    """Answers, ratings, support cases of a channel: what is measured, and its value."""
+    return f"feedback|{metric}|{value}|{channel}"
+
+
+def feedback_by_field(by: str, metric: str, value: str, name: str) -> str:
+    """The same of a campaign, product or agent."""
+    return f"feedback_by|{by}|{metric}|{value}|{name}"
+
+
+def survey_reason_field(survey: str, reason: str) -> str:
+    return f"survey_reason|{survey}|{reason}"
 
 
 def undone_field(field: str) -> str:

@@ -25,7 +25,7 @@ async def read_usage(redis: Redis, settings: Settings, site: str, window: str, n
     sums = {w: await read_sums(redis, settings, site, "site", keys.ACTIVE_MS_FIELD, w, now_ms) for w in spans}
     minutes = {w: sums[w][0][keys.ACTIVE_MS_FIELD] / 60_000 for w in spans}
     return {
-        **usage(*users, minutes["24h"]),
+        **usage(users[0], users[1], users[2], minutes["24h"]),
         "exact": all(are_exact),
         "window": window,
         "active_minutes": minutes[window],
