@@ -59,6 +59,8 @@ class Context(Struct, frozen=True):
     """In `settle`: what has changed, of any signal; of what is read it is some."""
     event: ProfileEvent | None = None
     """In `settle`: the event that it follows; None: a timer or a merge."""
+    e50: float | None = None
+    """In `explain`: the median score of the site's active visitors, where it is known."""
     seen: Seen | None = None
     """When the profile had events, of whatever kind; None: it has had none yet."""
 

@@ -20,12 +20,12 @@ from stream.core.cart_log import CartLog
 from stream.core.contact import TYPE_OF, Contacts
 from stream.core.lead import DIGITS
 from stream.core.orders import totals
-from stream.signals.base import Context
+from stream.signals.base import Context, PerSite
 from stream.signals.purchase import Purchases
 from stream.signals.score import Score
 from tracker.contract.predicates import FIELDS, Condition
-from tracker.contract.scoring import WEIGHTS
-from tracker.contract.settings import TriggerPolicy
+from tracker.contract.scoring import ScoreRules
+from tracker.contract.settings import Settings, Site, TriggerPolicy
 from tracker.contract.stages import CHANNEL_NAMES
 
 S = TypeVar("S")
@@ -179,7 +179,11 @@ def _highest_total(state: Purchases) -> float:
     return max(totals(state.orders, state.sums).values(), default=0.0)
 
 
-_NO_WEIGHTS: Final[dict[str, float]] = {}
+def _score_rules(settings: Settings, site: Site | None) -> core.Rules:
+    return core.rules_of(site.score if site is not None else ScoreRules())
+
+
+_SCORE_RULES: Final = PerSite(_score_rules)
 
 
 class _Outlooks:
@@ -191,7 +195,7 @@ class _Outlooks:
     def __call__(self, state: Score, now_ms: int, weights: dict[str, float]) -> core.Outlook:
         last = self._last
         if last is None or last[0] is not state or last[1] != now_ms or last[2] is not weights:
-            outlook = core.outlook(state.indicators, WEIGHTS | weights, now_ms)
+            outlook = core.outlook(state.indicators, weights, now_ms)
             last = self._last = (state, now_ms, weights, outlook)
         return last[3]
 
@@ -245,12 +249,12 @@ def _score(c: Condition, now_ms: int, ctx: Context) -> Answer:
     value = float(c.value)  # type: ignore[arg-type]  # checked: a number
     if state is None:
         return _COMPARE[c.op or ""](0.0, value), NEVER
-    site = ctx.settings.sites.get(ctx.site)
-    more = site.score.weights if site is not None else _NO_WEIGHTS
-    outlook = _OUTLOOK(state, now_ms, more)
+    rules = _SCORE_RULES(ctx.settings, ctx.site)
+    outlook = _OUTLOOK(state, now_ms, rules.weights)
+    score = max(0.0, outlook.score) if rules.floor else outlook.score
     room = DIGITS * abs(value)
     bar = value - room if c.op in (">=", "<") else value + room
-    return _COMPARE[c.op or ""](outlook.score, bar), core.crosses(outlook, state.indicators, value)
+    return _COMPARE[c.op or ""](score, bar), core.crosses(outlook, state.indicators, value)
 
 
 def _consent(c: Condition, now_ms: int, ctx: Context) -> Answer:
