@@ -136,6 +136,20 @@ class PerSite(Generic[R]):
         return found
 
 
+class Latest(Generic[S, R]):
+    """A function of a state that keeps its last answer: a site's segments ask the same of one state, one by one."""
+
+    def __init__(self, find: Callable[[S], R]) -> None:
+        self._find = find
+        self._last: tuple[S, R] | None = None
+
+    def __call__(self, state: S) -> R:
+        last = self._last
+        if last is None or last[0] is not state:
+            last = self._last = (state, self._find(state))
+        return last[1]
+
+
 class Signal(ABC, Generic[S]):
     name: str
     """Field in the profile's hash."""
