@@ -39,10 +39,11 @@ def explain(
     fields: Mapping[str, str],
     models: Models,
     now_ms: int,
+    e50: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Signal -> its explanation, of those that keep something of the profile, in the order of their registration.
 
-    `fields`: the profile's hash, `about` its field of that name, decoded. Each explanation:
+    `fields`: the profile's hash, `about` its field of that name, decoded. `e50`: see Context. Each explanation:
 
         state       in words; None where it can't be read, `unreadable` says why
         due         the next timer
@@ -58,7 +59,7 @@ def explain(
                 states[name] = stored.decode(fields[name], f"{site}:{profile_id}")
             except StateError as e:
                 unreadable[name] = str(e)
-    profile = _Known(settings, site, profile_id, about, states, models)
+    profile = _Known(settings, site, profile_id, about, states, models, e50)
     off = {name.strip() for name in settings.signals_off.split(",")}
     explained: dict[str, dict[str, Any]] = {}
     for name, signal in EXPLAINED.items():
@@ -100,10 +101,10 @@ class _Known:
 
     def __init__(
         self, settings: Settings, site: str, profile_id: str, about: Mapping[str, Any], states: dict[str, Any],
-        models: Models,
+        models: Models, e50: float | None,
     ) -> None:  # fmt: skip
         self._settings, self._site, self._id, self._about = settings, site, profile_id, about
-        self._states, self._models = states, models
+        self._states, self._models, self._e50 = states, models, e50
         self._seen = msgspec.convert(about, _Seen) if "first_seen_ms" in about else None
         known = settings.sites.get(site)
         self._zone = Zone(known.time_zone if known is not None else DEFAULT_TIME_ZONE)
@@ -180,5 +181,6 @@ class _Known:
             settings=self._settings,
             models=self._models,
             states=self._states,
+            e50=self._e50,
             seen=self._seen,
         )

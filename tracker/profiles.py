@@ -43,7 +43,9 @@ async def read_profile(
     if explained:
         texts = {name: _text(state) for name, state in fields.items()}
         parameters = await _models(redis, partition, site)
-        found["explained"] = explain(settings, site, profile_id, about, texts, parameters, now_ms)
+        found["explained"] = explain(
+            settings, site, profile_id, about, texts, parameters, now_ms, (found["engagement"] or {}).get("e50")
+        )
     return found
 
 

@@ -22,7 +22,7 @@ from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.scoring import LeadRules, ScoreRules
 from tracker.contract.settings import Settings
-from tracker.counters import count_visitors, share, zone_of
+from tracker.counters import count_visitors, share
 
 MAX_RANKING: Final = 500
 DEFAULT_RANKING: Final = 20
@@ -74,8 +74,7 @@ async def read_score(redis: Redis, settings: Settings, site: str, profile: dict[
     placed = rank is not None and rank >= least
     active = sum(counts[:: 1 if rank is None else 2])
     place = 1 + sum(counts[1::2]) if placed else None
-    offset_ms = zone_of(settings, site).offset_s(now_ms // 1000) * 1000
-    then = core.earlier(state.indicators, state.marks, rules.weights, core.week_ago(now_ms, offset_ms))
+    then = core.week_ago(state.indicators, state.marks, rules, now_ms)
     about = _about_of(state, profile["about"].get("traits") or {}, of, now_ms)
     return about | {
         "change_7d": about["score"] - then,
@@ -88,9 +87,10 @@ async def read_score(redis: Redis, settings: Settings, site: str, profile: dict[
 
 def _about_of(state: Score, traits: dict[str, Any], of: _Site, now_ms: int) -> dict[str, Any]:
     weights = of.rules.weights
-    score, fit = core.score(state.indicators, weights, now_ms), lead.fit(of.leads.fit, traits)
+    score, fit = core.score_of(state.indicators, of.rules, now_ms), lead.fit(of.leads.fit, traits)
     return {
         "score": score,
+        "raw": core.raw(state.indicators, weights),
         "display": core.display(score, of.e50),
         "contributions": core.contributions(state.indicators, weights, now_ms),
         "fit": fit,

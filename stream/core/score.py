@@ -20,7 +20,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, WEIGHTS, ScoreRules
+from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, Adds, ScoreRules, adds_of, weights_of
 
 LANDMARK_MS: Final = 1_577_836_800_000
 """2020-01-01T00:00Z."""
@@ -38,8 +38,8 @@ _MOST: Final = 1000.0
 """Largest exponent: times before the events are no use, and must not overflow."""
 
 Mark = tuple[float, ...]
-"""What a score was at the start of a local day on which something happened, just before it: (the day's start in minutes
-since the epoch, half-life, score, half-life, score, ...)."""
+"""What a score was before the first event of an hour: (the event's minute since the epoch, half-life, score, half-life,
+score, ...)."""
 
 
 class Tally(Struct, frozen=True, array_like=True):
@@ -49,12 +49,12 @@ class Tally(Struct, frozen=True, array_like=True):
     """log2 of the sum of its events' values, counted from the landmark."""
     half_life_d: float
     """In which `log` counts: that of the settings when its last event came."""
-    n: int
-    """How many events it counts."""
+    n: int | float
+    """How many events there were, also beyond the day's cap; the sum of their amounts, of an indicator of amounts."""
     day: int
     """The latest local day with one, since the epoch."""
     today: int
-    """How many on that day."""
+    """How many on that day count."""
 
 
 Tallies = Mapping[str, Tally]
@@ -70,14 +70,19 @@ class Rules(Struct, frozen=True):
     longest_d: float
     cap: int
     active: float
+    floor: bool
+    """A score is never below 0."""
+    adds: dict[str, tuple[Adds, ...]]
 
 
 def rules_of(score: ScoreRules) -> Rules:
-    half_lives_d = {name: score.half_lives_d.get(name, score.half_life_d) for name in WEIGHTS}
-    weights = WEIGHTS | score.weights
+    weights = weights_of(score)
+    half_lives_d = {name: score.half_lives_d.get(name, score.half_life_d) for name in weights}
     log_weights = {name: log2(weight) for name, weight in weights.items() if weight > 0}
     longest_d = max(half_lives_d.values())
-    return Rules(weights, log_weights, half_lives_d, longest_d, score.daily_cap, score.active)
+    return Rules(
+        weights, log_weights, half_lives_d, longest_d, score.daily_cap, score.active, score.floor, adds_of(score)
+    )
 
 
 # -- one sum ---------------------------------------------------------------------------------------------------------
@@ -125,6 +130,29 @@ def counted(tally: Tally | None, at_ms: int, day: int, half_life_d: float, cap: 
     log = tally.log
     more, less = (log, at) if log > at else (at, log)
     return Tally(more + log1p(exp2(less - more)) / _LN2, half_life_d, tally.n + 1, latest, today)
+
+
+def beyond(tally: Tally) -> Tally:
+    """With one event more that is over the day's cap: it is only told."""
+    return Tally(tally.log, tally.half_life_d, tally.n + 1, tally.day, tally.today)
+
+
+def added(
+    tally: Tally | None, at_ms: int, day: int, half_life_d: float, amount: float, capped: bool, cap: int, last_ms: int
+) -> Tally | None:
+    """With an amount more; None when it is `capped` and over the day's cap."""
+    log = position(at_ms, half_life_d) + log2(amount)
+    n = int(amount) if amount == int(amount) else amount
+    if tally is None:
+        return Tally(log, half_life_d, n, day, 1)
+    latest, today = tally.day, tally.today
+    if day >= latest:
+        today = today + 1 if day == latest else 1
+        if capped and today > cap:
+            return None
+        latest = day
+    tally = converted(tally, half_life_d, max(at_ms, last_ms))
+    return Tally(log_add(tally.log, log), half_life_d, tally.n + n, latest, today)
 
 
 def converted(tally: Tally, half_life_d: float, at_ms: int) -> Tally:
@@ -196,6 +224,17 @@ def weighted(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> dict
 def score(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> float:
     """E = sum of w_i n_i(t). Below 0 where what counts against it outweighs the rest."""
     return fsum([weights.get(name, 0.0) * value(tally, at_ms) for name, tally in tallies.items()])
+
+
+def score_of(tallies: Tallies, rules: Rules, at_ms: int) -> float:
+    """The score by a site's rules."""
+    found = score(tallies, rules.weights, at_ms)
+    return max(0.0, found) if rules.floor else found
+
+
+def raw(tallies: Tallies, weights: Mapping[str, float]) -> float:
+    """E without any decay: the sum of w_i n_i over all time."""
+    return fsum([weights.get(name, 0.0) * tally.n for name, tally in tallies.items()])
 
 
 def contributions(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> dict[str, float]:
@@ -306,35 +345,33 @@ def crosses(now: Outlook, tallies: Tallies, bar: float) -> int | None:
 # -- what it was -----------------------------------------------------------------------------------------------------
 
 
-def marked(
-    marks: tuple[Mark, ...], tallies: Tallies, weights: Mapping[str, float], day_start_ms: int
-) -> tuple[Mark, ...]:
-    """With what the score is at a day's start, before the first event of that day; those of eight days are kept."""
-    start = day_start_ms // MINUTE_MS
-    if marks and marks[-1][0] >= start:
+def marked(marks: tuple[Mark, ...], tallies: Tallies, weights: Mapping[str, float], minute: int) -> tuple[Mark, ...]:
+    """With what the score is at this minute, if that is in a later hour than the last mark; eight days are kept."""
+    if marks and marks[-1][0] // 60 >= minute // 60:
         return marks
-    oldest = start - MARKED_MS // MINUTE_MS
-    return (*(m for m in marks if m[0] >= oldest), _mark(start, _by_half_life(tallies, weights, day_start_ms)))
+    oldest = minute - MARKED_MS // MINUTE_MS
+    return (*(m for m in marks if m[0] >= oldest), _mark(minute, _by_half_life(tallies, weights, minute * MINUTE_MS)))
 
 
 def earlier(tallies: Tallies, marks: tuple[Mark, ...], weights: Mapping[str, float], at_ms: int) -> float:
-    """What the score was, at most eight days ago, as it was known then."""
+    """What the score was, at most eight days ago, as it was known then. Exact but for what came later in its hour."""
     return fsum(_values_at(tallies, marks, weights, at_ms).values())
 
 
-def week_ago(now_ms: int, utc_offset_ms: int) -> int:
-    """Where the change of seven days is counted from: a local midnight, for within a day marks tell nothing apart."""
-    return (now_ms + utc_offset_ms) // DAY_MS * DAY_MS - utc_offset_ms - WEEK_MS
+def week_ago(tallies: Tallies, marks: tuple[Mark, ...], rules: Rules, now_ms: int) -> float:
+    """What the score was seven days ago: change_7d is from there."""
+    then = earlier(tallies, marks, rules.weights, now_ms - WEEK_MS)
+    return max(0.0, then) if rules.floor else then
 
 
 def merged_marks(
     one: tuple[Tallies, tuple[Mark, ...]], other: tuple[Tallies, tuple[Mark, ...]], weights: Mapping[str, float]
 ) -> tuple[Mark, ...]:
-    """Two persons' as one's: scores add up."""
+    """Two persons' as one's: scores add up. Of an hour the first is kept."""
     starts = sorted({int(m[0]) for _, marks in (one, other) for m in marks})
-    out = []
+    out: list[Mark] = []
     for start in starts:
-        if start < starts[-1] - MARKED_MS // MINUTE_MS:
+        if start < starts[-1] - MARKED_MS // MINUTE_MS or (out and out[-1][0] // 60 == start // 60):
             continue
         sums: dict[float, float] = {}
         for tallies, marks in (one, other):

@@ -59,6 +59,8 @@ class Context(Struct, frozen=True):
     """In `settle`: what has changed, of any signal; of what is read it is some."""
     event: ProfileEvent | None = None
     """In `settle`: the event that it follows; None: a timer or a merge."""
+    e50: float | None = None
+    """In `explain`: the median score of the site's active visitors, where it is known."""
     seen: Seen | None = None
     """When the profile had events, of whatever kind; None: it has had none yet."""
 
@@ -132,6 +134,20 @@ class PerSite(Generic[R]):
         if found is None:
             found = self._made[site] = self._make(settings, settings.sites.get(site))
         return found
+
+
+class Latest(Generic[S, R]):
+    """A function of a state that keeps its last answer: a site's segments ask the same of one state, one by one."""
+
+    def __init__(self, find: Callable[[S], R]) -> None:
+        self._find = find
+        self._last: tuple[S, R] | None = None
+
+    def __call__(self, state: S) -> R:
+        last = self._last
+        if last is None or last[0] is not state:
+            last = self._last = (state, self._find(state))
+        return last[1]
 
 
 class Signal(ABC, Generic[S]):

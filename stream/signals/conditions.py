@@ -9,24 +9,40 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from math import ceil
-from typing import Any, Final, Generic, TypeVar
+from math import ceil, inf
+from typing import Any, Final, TypeVar
 
-from stream.core import contact
+from msgspec.structs import replace
+
+from stream.core import churn_watch, contact
 from stream.core import score as core
 from stream.core.activity import DAY_MS, Activity
 from stream.core.cart import value_of
 from stream.core.cart_log import CartLog
+from stream.core.churn import band, crossing
+from stream.core.churn_watch import Rule
 from stream.core.contact import TYPE_OF, Contacts
-from stream.core.lead import DIGITS
+from stream.core.lead import DIGITS, fit
 from stream.core.orders import totals
-from stream.signals.base import Context
-from stream.signals.purchase import Purchases
+from stream.signals.base import Context, Latest, PerSite
+from stream.signals.churn import LIKELIHOOD_D, model_of
+from stream.signals.purchase import Purchases, PurchaseSignal, order_count
+from stream.signals.reviews import Reviews
 from stream.signals.score import Score
-from tracker.contract.predicates import FIELDS, Condition
-from tracker.contract.scoring import WEIGHTS
-from tracker.contract.settings import TriggerPolicy
+from tracker.contract.predicates import BANDS, FIELDS, Condition
+from tracker.contract.scoring import ScoreRules
+from tracker.contract.settings import Settings, Site, TriggerPolicy
 from tracker.contract.stages import CHANNEL_NAMES
+
+_PURCHASE: Final = PurchaseSignal()
+SETTINGS: Final = _PURCHASE.settings | {"sites"}
+"""Which settings conditions may look at."""
+BAND_FROM: Final = (0.33, 0.66)
+"""Risks from which on the next band begins."""
+JUST_PAST: Final = 1e-9
+HOUR_MS: Final = 3_600_000
+LOOK_AHEAD_MS: Final = 3650 * DAY_MS
+assert [band(risk) for risk in (BAND_FROM[0] - JUST_PAST, BAND_FROM[0], BAND_FROM[1] + JUST_PAST)] == list(BANDS)
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -57,9 +73,10 @@ def holds(c: Condition, now_ms: int, ctx: Context) -> Answer:
     return not every, NEVER if None in deciding else max(deciding)  # type: ignore[type-var]
 
 
-def reads(leaf: Condition) -> str:
-    """What a condition on a single field looks at: a signal, or `about`."""
-    return FIELDS[leaf.field or ""].reads
+def reads(leaf: Condition) -> tuple[str, ...]:
+    """What a condition on a single field looks at: signals, `about`."""
+    field = FIELDS[leaf.field or ""]
+    return (field.reads, *field.also)
 
 
 def matches(c: Condition, properties: Mapping[str, Any]) -> bool:
@@ -142,44 +159,19 @@ def _sessions(c: Condition, now_ms: int, ctx: Context) -> Answer:
     return _compared(state.session_count if state is not None else 0, c), NEVER
 
 
-class _Latest(Generic[S, T]):
-    """A function of a state that keeps its last answer: a site's segments ask the same of one state, one by one."""
-
-    def __init__(self, find: Callable[[S], T]) -> None:
-        self._find = find
-        self._last: tuple[S, T] | None = None
-
-    def __call__(self, state: S) -> T:
-        last = self._last
-        if last is None or last[0] is not state:
-            last = self._last = (state, self._find(state))
-        return last[1]
-
-
 def _orders(c: Condition, now_ms: int, ctx: Context) -> Answer:
-    return _compared(orders(ctx), c), NEVER
-
-
-def orders(ctx: Context) -> int:
-    """How many orders that were not given back; beyond the 64 that are remembered, days with one."""
-    state: Purchases | None = ctx.states.get("purchase")
-    return 0 if state is None or not state.days else _count_of(state)
-
-
-def _counted_orders(state: Purchases) -> int:
-    known = [order for order in state.orders.values() if order.value is not None]
-    standing = [order for order in known if order.stands]
-    if len(standing) < len(known):
-        gone = {order.day for order in known} - {order.day for order in standing}
-        return max(len(standing), state.x + 1 - len(gone.intersection(state.days)))
-    return max(len(standing), state.x + 1)
+    return _compared(order_count(ctx), c), NEVER
 
 
 def _highest_total(state: Purchases) -> float:
     return max(totals(state.orders, state.sums).values(), default=0.0)
 
 
-_NO_WEIGHTS: Final[dict[str, float]] = {}
+def _score_rules(settings: Settings, site: Site | None) -> core.Rules:
+    return core.rules_of(site.score if site is not None else ScoreRules())
+
+
+_SCORE_RULES: Final = PerSite(_score_rules)
 
 
 class _Outlooks:
@@ -191,14 +183,13 @@ class _Outlooks:
     def __call__(self, state: Score, now_ms: int, weights: dict[str, float]) -> core.Outlook:
         last = self._last
         if last is None or last[0] is not state or last[1] != now_ms or last[2] is not weights:
-            outlook = core.outlook(state.indicators, WEIGHTS | weights, now_ms)
+            outlook = core.outlook(state.indicators, weights, now_ms)
             last = self._last = (state, now_ms, weights, outlook)
         return last[3]
 
 
 _OUTLOOK: Final = _Outlooks()
-_count_of: Final = _Latest(_counted_orders)
-_value_of: Final = _Latest(_highest_total)
+_value_of: Final = Latest(_highest_total)
 
 
 def _order_value(c: Condition, now_ms: int, ctx: Context) -> Answer:
@@ -209,6 +200,92 @@ def _order_value(c: Condition, now_ms: int, ctx: Context) -> Answer:
 def _at_risk(c: Condition, now_ms: int, ctx: Context) -> Answer:
     state: Purchases | None = ctx.states.get("purchase")
     return (state is not None and state.on) is c.value, NEVER
+
+
+def _risk(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    if (found := _customer(ctx)) is None:
+        return False, NEVER
+    state, rule = found
+    truth = _COMPARE[c.op or ""](churn_watch.risk_at(state, now_ms, rule), c.value)
+    return truth, _riskier(state, rule, float(c.value), now_ms)  # type: ignore[arg-type]  # checked: a number
+
+
+def _likelihood(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    if (found := _customer(ctx)) is None:
+        return False, NEVER
+    state, rule = found
+    rule = replace(rule, horizon_d=LIKELIHOOD_D)
+    truth = _COMPARE[c.op or ""](1 - churn_watch.risk_at(state, now_ms, rule), c.value)
+    return truth, _riskier(state, rule, 1 - float(c.value), now_ms)  # type: ignore[arg-type]  # checked: a number
+
+
+def _churn_band(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """Who has not bought is in none."""
+    if (found := _customer(ctx)) is None:
+        return False, NEVER
+    state, rule = found
+    at = BANDS.index(band(churn_watch.risk_at(state, now_ms, rule)))
+    bar = BAND_FROM[at] if at < len(BAND_FROM) else None
+    return _at_level(at, c), NEVER if bar is None else _riskier(state, rule, bar, now_ms)
+
+
+def _clv(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    return _worth(c, float(c.value), now_ms, ctx)  # type: ignore[arg-type]  # checked: a number
+
+
+def _high_value(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    model = model_of(_PURCHASE.name, ctx)
+    high = model.value.high if model is not None and model.value is not None else None
+    if high is None:
+        return c.value is False, NEVER
+    is_high, until = _worth(Condition(op=">=", value=high), high, now_ms, ctx)
+    return is_high is c.value, until
+
+
+def _worth(c: Condition, bar: float, now_ms: int, ctx: Context) -> Answer:
+    """What the orders to come are worth against a bar: it falls while nobody buys, and when is known to the hour."""
+    if (found := _customer(ctx)) is None:
+        return False, NEVER
+    state, rule = found
+
+    def at(ms: int) -> float | None:
+        clv: float | None = _PURCHASE.worth(state, ms, rule, ctx).get("clv")
+        return clv
+
+    now = at(now_ms)
+    if now is None:
+        return False, NEVER
+    truth = _COMPARE[c.op or ""](now, bar)
+    low, high = now_ms, now_ms + LOOK_AHEAD_MS
+    if now < bar or (at(high) or 0.0) >= bar:
+        return truth, NEVER
+    while high - low > HOUR_MS:
+        middle = (low + high) // 2
+        if (at(middle) or 0.0) >= bar:
+            low = middle
+        else:
+            high = middle
+    return truth, high
+
+
+def _customer(ctx: Context) -> tuple[Purchases, Rule] | None:
+    state: Purchases | None = ctx.states.get(_PURCHASE.name)
+    return None if state is None or not state.days else (state, _PURCHASE.rule(ctx))
+
+
+def _riskier(state: Purchases, rule: Rule, level: float, now_ms: int) -> int | None:
+    """When the risk will be past the level, if nobody buys; None: it is, or never will be."""
+    level += JUST_PAST
+    if level >= 1 or churn_watch.risk_at(state, now_ms, rule) >= level:
+        return NEVER
+    weeks = crossing(rule.params, state.x, state.t_x_days / 7, rule.horizon_d / 7, level)
+    return NEVER if weeks == inf else max(state.zero_ms + ceil(weeks * 7 * DAY_MS), now_ms + 1)
+
+
+def _nps(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """Who never answered is not below anything."""
+    state: Reviews | None = ctx.states.get("reviews")
+    return state is not None and state.nps is not None and _compared(state.nps[1], c), NEVER
 
 
 def _cart(c: Condition, now_ms: int, ctx: Context) -> Answer:
@@ -240,17 +317,27 @@ def _at_level(at: int, c: Condition) -> bool:
 
 
 def _score(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    return _scored(c, float(c.value), now_ms, ctx)  # type: ignore[arg-type]  # checked: a number
+
+
+def _points(c: Condition, now_ms: int, ctx: Context) -> Answer:
+    """Those for traits are there or not."""
+    site = ctx.settings.sites.get(ctx.site)
+    more = fit(site.lead.fit, ctx.traits) if site is not None else 0.0
+    return _scored(c, float(c.value) - more, now_ms, ctx)  # type: ignore[arg-type]  # checked: a number
+
+
+def _scored(c: Condition, value: float, now_ms: int, ctx: Context) -> Answer:
     """Points within 1e-10 of the value reach it, as of lead stages."""
     state: Score | None = ctx.states.get("score")
-    value = float(c.value)  # type: ignore[arg-type]  # checked: a number
     if state is None:
         return _COMPARE[c.op or ""](0.0, value), NEVER
-    site = ctx.settings.sites.get(ctx.site)
-    more = site.score.weights if site is not None else _NO_WEIGHTS
-    outlook = _OUTLOOK(state, now_ms, more)
+    rules = _SCORE_RULES(ctx.settings, ctx.site)
+    outlook = _OUTLOOK(state, now_ms, rules.weights)
+    score = max(0.0, outlook.score) if rules.floor else outlook.score
     room = DIGITS * abs(value)
     bar = value - room if c.op in (">=", "<") else value + room
-    return _COMPARE[c.op or ""](outlook.score, bar), core.crosses(outlook, state.indicators, value)
+    return _COMPARE[c.op or ""](score, bar), core.crosses(outlook, state.indicators, value)
 
 
 def _consent(c: Condition, now_ms: int, ctx: Context) -> Answer:
@@ -285,6 +372,13 @@ _FIELDS: Final[dict[str, Callable[[Condition, int, Context], Answer]]] = {
     "orders": _orders,
     "order_value": _order_value,
     "at_risk": _at_risk,
+    "risk": _risk,
+    "churn_band": _churn_band,
+    "likelihood": _likelihood,
+    "clv": _clv,
+    "high_value": _high_value,
+    "points": _points,
+    "nps": _nps,
     "cart": _cart,
     "cart_value": _cart_value,
     "stage": _stage,

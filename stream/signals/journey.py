@@ -23,8 +23,7 @@ from stream.core.parts import read_part
 from stream.signals import shop
 from stream.signals.activity import is_visit
 from stream.signals.base import Context, Result, Signal, Trigger
-from stream.signals.conditions import orders
-from stream.signals.purchase import Purchases
+from stream.signals.purchase import Purchases, order_count
 from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
@@ -183,7 +182,7 @@ class JourneySignal(Signal[Stage]):
 
     def explain(self, state: Stage, now_ms: int, ctx: Context) -> dict[str, Any]:
         """The stage by its number, 1 to 6, and why."""
-        facts, bought = state.facts, orders(ctx)
+        facts, bought = state.facts, order_count(ctx)
         activity: Activity | None = ctx.states.get("activity")
         sessions = activity.session_count if activity is not None else len(facts.sessions) or None
         name = _named(state.stage)
@@ -303,7 +302,7 @@ def _stays_retained(state: Stage, ctx: Context) -> bool:
     is_praised = facts.praised_ms is not None or len(facts.shares_ms) >= journey.SHARES
     if is_praised or state.at_risk is not (purchases is not None and purchases.on):
         return False
-    return facts.retained or "purchase" not in ctx.changed or orders(ctx) >= journey.RETAINED_ORDERS
+    return facts.retained or "purchase" not in ctx.changed or order_count(ctx) >= journey.RETAINED_ORDERS
 
 
 def _judged(before: Stage, now_ms: int, ctx: Context) -> Result:
@@ -319,7 +318,7 @@ def _judged(before: Stage, now_ms: int, ctx: Context) -> Result:
         facts = replace(facts, retained=True)
     at_ms = max(now_ms, before.at_ms)
     last_ms = _later(ctx.last_visit_ms(), facts.sessions[-1][1] if facts.sessions else None)
-    stage, until = journey.stage_of(facts, len(facts.sessions), last_ms, orders(ctx), at_ms)
+    stage, until = journey.stage_of(facts, len(facts.sessions), last_ms, order_count(ctx), at_ms)
     if stage == before.stage:
         if until is not None and before.due_ms is not None and at_ms < before.due_ms < until:
             until = before.due_ms  # It looks then: cheaper than to move it at each visit.

@@ -16,7 +16,7 @@ from stream.core.churn_watch import DAY_MS, Rule, Watched
 from stream.core.orders import MAX_VALUE, VALUE_DIGITS, Order
 from stream.core.value import ValueParams, factors, lifetime_value, mean_value
 from stream.signals import shop
-from stream.signals.base import Context, Result
+from stream.signals.base import Context, Latest, Result
 from stream.signals.churn import ChurnSignal, model_of
 from tracker.contract.events import ORDER_CANCELLED, ORDER_COMPLETED, ORDER_REFUNDED, ProfileEvent
 
@@ -113,6 +113,24 @@ class PurchaseSignal(ChurnSignal[Purchases]):
         sums = orders.added((one.sums, other.sums))
         after = _kept(replace(after, orders=both, sums=sums), both)
         return Result(state=churn_watch.settled(after, after, now_ms, self.rule(ctx)))
+
+
+def order_count(ctx: Context) -> int:
+    """How many orders that were not given back; beyond the 64 that are remembered, days with one."""
+    state: Purchases | None = ctx.states.get("purchase")
+    return 0 if state is None or not state.days else _count_of(state)
+
+
+def _counted(state: Purchases) -> int:
+    known = [order for order in state.orders.values() if order.value is not None]
+    standing = [order for order in known if order.stands]
+    if len(standing) < len(known):
+        gone = {order.day for order in known} - {order.day for order in standing}
+        return max(len(standing), state.x + 1 - len(gone.intersection(state.days)))
+    return max(len(standing), state.x + 1)
+
+
+_count_of: Final = Latest(_counted)
 
 
 def _value(amount: float) -> int:

@@ -40,7 +40,7 @@ class RuleSignal(Signal[Rules]):
     tells = frozenset((RULE.name,))
     state_type = Rules
     events: frozenset[str] | None = None
-    settings: frozenset[str] = frozenset(("sites",))
+    settings: frozenset[str] = conditions.SETTINGS
     reads = frozenset(field.reads for field in FIELDS.values())
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ Stages are decided as of the latest time that is known, so a late event counts f
 from __future__ import annotations
 
 from hashlib import blake2b
+from math import log2
 from typing import Any, Final
 
 import msgspec
@@ -21,10 +22,10 @@ from stream.core import lead
 from stream.core import score as core
 from stream.core.parts import UNREADABLE
 from stream.core.score import DAY_MS, Mark, Rules, Tally
-from stream.signals import shop
+from stream.signals import amounts, shop
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
-from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
+from tracker.contract.events import ORDER_COMPLETED, ProfileEvent, event_label
 from tracker.contract.scoring import (
     CONTACTS,
     FIRST_ORDER,
@@ -34,8 +35,10 @@ from tracker.contract.scoring import (
     REPEAT_ORDER,
     STAGES,
     WEIGHTS,
+    Adds,
     LeadRules,
     ScoreRules,
+    adds_of,
 )
 from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import LEAD_STAGE, LeadStage, rfc3339
@@ -55,7 +58,7 @@ class Score(Struct, frozen=True, omit_defaults=True):
     last_ms: int = 0
     """Time of the latest event that counted, but for those that count against: the latest engagement."""
     marks: tuple[Mark, ...] = ()
-    """The score at the start of the last days, for its change."""
+    """The score in the hours of the last days in which something happened, for its change."""
     orders: tuple[str, ...] = ()
     """order_ids seen, latest last: an order reported twice counts once."""
     stage: str = lead.VISITOR
@@ -96,6 +99,10 @@ class ScoreSignal(Signal[Score]):
     def __init__(self) -> None:
         self.rules = PerSite(_rules)
 
+    def asks(self, site: Site | None) -> frozenset[str] | None:
+        assert self.events is not None
+        return self.events if site is None else self.events.union(adds_of(site.score))
+
     def fold(self, state: Score | None, event: ProfileEvent, ctx: Context) -> Result:
         if event.bot is not None:
             return Result(state=state)
@@ -106,15 +113,19 @@ class ScoreSignal(Signal[Score]):
         after, sums, engaged = before, _NO_SUMS, False
         if indicator is not None and not (name in _OPENS and _by_machine(event)):
             after, sums = _count(before, indicator, event, ctx, rules)
-            engaged = after is not before and indicator in _ENGAGING
+            engaged = bool(sums) and indicator in _ENGAGING
+        is_customer = bool(sums) and name == ORDER_COMPLETED
+        if rules.adds and (adds := rules.adds.get(event_label(event))) is not None:
+            after, more = _add(after, adds, event, ctx, rules)
+            sums = (*sums, *more)
+            engaged = engaged or any(each in rules.log_weights for each, _, _ in more)
         is_lead = name in LEAD_EVENTS or (event.type == "identify" and _has_contact(ctx.traits))
-        if after is before and not is_lead and event.type != "identify":
-            return Result(state=state)
+        if not sums and not is_lead and event.type != "identify":
+            return Result(state=state if after is before else after)
         stage = after.stage
         if stage == lead.CUSTOMER or (stage == lead.VISITOR and not is_lead and name != ORDER_COMPLETED):
             return Result(state=state if after is before else after, sums=sums, engaged=engaged)  # nothing moves it
         at_ms = max(event.timestamp_ms, after.last_ms, after.left_ms)
-        is_customer = name == ORDER_COMPLETED and after is not before
         result = _settled(after, at_ms, rules, leads, ctx, is_lead=is_lead, is_customer=is_customer)
         return replace(result, sums=sums, engaged=engaged)
 
@@ -127,7 +138,7 @@ class ScoreSignal(Signal[Score]):
         before, fit = state, lead.fit(leads.fit, ctx.traits)
         while state.due_ms is not None and state.due_ms <= now_ms:
             at_ms = state.due_ms
-            points = core.score(state.indicators, rules.weights, at_ms) + fit
+            points = core.score_of(state.indicators, rules, at_ms) + fit
             stage = lead.left(state.stage, points, leads)
             due_ms = _due_ms(state, stage, at_ms, fit, rules, leads)
             if stage == state.stage and due_ms is not None:
@@ -156,16 +167,19 @@ class ScoreSignal(Signal[Score]):
         return ((f"stage_{state.stage}", 1),) if state.stage != lead.VISITOR else ()
 
     def explain(self, state: Score, now_ms: int, ctx: Context) -> dict[str, Any]:
-        """The score now and what it is made of. `display` is by the setting e50, else by the default."""
+        """The score now and what it is made of. `display` is by the setting e50, else by the site's median where it is
+        known, else by the default."""
         rules, leads = self.rules(ctx.settings, ctx.site)
         weights, known = rules.weights, ctx.settings.sites.get(ctx.site)
-        score, fit = core.score(state.indicators, weights, now_ms), lead.fit(leads.fit, ctx.traits)
+        score, fit = core.score_of(state.indicators, rules, now_ms), lead.fit(leads.fit, ctx.traits)
         parts = core.contributions(state.indicators, weights, now_ms)
+        e50 = (known.score.e50 if known is not None else 0.0) or ctx.e50 or core.E50
         return {
             "score": score,
-            "display": core.display(score, (known.score.e50 if known is not None else 0.0) or core.E50),
-            "change_7d": score
-            - core.earlier(state.indicators, state.marks, weights, core.week_ago(now_ms, ctx.utc_offset_ms)),
+            "raw": core.raw(state.indicators, weights),
+            "display": core.display(score, e50),
+            "e50": e50,
+            "change_7d": score - core.week_ago(state.indicators, state.marks, rules, now_ms),
             "stage": state.stage,
             "stage_until": None if state.due_ms is None else rfc3339(state.due_ms),
             "fit": fit,
@@ -209,7 +223,7 @@ class ScoreSignal(Signal[Score]):
             for name, tally in state.indicators.items()
         }
         fit = lead.fit(leads.fit, ctx.traits)
-        stage = lead.left(state.stage, core.score(indicators, rules.weights, at_ms) + fit, leads)
+        stage = lead.left(state.stage, core.score_of(indicators, rules, at_ms) + fit, leads)
         after = replace(state, indicators=indicators, stage=stage)
         after = replace(after, due_ms=_due_ms(after, stage, at_ms, fit, rules, leads))
         return Result(state=after, gauges=_moved(state.stage, stage))
@@ -218,7 +232,7 @@ class ScoreSignal(Signal[Score]):
 def _count(
     before: Score, indicator: str, event: ProfileEvent, ctx: Context, rules: Rules
 ) -> tuple[Score, tuple[tuple[str, float, float], ...]]:
-    """The state with the event, and what it adds to the site's sums; unchanged where it does not count."""
+    """The state with the event, and what it adds to the site's sums; nothing where it does not count."""
     at_ms = event.timestamp_ms
     day = (at_ms + ctx.utc_offset_ms) // DAY_MS
     known, orders = before.indicators, before.orders
@@ -233,14 +247,14 @@ def _count(
         indicator = REPEAT_ORDER if FIRST_ORDER in known else FIRST_ORDER
     else:
         tally = core.counted(known.get(indicator), at_ms, day, rules.half_lives_d[indicator], rules.cap, before.last_ms)
-        if tally is None:
-            return before, ()
         with_it = known.copy()
+        if tally is None:
+            with_it[indicator] = core.beyond(known[indicator])
+            return replace(before, indicators=with_it), ()
         with_it[indicator] = tally
-    marks = before.marks
-    day_start_ms = day * DAY_MS - ctx.utc_offset_ms
-    if not marks or marks[-1][0] * core.MINUTE_MS < day_start_ms:
-        marks = core.marked(marks, known, rules.weights, day_start_ms)
+    marks, minute = before.marks, at_ms // core.MINUTE_MS
+    if not marks or marks[-1][0] // 60 < minute // 60:
+        marks = core.marked(marks, known, rules.weights, minute)
     last_ms = before.last_ms
     if at_ms > last_ms and indicator in _ENGAGING:
         last_ms = at_ms
@@ -249,11 +263,36 @@ def _count(
     return after, ((indicator, half_life_d, core.position(at_ms, half_life_d)),)
 
 
+def _add(
+    before: Score, adds: tuple[Adds, ...], event: ProfileEvent, ctx: Context, rules: Rules
+) -> tuple[Score, tuple[tuple[str, float, float], ...]]:
+    """The same of what an event adds to amounts, and to indicators of the site's own."""
+    at_ms, known, sums = event.timestamp_ms, before.indicators, []
+    day, with_it, last_ms = (at_ms + ctx.utc_offset_ms) // DAY_MS, known.copy(), before.last_ms
+    for add in adds:
+        name, half_life_d = add.indicator, rules.half_lives_d[add.indicator]
+        amount = 1.0 if add.capped else amounts.amount(event, name, add.property)
+        if amount is None:
+            continue
+        tally = core.added(known.get(name), at_ms, day, half_life_d, amount, add.capped, rules.cap, before.last_ms)
+        if tally is None:
+            with_it[name] = core.beyond(known[name])
+            continue
+        with_it[name] = tally
+        sums.append((name, half_life_d, core.position(at_ms, half_life_d) + log2(amount)))
+        if name in rules.log_weights:
+            last_ms = max(last_ms, at_ms)
+    if with_it == known:
+        return before, ()
+    marks = core.marked(before.marks, known, rules.weights, at_ms // core.MINUTE_MS) if sums else before.marks
+    return replace(before, indicators=with_it, last_ms=last_ms, marks=marks), tuple(sums)
+
+
 def _settled(
     state: Score, at_ms: int, rules: Rules, leads: LeadRules, ctx: Context, *, is_lead: bool, is_customer: bool
 ) -> Result:
     """The stage as it is at this time, with a trigger for each that was entered."""
-    score = core.score(state.indicators, rules.weights, at_ms)
+    score = core.score_of(state.indicators, rules, at_ms)
     fit = lead.fit(leads.fit, ctx.traits)
     stage = lead.left(state.stage, score + fit, leads)
     entered, triggers = state.entered, []

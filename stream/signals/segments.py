@@ -70,8 +70,11 @@ class Compiled(Struct):
         by_event: dict[str, int] = {}
         for i, segment in enumerate(segments):
             for leaf in (leaf for c in segment.conditions for leaf in leaves(c)):
-                by, name = (by_state, conditions.reads(leaf)) if leaf.event is None else (by_event, leaf.event)
-                by[name] = by.get(name, 0) | 1 << i
+                if leaf.event is not None:
+                    by_event[leaf.event] = by_event.get(leaf.event, 0) | 1 << i
+                    continue
+                for name in conditions.reads(leaf):
+                    by_state[name] = by_state.get(name, 0) | 1 << i
         config = blake2b(msgspec.json.encode(segments), digest_size=6).hexdigest() if segments else "-"
         return Compiled(
             tuple((s.name, s.when, s.stays) for s in segments),
@@ -101,7 +104,7 @@ class SegmentSignal(Signal[Segments]):
     tells = frozenset((SEGMENT_ENTERED.name, SEGMENT_EXITED.name))
     state_type = Segments
     events: frozenset[str] | None = frozenset()
-    settings: frozenset[str] = frozenset(("sites",))
+    settings: frozenset[str] = conditions.SETTINGS
     reads = frozenset(field.reads for field in FIELDS.values())
 
     def __init__(self) -> None:
@@ -119,7 +122,7 @@ class SegmentSignal(Signal[Segments]):
         if site is None or not site.segments:
             return frozenset()
         asked = (leaf for s in site.segments for c in s.conditions for leaf in leaves(c))
-        return frozenset(("about", *(conditions.reads(leaf) for leaf in asked)))
+        return frozenset(("about", *(name for leaf in asked for name in conditions.reads(leaf))))
 
     def settle(self, state: Segments | None, now_ms: int, ctx: Context) -> Result:
         rules = self.compiled(ctx.settings, ctx.site)

@@ -1,21 +1,19 @@
 """Active time of a person, day by day: `usage_falling` when a week has less than half of what a week had before.
 
-Page Engaged says how long (`engaged_ms`, since the last one, of which `SIGN_MS` count at most); a screen or a feature
-that is used counts as so much.
+Page Engaged says how long (`engaged_ms`, since the last one, of which 30 s count at most); a screen or a feature that
+is used counts as so much.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from stream.core import falling, usage
 from stream.core.falling import DAY_MS, Rules
-from stream.core.parts import read_part
 from stream.core.usage import Usage
+from stream.signals.amounts import MOST_BEAT_MS, active_ms
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import USAGE_EVENTS, ProfileEvent
@@ -24,20 +22,9 @@ from tracker.contract.retention import FallingRules
 from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import USAGE_FALLING, TriggerKind, UsageFalling, rfc3339
 
-SIGN_MS: Final = 30_000
-"""Most that one sign stands for (domain: A107)."""
-BEAT_MS: Final = 15_000
-"""Of a Page Engaged that does not say how long."""
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
 _DEFAULTS: Final = FallingRules()
-
-
-class _Engaged(Struct):
-    engaged_ms: Any = None
-
-
-_engaged = msgspec.json.Decoder(_Engaged)
 
 
 def rules_of(given: FallingRules) -> Rules:
@@ -64,7 +51,7 @@ class UsageSignal(Signal[Usage]):
         rules = self.rules(ctx.settings, ctx.site)
         if event.bot is not None:
             return Result(state=state)
-        ms = _active_ms(event) if event.event == "Page Engaged" else SIGN_MS
+        ms = active_ms(event) if event.event == "Page Engaged" else MOST_BEAT_MS
         if not ms:
             return Result(state=state)
         day, hour = (event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS, event.timestamp_ms // HOUR_MS
@@ -125,11 +112,3 @@ class UsageSignal(Signal[Usage]):
             "told": rfc3339(state.fall.told_ms) if state.fall.told_ms is not None else None,
             "due": rfc3339(state.fall.due_ms) if state.fall.due_ms is not None else None,
         }
-
-
-def _active_ms(event: ProfileEvent) -> int:
-    p = read_part(_engaged, event.properties)
-    given = None if p is None else p.engaged_ms
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        return BEAT_MS
-    return int(min(max(given, 0), SIGN_MS)) if given == given else BEAT_MS

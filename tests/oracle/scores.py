@@ -90,22 +90,22 @@ def take(state: Json | None, event: Json, traits: Json, offset_ms: int) -> tuple
     return None if is_nothing else state, told, {"indicator": counted, "ts": ts} if counted else None
 
 
-def mark(state: Json, ts: int, offset_ms: int) -> None:
-    start_ms = (ts + offset_ms) // DAY_MS * DAY_MS - offset_ms
-    marks = state["marks"]
-    if not marks or marks[-1][0] * 60_000 < start_ms:
-        value = points(state, start_ms)
-        state["marks"] = [m for m in marks if m[0] >= start_ms // 60_000 - 8 * 1440]
-        state["marks"].append([start_ms // 60_000, *([7.0, value] if value else [])])
+def mark(state: Json, ts: int) -> None:
+    minute, marks = ts // 60_000, state["marks"]
+    if not marks or marks[-1][0] // 60 < minute // 60:
+        value = points(state, minute * 60_000)
+        state["marks"] = [m for m in marks if m[0] >= minute - 8 * 1440]
+        state["marks"].append([minute, *([7.0, value] if value else [])])
 
 
 def add(state: Json, name: str, ts: int, offset_ms: int, moved: bool = False) -> bool:
     day = (ts + offset_ms) // DAY_MS
     n, last_day, today = state["n"].get(name, (0, -1, 0))
     if day == last_day and today >= CAP:
+        state["n"][name] = (n + 1, last_day, today)
         return False
     if not moved:
-        mark(state, ts, offset_ms)
+        mark(state, ts)
         if WEIGHTS[name] > 0:
             state["last_ms"] = max(ts, state["last_ms"])
     state["times"].setdefault(name, []).append(ts)
@@ -119,7 +119,7 @@ def order(state: Json, event: Json, ts: int, offset_ms: int) -> str | None:
     if id is not None and id in state["orders"]:
         return None
     before, day = state["times"].get("first_order"), (ts + offset_ms) // DAY_MS
-    mark(state, ts, offset_ms)
+    mark(state, ts)
     state["last_ms"] = max(ts, state["last_ms"])
     if id is not None:
         state["orders"] = [*state["orders"], id][-32:]
@@ -202,7 +202,7 @@ def fire(state: Json, until_ms: int) -> None:
 
 
 def was(state: Json, start: int) -> float:
-    """The score at the start of a day, as it was known on the next day with an event."""
+    """The score at a minute, as it was known in the next hour with an event."""
     for m in state["marks"]:
         if m[0] >= start:
             return float(m[2] * 2 ** ((m[0] - start) * 60_000 / WEEK_MS)) if len(m) > 1 else 0.0
@@ -213,7 +213,8 @@ def merged(one: Json, other: Json, now_ms: int) -> tuple[Json, list[Json]]:
     both = new()
     starts = sorted({m[0] for s in (one, other) for m in s["marks"]})
     for start in starts:
-        if start >= starts[-1] - 8 * 1440:
+        in_hour = both["marks"] and both["marks"][-1][0] // 60 == start // 60
+        if start >= starts[-1] - 8 * 1440 and not in_hour:
             value = was(one, start) + was(other, start)
             both["marks"].append([start, *([7.0, value] if value else [])])
     firsts = sorted(

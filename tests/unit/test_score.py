@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from stream.core import score as core
 from stream.core.score import DAY_MS, LANDMARK_MS, Tally
+from stream.explain import explain
 from stream.signals.base import Context, Result
 from stream.signals.score import Score, ScoreSignal
 from tests.unit.cart_vectors import T0_MS, context, event
@@ -138,16 +139,22 @@ def test_bots_and_machines_count_for_nothing_and_people_do() -> None:
         assert e_of(play([event("Email Opened", 0, by_person)]), 0) == pytest.approx(1)
 
 
+def counting(state: Score, at_s: float) -> float:
+    return core.value(state.indicators["page"], at(at_s))
+
+
 def test_at_most_twenty_of_a_kind_count_a_local_day() -> None:
     midnight = 86_400 - (T0_MS // 1000 + 7 * 3600) % 86_400
     before, after = [page(midnight - 60 + i / 10) for i in range(25)], [page(midnight + i / 10) for i in range(25)]
     state = play([*before, event("Product Viewed", midnight - 50), *after])
-    assert state.indicators["page"].n == 40
-    assert state.indicators["product_view"].n == 1
-    assert play(before, context(settings=settings(ScoreRules(daily_cap=3)))).indicators["page"].n == 3
+    assert counting(state, midnight) == pytest.approx(40, rel=1e-3)
+    assert (state.indicators["page"].n, state.indicators["product_view"].n) == (50, 1)
+    three = context(settings=settings(ScoreRules(daily_cap=3)))
+    assert counting(play(before, three), midnight) == pytest.approx(3, rel=1e-3)
     late = play([page(midnight - 30)], state=state)
-    assert (late.indicators["page"].n, late.indicators["page"].today) == (41, 20)
-    assert play([page(midnight + 30)], state=late).indicators["page"].n == 41
+    assert (counting(late, midnight), late.indicators["page"].today) == (pytest.approx(41, rel=1e-3), 20)
+    more = play([page(midnight + 30)], state=late)
+    assert more.indicators["page"] == replace(late.indicators["page"], n=52)
 
 
 # -- orders ----------------------------------------------------------------------------------------------------------
@@ -271,6 +278,9 @@ def test_a_changed_half_life_holds_from_the_next_event_or_revision_on() -> None:
         ("score = { half_lives_d = { page = 0 } }", "half-life of 0.0 days"),
         ("score = { half_lives_d = { page = 1, form = 30, review = 90 } }", "4 different half-lives, 3 at most"),
         ("score = { half_life = 3 }", "half_life"),
+        ("score = { indicators = [{ name = 'page', event = 'X' }] }", "score.indicators: 'page': a name"),
+        ("score = { indicators = [{ name = 'x', event = '' }] }", "event: a name of 1 to 200 characters"),
+        ("score = { indicators = [{ name = 'x', event = 'X', weight = inf }] }", "weight: inf is beyond"),
         ("lead = { mql = 80, sql = 50 }", "lead.sql must be above lead.mql"),
         ("lead = { grades = [10, 20, 30] }", "lead.grades"),
         ("lead = { fit = [{ trait = 'plan', points = 3 }] }", "the rule on trait 'plan' needs one condition"),
@@ -309,18 +319,30 @@ MIDNIGHT_S = -((T0_MS // 1000 + 7 * 3600) % 86_400)
 """A local one, before T0."""
 
 
-def test_what_the_score_was_at_the_start_of_each_of_the_last_days_is_known() -> None:
+def test_the_change_of_seven_days_is_from_seven_days_ago() -> None:
+    """Not from the midnight before: two forms on that day, of which one was earlier than the hour of now."""
+    state = play([event("Form Submitted", MIDNIGHT_S + hour * 3600) for hour in (2, 9, 7 * 24 + 3)])
+    for hour in (8, 8.99, 10, 12):
+        now_s = MIDNIGHT_S + 7 * D + hour * 3600
+        said = SIGNAL.explain(state, at(now_s), context())
+        before = fsum(10 * 2 ** (-(hour - h) / 168) for h in (2, 9) if h <= hour)
+        assert said["change_7d"] == pytest.approx(said["score"] - before, abs=1e-3), hour
+
+
+def test_what_the_score_was_is_known_for_eight_days() -> None:
     times = [MIDNIGHT_S + d * D for d in (0.2, 1.5, 3.1, 3.9, 8.0, 8.5, 9.7)]
     for last in range(1, len(times) + 1):
         state = play([page(s) for s in times[:last]])
         for days in range(int((times[last - 1] - MIDNIGHT_S) // D) + 2):
-            then_s = MIDNIGHT_S + days * D
+            then_s = MIDNIGHT_S + days * D + 1800
             if times[last - 1] - then_s > 8 * D:
                 continue
             was = fsum(2 ** (-(then_s - s) / (7 * D)) for s in times[:last] if s < then_s)
             found = core.earlier(state.indicators, state.marks, WEIGHTS, at(then_s))
             assert found == pytest.approx(was, rel=1e-5), (last, days)
-    assert len(state.marks) == 4
+    assert [len(play([page(s) for s in times[:n]]).marks) for n in (1, 7)] == [1, 5]
+    hourly = play([page(MIDNIGHT_S + 600 * n) for n in range(6 * 24 * 20)])
+    assert len(hourly.marks) <= 8 * 24 + 1
 
 
 def test_marks_of_merged_profiles_add_up() -> None:
@@ -358,12 +380,114 @@ def test_a_click_on_any_message_counts() -> None:
     assert {scoring.OF_EVENT[name] for name in MESSAGE_CLICKS} == {"message_click"}
 
 
+def test_a_raw_score_is_weights_times_counts_also_beyond_the_cap() -> None:
+    """Domain: A101: w{view 1, buy 10, refer 15}, n{5, 2, 1} -> 40; A108: counts have no cap."""
+    weights = {"page": 1.0, "first_order": 10.0, "repeat_order": 10.0, "referral_sent": 15.0}
+    ctx = context(settings=settings(ScoreRules(weights=weights)))
+    state = play([*(page(n) for n in range(5)), order(6, "a"), order(7, "b"), event("Invite Sent", 8)], ctx)
+    assert SIGNAL.explain(state, at(9), ctx)["raw"] == 40
+    assert SIGNAL.explain(state, at(9 + 700 * D), ctx)["raw"] == 40
+    liked = play([event("Social Liked", n) for n in range(50)])
+    said = SIGNAL.explain(liked, at(50), context())
+    assert (said["indicators"]["social_like"]["events"], said["raw"]) == (50, 50)
+    assert said["score"] == pytest.approx(20, abs=0.01)
+
+
+def test_an_event_beyond_the_cap_adds_nothing_to_the_sums_and_is_no_engagement() -> None:
+    state = play([event("Social Liked", n) for n in range(20)])
+    result = SIGNAL.fold(state, event("Social Liked", 21), context())
+    assert (result.sums, result.engaged, result.state.last_ms) == ((), False, state.last_ms)
+    assert result.state.indicators["social_like"] == replace(state.indicators["social_like"], n=21)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Brand Mentioned", "Live Chat Conversation Started", "Call Logged", "Content Posted", "Content Replied"],
+)
+def test_events_without_a_weight_are_counted_and_get_one_without_an_event_again(name: str) -> None:
+    state = play([event(name, n) for n in range(3)])
+    indicator = scoring.OF_EVENT[name]
+    assert SIGNAL.explain(state, at(3), context())["score"] == 0
+    weighted = context(settings=settings(ScoreRules(weights={indicator: 4})))
+    said = SIGNAL.explain(state, at(3), weighted)
+    assert (said["raw"], said["indicators"][indicator]["events"]) == (12, 3)
+    assert said["score"] == pytest.approx(12, rel=1e-4)
+
+
+def test_amounts_add_up_where_they_have_a_weight() -> None:
+    """Active minutes (A107), marks of surveys (A112)."""
+    rules = settings(ScoreRules(weights={"active_minutes": 2, "nps": 0.5, "csat": 1, "ces": 1, "survey": 0, "page": 0}))
+    ctx = context(settings=rules)
+    beats = [event("Page Engaged", 0, {"engaged_ms": ms}, id=f"b{ms}") for ms in (0, 15_000, 15_001, 170_000)]
+    said = [("NPS", 10, None), ("nps", 6.5, None), ("csat", 4, None), ("csat", 7, 7), ("ces", 7, None), ("x", 3, None)]
+    answers = [
+        event("Survey Response Received", 0, {"type": t, "score": s, **({"scale": of} if of else {})}, id=f"{t}{s}")
+        for t, s, of in said
+    ]
+    state = play([*beats, *answers, page(0)], ctx)
+    indicators = SIGNAL.explain(state, at(0), ctx)["indicators"]
+    found = {name: indicators[name]["events"] for name in ("active_minutes", "nps", "csat", "ces", "survey")}
+    assert found == {"active_minutes": pytest.approx(1.0, rel=1e-4), "nps": 10, "csat": 9, "ces": 7, "survey": 6}
+    assert e_of(state, 0, core.rules_of(rules.sites["demo"].score).weights) == pytest.approx(2 + 5 + 9 + 7, rel=1e-4)
+    assert play([page(0), *beats]).indicators.keys() == {"page"}
+    assert "Page Engaged" in (SIGNAL.asks(rules.sites["demo"]) or ())
+    assert "Page Engaged" not in (SIGNAL.asks(None) or ())
+
+
+def test_a_site_has_indicators_of_its_own() -> None:
+    watched = scoring.OwnIndicator("watched_minutes", "Video Watched", "minutes", 0.2)
+    visited = scoring.OwnIndicator("store_visit", "Store Visit", weight=7)
+    bought = scoring.OwnIndicator("spent", ORDER_COMPLETED, "revenue", 0.01)
+    site = settings(ScoreRules(indicators=(watched, visited, bought), weights={"store_visit": 8}))
+    ctx = context(settings=site)
+    videos = [event("Video Watched", 0, {"minutes": m}, id=f"v{m}") for m in (30, "12.5", 0, -3, None, "x", True)]
+    visits = [event("Store Visit", n) for n in range(25)]
+    state = play([*videos, *visits, event(ORDER_COMPLETED, 0, {"order_id": "o", "revenue": 500})], ctx)
+    said = SIGNAL.explain(state, at(0), ctx)["indicators"]
+    assert (said["watched_minutes"]["events"], said["store_visit"]["events"], said["spent"]["events"]) == (
+        42.5,
+        25,
+        500,
+    )
+    assert e_of(state, 0, core.rules_of(site.sites["demo"].score).weights) == pytest.approx(
+        42.5 * 0.2 + 20 * 8 + 20 + 5, rel=1e-3
+    )
+    assert state == msgspec.json.decode(msgspec.json.encode(state), type=Score)
+    one, other = play(videos, ctx), play(visits, ctx)
+    both = SIGNAL.merge(one, other, at(30), ctx).state
+    assert both == SIGNAL.merge(other, one, at(30), ctx).state
+    result = SIGNAL.fold(None, visits[0], ctx)
+    assert (result.engaged, [name for name, _, _ in result.sums]) == (True, ["store_visit"])
+    assert SIGNAL.rank(play(visits, ctx), "demo", site) == pytest.approx(
+        log2(8) + play(visits, ctx).indicators["store_visit"].log
+    )
+
+
+def test_a_score_may_have_a_floor() -> None:
+    log = [page(0), event("Unsubscribed", 0)]
+    for floor, score in ((False, -14), (True, 0)):
+        ctx = context(settings=settings(ScoreRules(floor=floor)))
+        said = SIGNAL.explain(play(log, ctx), at(0), ctx)
+        assert (said["score"], said["points"], said["raw"]) == (pytest.approx(score), pytest.approx(score), -14)
+
+
+def test_the_display_is_by_the_site_s_median_where_it_is_known() -> None:
+    state = play([event("Form Submitted", 0)])
+    assert (SIGNAL.explain(state, at(0), context())["display"], core.E50) == (pytest.approx(100 * (1 - 2**-0.5)), 20)
+    known = SIGNAL.explain(state, at(0), replace(context(), e50=10.0))
+    assert (known["display"], known["e50"]) == (pytest.approx(50), 10)
+    said = explain(settings(), "demo", "p", {}, {"score": msgspec.json.encode(state).decode()}, {}, at(0), 10.0)
+    assert said["score"]["state"]["display"] == pytest.approx(50)
+
+
 def test_a_state_is_explained_by_what_it_is_made_of() -> None:
     state = play([page(0), page(0), event("Form Submitted", 0)])
     said = SIGNAL.explain(state, at(7 * D), context())
     assert (said["score"], said["points"], said["grade"]) == (pytest.approx(6), pytest.approx(6), "D")
     assert said["display"] == pytest.approx(core.display(6, core.E50))
-    assert said["change_7d"] == pytest.approx(6), "seven days ago it was all to come"
+    assert said["change_7d"] == pytest.approx(6 - 12)
+    earlier = SIGNAL.explain(state, at(7 * D - 60), context())
+    assert earlier["change_7d"] == earlier["score"], "seven days ago it was all to come"
     assert (said["stage"], said["entered"]) == ("lead", {"lead": 1})
     assert said["indicators"]["page"] == {
         "events": 2, "value": pytest.approx(1), "weight": 1, "half_life_d": 7, "part": pytest.approx(1 / 6),

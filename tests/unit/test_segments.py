@@ -10,15 +10,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from stream.signals import conditions
 from stream.signals.base import Context
+from stream.signals.purchase import PurchaseSignal
 from stream.signals.segments import SegmentSignal
 from tests.unit.conditions import ORDERED, WHEN, when
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
+from tracker.contract.examples import MODEL
 from tracker.contract.merges import Merge, encode_merge
+from tracker.contract.models import Value, encode_model
 from tracker.contract.predicates import FIELDS, MAX_EVENTS, Condition, Segment, leaves
+from tracker.contract.scoring import FitRule, LeadRules
 from tracker.contract.settings import Settings, SettingsError, Site, load
 
 DAY = 86_400_000
@@ -296,6 +301,62 @@ def test_where_nothing_falls_by_itself_members_are_kept_by_the_condition_itself(
     for c in WHEN.values():
         if not any(FIELDS[leaf.field or ""].kind == "amount" for leaf in leaves(c)):
             assert Segment("x", c).stays is c
+
+
+def test_churn_risk_moves_members_by_time_alone() -> None:
+    """As the churn signal itself goes on, at .90; bands change at .33 and .66."""
+    bands = {b: {"field": "churn_band", "op": "=", "value": b} for b in ("low", "medium", "high")}
+    owner = Owner(configured(lost={"field": "risk", "op": ">=", "value": 0.9}, **bands, likely=WHEN["likely to buy"]))
+    owner.take([order(1, 0), order(2, 20 * DAY)])
+    assert members(owner) == {"low", "likely"} or members(owner) == {"medium", "likely"}
+    owner.take([encode_clock(T0 + 900 * DAY)])
+    assert members(owner) == {"lost", "high"}
+    (churn,) = [json.loads(t) for t in owner.triggers if b"churn_risk" in t]
+    crossed_ms = round(datetime.fromisoformat(churn["time"]).timestamp() * 1000) - T0
+    entered = {segment: at_ms for way, segment, _, at_ms in told(owner) if way == "in"}
+    assert 0 <= entered["lost"] - crossed_ms < 60_000
+    left = {segment: at_ms for way, segment, _, at_ms in told(owner) if way == "out"}
+    assert (left["medium"], left["likely"] < entered["lost"]) == (entered["high"], True)
+    owner.take([order(n, 900 * DAY + n * DAY) for n in range(3, 12)])
+    assert "lost" not in members(owner)
+
+
+def test_customers_of_high_value_leave_when_their_value_falls() -> None:
+    rules = configured(high=WHEN["of high value"], some={"field": "clv", "op": ">=", "value": 50})
+    owner = Owner(rules)
+    owner.take(
+        [encode_model(replace(MODEL, site="demo", value=Value(p=6.25, q=3.74, v=15.44, currency="VND", high=20.0)))]
+    )
+    owner.take([order(n, n * 10 * DAY, currency="VND", total=30) for n in range(3)])
+    assert members(owner) == {"high", "some"}
+    owner.take([encode_clock(T0 + 3000 * DAY)])
+    assert members(owner) == set()
+    profile = owner.profiles["demo", "p1"]
+    for way, segment, reason, at_ms in told(owner):
+        if way == "out":
+            assert reason == "time"
+            bar = {"high": 20, "some": 40}[segment]  # 0.8 of 50: who is in stays in a little longer
+            clv = [
+                PurchaseSignal().explain(profile.states["purchase"], T0 + ms, owner.folder.context(profile, T0))["clv"]
+                for ms in (at_ms - H, at_ms)
+            ]
+            assert clv[0] >= bar > clv[1]
+
+
+def test_points_and_answers_move_a_member() -> None:
+    lead = LeadRules(fit=(FitRule("employees", 35, at_least=50),))
+    segments = (Segment("nearly", WHEN["nearly an MQL"]), Segment("detractor", WHEN["detractor"]))
+    site = Site("wk_of_the_tests", "sk_of_the_tests", segments=segments, lead=lead)
+    owner = Owner(load({}, sites={"demo": site}))
+    owner.take(
+        [record(1, name="Form Submitted"), record(2, ts=T0 + 1, name="Survey Response Received", type="nps", score=8)]
+    )
+    assert members(owner) == set()
+    said = {"type": "identify", "userId": "u1", "traits": {"employees": 80}}
+    owner.take([json.dumps(json.loads(record(3, ts=T0 + 2)) | said).encode()])
+    assert members(owner) == {"nearly"}
+    owner.take([record(4, ts=T0 + 3, name="Survey Response Received", type="nps", score=6)])
+    assert members(owner) == {"nearly", "detractor"}
 
 
 def test_consent_and_lead_move_a_member() -> None:

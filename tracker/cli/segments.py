@@ -17,10 +17,12 @@ from stream.fit.histories import profile_keys
 from stream.fold import Folder
 from stream.profile import Profile
 from stream.signals import SIGNALS, conditions
+from stream.signals.base import Context
 from stream.stored import StateError
 from tracker.cli.common import Failure
-from tracker.contract import predicates
+from tracker.contract import keys, models, predicates
 from tracker.contract import settings as contract_settings
+from tracker.contract.models import Models
 from tracker.contract.predicates import Segment, counted
 from tracker.contract.redis_url import admin, reader
 from tracker.contract.settings import DEMO_SITE, Settings
@@ -78,11 +80,12 @@ def members_now(settings: Settings, site: str, wanted: Segment, most: int) -> di
     read = found = 0
     samples: list[str] = []
     with closing(admin(settings.redis)) as redis:
+        parameters = _models(redis, site)
         for profile in _profiles(redis, folder, site):
             if read >= most:
                 break
             read += 1
-            if conditions.holds(wanted.when, now_ms, folder.context(profile, now_ms))[0]:
+            if conditions.holds(wanted.when, now_ms, _context(folder, profile, parameters, now_ms))[0]:
                 found += 1
                 samples += [profile.id] if len(samples) < SAMPLES else []
             if read % PROGRESS_EVERY == 0:
@@ -98,14 +101,25 @@ def members_now(settings: Settings, site: str, wanted: Segment, most: int) -> di
     }
 
 
+def _models(redis: Any, site: str) -> Models:
+    """The site's parameters, as a partition's owner folds with: all have the same but for a moment."""
+    stored = redis.hmget(keys.models_key(0), [f"{site}|{signal}" for signal in models.SIGNALS])
+    found = [models.decode_model(text) for text in stored if text is not None]
+    return {(model.site, model.signal): model for model in found}
+
+
+def _context(folder: Folder, profile: Profile, parameters: Models, now_ms: int) -> Context:
+    return msgspec.structs.replace(folder.context(profile, now_ms), models=parameters)
+
+
 def _profiles(redis: Any, folder: Folder, site: str) -> Iterator[Profile]:
     """Those that are somebody: not merged into another."""
     seen: set[int] = set()
-    for keys in profile_keys(redis, site):
+    for names in profile_keys(redis, site):
         pipe = redis.pipeline(transaction=False)
-        for key in keys:
+        for key in names:
             pipe.hgetall(key)
-        for key, fields in zip(keys, pipe.execute(), strict=True):
+        for key, fields in zip(names, pipe.execute(), strict=True):
             id = key.partition(f":v:{site}:")[2]
             try:
                 profile = folder.codec.decode(site, id, [part for pair in fields.items() for part in pair])

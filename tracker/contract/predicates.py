@@ -60,8 +60,12 @@ class Field(Struct, frozen=True):
     named: tuple[str, ...] = ()
     """What `name` may be; (): anything."""
     most_days: int = 0
+    also: tuple[str, ...] = ()
+    """What else it looks at."""
 
 
+BANDS: Final = ("low", "medium", "high")
+"""Of churn risk: stream/core/churn.py."""
 MAX_DAYS: Final = 90
 MAX_ACTIVE_DAYS: Final = 60
 
@@ -90,11 +94,18 @@ FIELDS: Final[dict[str, Field]] = {
     "orders": Field("number", "purchase", "how many orders"),
     "order_value": Field("number", "purchase", "the sum of the orders' values"),
     "at_risk": Field("flag", "purchase", "whether the churn signal is on"),
+    "risk": Field("amount", "purchase", "the risk of losing the customer, 0 to 1: it rises as time passes"),
+    "churn_band": Field("level", "purchase", "the same in three bands", names=BANDS),
+    "likelihood": Field("amount", "purchase", "P(an order in the next 90 days)"),
+    "clv": Field("amount", "purchase", "the predicted value of the orders to come"),
+    "high_value": Field("flag", "purchase", "whether that is among the highest tenth of the site's"),
     "cart": Field("name", "cart", "what the cart is", names=CART_STATES),
     "cart_value": Field("number", "cart", "price x quantity of what is in the cart"),
     "stage": Field("level", "journey", "how far the journey has come", names=STAGE_NAMES),
     "score": Field("amount", "score", "the engagement score now: it falls as time passes"),
+    "points": Field("amount", "score", "the points of a lead: the score and those for traits", also=("about",)),
     "lead": Field("level", "score", "the stage of the lead", names=STAGES),
+    "nps": Field("number", "reviews", "the latest answer to an NPS survey, 0 to 10"),
     "consent": Field(
         "name",
         "contact",

@@ -53,7 +53,12 @@ from msgspec import Meta, Struct
 from tracker.contract import predicates, retention, scoring
 from tracker.contract.predicates import Rule, Segment
 from tracker.contract.retention import BrowseRules, FallingRules, ReorderRules
-from tracker.contract.scoring import FitRule, LeadRules, ScoreRules  # noqa: F401  # the reference page shows FitRule
+from tracker.contract.scoring import (  # the reference page shows FitRule and OwnIndicator
+    FitRule,  # noqa: F401
+    LeadRules,
+    OwnIndicator,  # noqa: F401
+    ScoreRules,
+)
 from tracker.contract.signature import key_of
 from tracker.contract.triggers import TRIGGER_KINDS
 
