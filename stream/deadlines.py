@@ -1,10 +1,10 @@
 """The clock in the log: once a second, the owner of events partition 0 writes the time to all of profile-events.
 
 Its time is the least receivedAt at the resolve hop's heads, less 2 s; a partition at the end of its log, freshly asked,
-counts as now - 2 s. And it is not after what an endpoint still has in its spool (tracker/waits.py), nor, until hop 1 has
-read all that was in the log when the last spool was empty, after what was there: old events come behind new ones then.
-So every event received before a clock record stands before it in the log, timers that fire by it see them all, an outage
-fires no cart whose purchase still waits in a backlog, and a fold of the log reproduces every firing.
+counts as now - 2 s. And it is not after what an endpoint still has in its spool (tracker/waits.py), nor, until hop 1
+has read all that was in the log when the last spool was empty, after what was there: old events come behind new ones
+then. So every event received before a clock record stands before it in the log, timers that fire by it see them all, an
+outage fires no cart whose purchase still waits in a backlog, and a fold of the log reproduces every firing.
 Whoever writes it, it is true: a worker that lost partition 0 and does not know yet does no harm.
 """
 

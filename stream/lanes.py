@@ -92,6 +92,7 @@ class Lanes:
         self._outage_s = -inf
         self._waiting = 0
         """Records in the lanes' queues."""
+        self._waiting_bytes = 0
 
     # -- chunks
 
@@ -101,8 +102,9 @@ class Lanes:
         if lane is not None and lane.generation == chunk.generation:
             lane.queue.put_nowait(chunk)
             self._waiting += len(chunk.records)
+            self._waiting_bytes += chunk.size
             if (thread := self.thread()) is not None:
-                thread.backlog = self._waiting
+                thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
                 if lane.queue.qsize() >= QUEUE:
                     thread.full.add(lane.tp)
 
@@ -111,8 +113,9 @@ class Lanes:
         while True:
             chunk = await lane.queue.get()
             self._waiting -= len(chunk.records)
+            self._waiting_bytes -= chunk.size
             if (thread := self.thread()) is not None:
-                thread.backlog = self._waiting
+                thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
                 if lane.queue.qsize() < QUEUE:
                     thread.full.discard(lane.tp)
             if chunk.generation != lane.generation:
@@ -164,7 +167,9 @@ class Lanes:
                 if (thread := self.thread()) is not None:
                     thread.disclaim(tp)
                 while not lane.queue.empty():
-                    self._waiting -= len(lane.queue.get_nowait().records)
+                    chunk = lane.queue.get_nowait()
+                    self._waiting -= len(chunk.records)
+                    self._waiting_bytes -= chunk.size
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
 

@@ -41,7 +41,7 @@ PULSE_LIMIT_S = 15.0
 class Chunk:
     """Records of one partition, in order, as one fetch brought them."""
 
-    __slots__ = ("base", "generation", "next", "records", "tp")
+    __slots__ = ("base", "generation", "next", "records", "size", "tp")
 
     def __init__(self, tp: TP, generation: int, base: int, records: list[Any]) -> None:
         self.tp = tp
@@ -51,6 +51,8 @@ class Chunk:
         """Position before the first record: equal to `next` of the chunk before, or to the offset sought."""
         self.records = records
         self.next: int = records[-1].offset + 1
+        self.size = 0
+        """Bytes of the records' values."""
 
 
 class Fetched:
@@ -94,6 +96,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         """Partitions whose lanes have enough to do: not read until they drain, so that no lane holds up another."""
         self.backlog = 0
         """Records that wait in lanes; the lanes keep count."""
+        self.backlog_bytes = 0
         self._pace = Pace()
         self.pulse = time.monotonic()
         self.turned = time.monotonic()
@@ -155,10 +158,12 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         """One fetch as {a partition of each topic: [one Fetched]}. Partitions not claimed yet are not read: they have
         no position."""
         wanted = (self.claimed & set(active_partitions)) - self.full
-        if not wanted or self.backlog > cast(Transport, self.consumer.transport).max_backlog_records:
+        transport = cast(Transport, self.consumer.transport)
+        too_much = self.backlog > transport.max_backlog_records or self.backlog_bytes > transport.max_backlog_bytes
+        if not wanted or too_much:
             await asyncio.sleep(0.005)
             return {}
-        first = cast(Transport, self.consumer.transport).first
+        first = transport.first
         ahead = {tp for tp in wanted if tp.topic == first}
         rest = wanted - ahead
         fetch = super()._fetch_records
@@ -178,7 +183,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         except NoOffsetForPartitionError:
             pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
         except OffsetOutOfRangeError as e:
-            cast(Transport, self.consumer.transport).on_out_of_range(e)
+            transport.on_out_of_range(e)
         records = sum(len(chunk.records) for chunk in chunks)
         self._pace.fetched(records, len(chunks), max_records or 1, time.monotonic(), time.process_time())
         by_topic: dict[str, Fetched] = {}
@@ -200,6 +205,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
                 continue
             chunk = Chunk(tp, generation, self.positions[tp], records)
             self.positions[tp] = chunk.next
+            chunk.size = sum([len(record.value) for record in records if record.value])
             chunks.append(chunk)
         return chunks
 
@@ -313,6 +319,7 @@ class Transport(driver.Transport):
     Consumer = Consumer
     fetch_max_wait_ms: int = 100
     max_backlog_records: int = 10_000
+    max_backlog_bytes: int = 64 << 20
     first: str = ""
     """The topic that is read before all others: what a hop has written before what it may still read."""
 

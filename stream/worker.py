@@ -99,6 +99,7 @@ def make_app(settings: Settings, folder: str) -> faust.App:
     transport = cast(Transport, app.transport)
     transport.fetch_max_wait_ms = settings.fetch_max_wait_ms
     transport.max_backlog_records = settings.max_backlog_records
+    transport.max_backlog_bytes = settings.max_backlog_bytes
     transport.first = PROFILE_EVENTS
     return app
 

@@ -29,7 +29,8 @@ HASH_KEPT_S: Final = 86_400
 
 
 async def keep_telling(redis: Redis, oldest_ms: Callable[[], int | None]) -> None:
-    """For ever. `oldest_ms`: when the oldest event was received that Kafka does not have, or before; None: it has all."""
+    """For ever. `oldest_ms`: when the oldest event was received that Kafka does not have, or before; None: it has all
+    of them."""
     client: Any = redis
     name, since, told, told_at_ms, complained = uuid4().hex, 0, 0, 0, False
     sure = True

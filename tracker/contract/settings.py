@@ -492,6 +492,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_backlog_records: Annotated[
         int, _s("records", "Records fetched and not yet worked on, beyond which a worker fetches no more.", ge=1)
     ] = 10_000
+    max_backlog_bytes: Annotated[
+        int, _s("bytes", "The same by the size of the records, for those that are large.", ge=1 << 20)
+    ] = 64 << 20
     dedupe_window_h: Annotated[int, _s("h", "A messageId seen within this time is a repeat.", ge=1, le=168)] = 24
     profile_cache_bytes: Annotated[
         int,
