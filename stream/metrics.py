@@ -6,15 +6,17 @@ Per chunk, not per event: Faust's own monitor costs 12 us an event.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from stream.core.churn import BANDS
 from stream.poison import REASONS
 from stream.refusals import REFUSALS
 from tracker.contract.events import CHANNELS, MESSAGE_ACTIONS, POPUP_ACTIONS
+from tracker.contract.models import SIGNALS as MODELLED
 from tracker.contract.scoring import STAGES
 from tracker.contract.stages import STAGE_NAMES
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
@@ -106,6 +108,11 @@ CHURN_HIGH = Gauge("stream_churn_high", "Customers whose churn risk is over the 
 CHURN_HIGH_VISIT = Gauge("stream_churn_high_visit", "Visitors whose risk not to come again is over it.", ["site"])
 CHURN_HIGH_MESSAGE = Gauge(
     "stream_churn_high_message_engage", "People whose risk to answer no message again is over it.", ["site"]
+)
+CHURN_BANDS = Gauge(
+    "stream_churn_profiles",
+    "Customers by their risk to be lost, as of the last fit; of the worker that has partition 0.",
+    ["site", "signal", "band"],
 )
 PROFILES_KNOWN = Gauge("stream_profiles_known", "Profiles that were made, less those merged into another.", ["site"])
 PROFILES_STAGE = Gauge(
@@ -232,6 +239,21 @@ def count(name: str, labels: tuple[str, ...], n: float) -> None:
     counter.labels(*(label(k, v) for k, v in zip(counter._labelnames, labels, strict=True))).inc(n)
 
 
+def show_bands(site: str, signal: str, bands: Mapping[str, int]) -> None:
+    """What a fit has counted; a site without a label of its own is not shown."""
+    if site in _sites:
+        for band in BANDS if bands else ():
+            CHURN_BANDS.labels(site, signal, band).set(bands.get(band, 0))
+
+
+def forget_bands() -> None:
+    """Another worker shows them now."""
+    for site in _sites:
+        for signal in MODELLED:
+            for band in BANDS:
+                CHURN_BANDS.labels(site, signal, band).set(0)
+
+
 class Producing:
     """What the Kafka producer tells (tracker/contract/producer.py)."""
 
@@ -270,6 +292,7 @@ def declare(sites: Iterable[str]) -> None:
             SUPPRESSIONS.labels(kind.name, reason)
     for name in ("revenue_minor_total", "recovered_revenue_minor_total"):
         SIGNAL_COUNTERS[name].labels("VND")
+    forget_bands()
     for site in (*names, OTHER):
         for gauge in GAUGES.values():
             gauge.labels(site)

@@ -355,6 +355,12 @@ SIGNALS: Final[Rows] = (
                 (("{{stage}}", f"sum by (stage) (stream_profiles_journey{{{SITE}}})"),),
             ),
             Panel(
+                "Churn risk",
+                "Customers by their risk to be lost, as of the last night's fit: low below 0.33, high above 0.66.",
+                units.Short,
+                (("{{signal}} {{band}}", f"sum by (signal, band) (stream_churn_profiles{{{SITE}}})"),),
+            ),
+            Panel(
                 "Profiles",
                 "Known ones, less those that were merged into another.",
                 units.Short,

@@ -130,6 +130,10 @@ def crossing(p: Params, x: int, t_x: float, h: float, enter: float, digits: floa
     return high if high <= MAX_T else inf
 
 
+BANDS: Final = ("low", "medium", "high")
+LOW_BAND, HIGH_BAND = 0.33, 0.66
+
+
 def band(risk: float) -> str:
     """For display: low (< .33), medium, high (> .66)."""
-    return "low" if risk < 0.33 else "high" if risk > 0.66 else "medium"
+    return "low" if risk < LOW_BAND else "high" if risk > HIGH_BAND else "medium"

@@ -9,7 +9,7 @@ of more than these a late event that divides the run knows nothing.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -27,6 +27,8 @@ Move = tuple[int, str]
 """(ms, kind)."""
 Transition = tuple[int, int, int, int]
 """(from, to, bucket of the time between, ms of the move); from 0: the first of all."""
+Difference = Mapping[Transition, int]
+"""Transition -> how many more of it."""
 
 
 class Steps(Struct, frozen=True, omit_defaults=True):
@@ -47,7 +49,7 @@ class Steps(Struct, frozen=True, omit_defaults=True):
 
     @property
     def is_buyer(self) -> bool:
-        return self.ordered or any(kind == ORDER for _, kind in self.moves)
+        return self.ordered or _count(self, ORDER) > 0
 
 
 def steps_of(state: Steps) -> list[tuple[int, int]]:
@@ -77,19 +79,47 @@ def is_known(state: Steps, ms: int, kind: str) -> bool:
 
 
 def _count(state: Steps, kind: str) -> int:
-    return sum(k == kind for _, k in state.moves)
+    n = 0
+    for _, of in state.moves:
+        n += of == kind
+    return n
 
 
-def moved(state: Steps, ms: int, *kinds: str) -> tuple[Steps, Counter[Transition]]:
+def moved(state: Steps, ms: int, *kinds: str) -> tuple[Steps, Difference]:
     """(with something more that was done, the transitions that there are more, or with n < 0 fewer)."""
+    if len(kinds) == 1 and (not state.moves or (state.moves[-1][0] <= ms and state.moves[-1][1] != kinds[0])):
+        return _appended(state, ms, kinds[0])
     moves = _runs((*state.moves, *((ms, kind) for kind in kinds)), state)
     if moves == state.moves or (state.more and moves[0] != state.moves[0]):
-        return state, Counter()  # within a run, or before all that is kept
+        return state, {}  # within a run, or before all that is kept
     whole = replace(state, moves=moves)
     return _bounded(whole), _difference(whole, state)
 
 
-def merged(one: Steps, other: Steps) -> tuple[Steps, Counter[Transition]]:
+def _appended(state: Steps, ms: int, kind: str) -> tuple[Steps, Difference]:
+    """The same for by far the most: something new, in its order."""
+    steps, (before, after) = steps_of(state), KINDS[kind]
+    again = _is_again(state, kind)
+    to, last = after if again else before, steps[-1][1] if steps else state.step
+    moves = (*state.moves, (ms, kind))
+    whole = Steps(moves, state.more, state.step, state.ordered, state.used, state.day)
+    if len(moves) > MAX_MOVES:
+        whole = _bounded(whole)
+    if not to or to == last:
+        return whole, {}
+    if steps:
+        return whole, {(last, to, bucket(ms - steps[-1][0]), ms): 1}
+    return whole, {} if state.more else {(0, to, 0, ms): 1}
+
+
+def _is_again(state: Steps, kind: str) -> bool:
+    """Whether what is done now is its second step: after the first order, or use."""
+    if kind == USED:
+        return state.used or _count(state, USED) > 0
+    return state.ordered or _count(state, ORDER) > 0
+
+
+def merged(one: Steps, other: Steps) -> tuple[Steps, Difference]:
     """Both as one person's. What was dropped of either counts as before all that is kept."""
     base = max(one, other, key=lambda s: (s.more, s.step))
     start = Steps(
@@ -112,11 +142,11 @@ def transitions(state: Steps) -> Counter[Transition]:
     return found
 
 
-def _difference(after: Steps, *before: Steps) -> Counter[Transition]:
+def _difference(after: Steps, *before: Steps) -> Difference:
     found = transitions(after)
     for state in before:
         found.subtract(transitions(state))
-    return found
+    return {transition: n for transition, n in found.items() if n}
 
 
 def _bounded(state: Steps) -> Steps:

@@ -186,6 +186,13 @@ def _polished(cost: Evaluate, logs: Floats) -> Floats:
     return best
 
 
+def risks(p: Params, x: Ints, t_x: Floats, t: Floats, horizon: float) -> Floats:
+    """stream/core/churn.py's `risk` of many customers; times in weeks."""
+    z = (p.r + x) * np.log1p((t - t_x) / (p.alpha + t_x)) + np.log(p.a) - np.log(p.b + x)
+    comes: Floats = expit(-z) * -np.expm1(-(p.r + x) * np.log1p(horizon / (p.alpha + t)))
+    return 1 - comes
+
+
 def lifetime_values(
     p: Params, g: ValueParams, x: Ints, t_x: Floats, t: Floats, mean: Floats, by_week: tuple[float, ...]
 ) -> Floats:

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from stream import metrics
 from stream.redis_store import RedisError, Store, Unavailable
 from tracker.contract import keys
 from tracker.contract.settings import Settings
@@ -30,9 +31,11 @@ FIT_TIMEOUT_S: Final = 1800.0
 
 
 class _Fitted(msgspec.Struct):
-    """What of a Report tells when it was."""
+    """What of a Report tells when it was, and what is shown of it."""
 
     at_ms: int
+    signal: str = ""
+    bands: dict[str, int] = {}
 
 
 _fitted: Final = msgspec.json.Decoder(_Fitted)
@@ -60,13 +63,17 @@ async def keep_fitted(is_ours: Callable[[], bool], store: Store, settings: Setti
         await asyncio.sleep(EVERY_S)
         for site, zone in zones.items():
             if not is_ours():
+                metrics.forget_bands()
                 break
             try:
                 reports = await store.run("HVALS", keys.fit_key(site))
             except (RedisError, *Unavailable) as e:
                 log.warning("Nobody knows when %s was fitted: %s: %s", site, type(e).__name__, e)
                 continue
-            done = [_fitted.decode(r).at_ms // 1000 for r in reports]
+            fitted = [_fitted.decode(r) for r in reports]
+            for each in fitted:
+                metrics.show_bands(site, each.signal, each.bands)
+            done = [each.at_ms // 1000 for each in fitted]
             if site in tried:
                 done.append(tried[site])  # One that failed is tried again the next night, not at once.
             if is_due(int(time()), settings.fit_hour, zone, max(done, default=None), began_s):

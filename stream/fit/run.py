@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from stream.core.churn import COLD, Params
+from stream.core.churn import BANDS, COLD, HIGH_BAND, LOW_BAND, Params
 from stream.core.churn_watch import DAY_MS
 from stream.fit.histories import Found, read
 from stream.kafka_out import acked
 from stream.metrics import Producing
 from stream.signals import SIGNALS
+from stream.signals.churn import ChurnSignal, params_of
 from tracker.contract import keys
 from tracker.contract.models import SIGNALS as MODELLED
 from tracker.contract.models import Confidence, Model, Models, Value, decode_model, encode_model
@@ -76,6 +77,8 @@ class Report(Struct, frozen=True, kw_only=True):
     ll: float | None = None
     """Log-likelihood a customer."""
     seconds: float = 0.0
+    bands: dict[str, int] = {}
+    """How many customers have a low, medium or high risk, by the parameters that are in effect then."""
 
 
 def fit_site(
@@ -134,9 +137,10 @@ def judged(settings: Settings, site: str, signal: str, found: Found, current: Mo
     days = max(found.t_days, default=0)
 
     def report(status: Status, reason: str, model: Model | None = None, ll: float | None = None) -> Report:
+        bands = bands_of(settings, signal, found, model if status == "published" else old)
         return Report(
             site=site, signal=signal, at_ms=now_ms, status=status, reason=reason, customers=customers, days=days,
-            model=model, ll=ll, seconds=round(time() - began_s, 3),
+            model=model, ll=ll, seconds=round(time() - began_s, 3), bands=bands,
         )  # fmt: skip
 
     def model(p: Params, confidence: Confidence, value: Value | None = None) -> Model:
@@ -169,6 +173,21 @@ def judged(settings: Settings, site: str, signal: str, found: Found, current: Mo
             return report("refused", reason, model(fitted, confidence), ll)
     value = fitted_value(settings, found, fitted, x, t_x, t) if signal == "purchase" else None
     return report("published", "", model(fitted, confidence, value), ll)
+
+
+def bands_of(settings: Settings, signal: str, found: Found, model: Model | None) -> dict[str, int]:
+    """Band -> customers. Of a sample each stands for as many as it was drawn from."""
+    import numpy as np
+
+    from stream.fit import likelihood
+
+    if not len(found):
+        return dict.fromkeys(BANDS, 0)
+    x, t_x, t = (np.frombuffer(column, dtype=np.int64) for column in (found.x, found.t_x_days, found.t_days))
+    horizon_d = next(getattr(settings, s.horizon) for s in SIGNALS if s.name == signal and isinstance(s, ChurnSignal))
+    risks = likelihood.risks(params_of(model), x, t_x / 7, t / 7, horizon_d / 7)
+    low, high = int((risks < LOW_BAND).sum()), int((risks > HIGH_BAND).sum())
+    return {band: n * found.share for band, n in zip(BANDS, (low, len(found) - low - high, high), strict=True)}
 
 
 def fall_of(part: Histories, old: Params, new: Params) -> float:

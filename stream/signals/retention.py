@@ -41,7 +41,16 @@ class RetentionSignal(Signal[Retention]):
             return Result(state=state)
         week = retention.week_of((event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS)
         after = retention.active(state, week)
-        return Result(state=after) if after is state else _counted(after, ctx, state)
+        if after is state:
+            return Result(state=state)
+        k = week - after.week
+        if after.bits >> k != 1 or (state is not None and after.week != state.week):
+            return _counted(after, ctx, state)
+        noon_ms = _noon_ms(after.week, ctx)  # in its order, as by far the most
+        counts = [(cohort_field(k), 1, noon_ms)]
+        if k and after.bits >> (k - 1) & 1:
+            counts.append((cohort_field(k, kept=True), 1, noon_ms))
+        return Result(state=after, counts_at=tuple(counts))
 
     def merge(self, one: Retention, other: Retention, now_ms: int, ctx: Context) -> Result:
         return _counted(retention.merged(one, other), ctx, one, other)

@@ -6,12 +6,11 @@ A visit is the first page or screen of a local day, as long as nothing was order
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Final
 
 from stream.core import steps
 from stream.core.activity import DAY_MS
-from stream.core.steps import Steps, Transition
+from stream.core.steps import Difference, Steps
 from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import ProfileEvent
 from tracker.contract.keys import step_field, undone_field
@@ -63,10 +62,11 @@ def named(step: int) -> dict[str, Any]:
     return {"number": step, "name": STEPS[step - 1][0], "vi": STEPS[step - 1][1]}
 
 
-def _result(after: Steps, difference: Counter[Transition]) -> Result:
+def _result(after: Steps, difference: Difference) -> Result:
+    if not difference:
+        return Result(state=after)
     counts = []
     for (from_, to, bucket, ms), n in sorted(difference.items()):
         field = step_field(from_, to, bucket)
-        if n:
-            counts.append((field if n > 0 else undone_field(field), abs(n), ms))
+        counts.append((field if n > 0 else undone_field(field), abs(n), ms))
     return Result(state=after, counts_at=tuple(counts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.core.churn import COLD, Params, bg_p_alive, p_alive
+from stream import metrics
+from stream.core.churn import COLD, Params, band, bg_p_alive, p_alive, risk
 from stream.core.expected import mean_purchases
 from stream.core.orders import Order
 from stream.core.value import ValueParams, factors, lifetime_value
@@ -273,3 +275,36 @@ def test_a_night_is_done_once() -> None:
     assert not nightly.is_due(at, hour, zone, None, three + 60)
     assert nightly.is_due(at, hour, zone, three - 86_400, at)
     assert not nightly.is_due(at, hour, zone, three + 5, at - 10**6)
+
+
+def test_customers_are_counted_by_their_risk_as_one_at_a_time() -> None:
+    found = site_of(200, 300)
+    report = judged(found)
+    model = report.model
+    assert report.status == "published"
+    assert model is not None
+    p = Params(model.r, model.alpha, model.a, model.b)
+    wanted = Counter(
+        band(risk(p, x, t_x / 7, t / 7, Settings().churn_horizon_d / 7))
+        for x, t_x, t in zip(found.x, found.t_x_days, found.t_days, strict=True)
+    )
+    assert report.bands == {name: wanted[name] for name in ("low", "medium", "high")}
+    assert len(+wanted) > 1
+    found.share = 4
+    assert sum(judged(found).bands.values()) == 800
+    assert judged(Found(10)).bands == {"low": 0, "medium": 0, "high": 0}
+
+
+def test_the_last_fits_bands_are_shown_by_the_worker_that_may_fit() -> None:
+    metrics.declare(["shop"])
+    metrics.show_bands("shop", "visit", {"low": 3, "high": 2})
+    metrics.show_bands("unknown", "visit", {"low": 3})
+    shown = {
+        tuple(sample.labels.values()): sample.value
+        for family in metrics.CHURN_BANDS.collect()
+        for sample in family.samples
+    }
+    assert {key: n for key, n in shown.items() if n} == {("shop", "visit", "low"): 3, ("shop", "visit", "high"): 2}
+    assert shown["shop", "visit", "medium"] == 0
+    metrics.forget_bands()
+    assert metrics.CHURN_BANDS.labels("shop", "visit", "low")._value.get() == 0

@@ -78,7 +78,7 @@ def test_any_order_of_arrival_gives_the_same_way_and_the_same_counts() -> None:
 
 
 def test_what_shows_the_same_step_again_is_no_move() -> None:
-    found = Counting().take(*(track("Product Viewed", T0_MS + i) for i in range(5)), track("Product List Viewed"))
+    found = Counting().take(*(track("Product Viewed", T0_MS + i) for i in (0, 1, 2, 2 * H, 5 * H)))
     assert names(of(found)) == ["learn"]
     assert matrix(found) == {(None, "learn"): 1}
 
@@ -113,6 +113,22 @@ def test_only_the_latest_moves_are_kept_and_nothing_is_taken_off_the_counts() ->
     assert found.counts["steps"] == before, "it was before all that is kept"
 
 
+def test_in_order_it_is_the_same_as_from_the_whole() -> None:
+    """The short way of what comes in its order, against the difference of all transitions."""
+    draw = random.Random(3)
+    for _ in range(200):
+        state, counted, ms = Steps(), Counter[Any](), 0
+        for _ in range(draw.randrange(60)):
+            ms += draw.choice([0, 1, 5000, 4 * H])
+            before = state
+            state, difference = core.moved(state, ms, draw.choice(list(KINDS)))
+            counted.update(dict(difference))
+            if not state.more:
+                assert difference == core._difference(state, before)
+        if not state.more:
+            assert +counted == core.transitions(state)
+
+
 def test_two_ways_of_one_person_are_one() -> None:
     one, _ = core.moved(core.moved(Steps(), 10, "search")[0], 3000, "learn")
     other, _ = core.moved(Steps(day=4), 1500, "order")
@@ -120,7 +136,7 @@ def test_two_ways_of_one_person_are_one() -> None:
     assert (state, difference) == core.merged(other, one)
     assert steps_of(state) == [(10, 2), (1500, 6), (3000, 12)]
     total = core.transitions(one) + core.transitions(other)
-    total.update(difference)
+    total.update(dict(difference))
     assert {k: n for k, n in total.items() if n} == core.transitions(state)
 
 

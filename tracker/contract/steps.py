@@ -51,7 +51,6 @@ EVENTS: Final[dict[str, str]] = {
     "Popup Clicked": "interest",
     **dict.fromkeys(sorted(ev.MESSAGE_CLICKS), "interest"),
     "Products Searched": "search",
-    "Product List Viewed": "learn",
     ev.PRODUCT_VIEWED: "learn",
     "Product List Filtered": "compare",
     ev.PRODUCTS_COMPARED: "compare",
