@@ -2,11 +2,11 @@
 
 Sizes are gzip -9: ours as they are served, the others' as a site loads them: the minified build that their npm package
 ships and their snippet loads, else the package bundled and minified as a site's own bundler would. Cost is the time of
-the main thread's tasks (DevTools' TaskDuration) with the CPU throttled to a quarter, once by the thread's clock (what it
-computed) and once by the wall's (with what it waited for, and what the machine did meanwhile): to load the client, and
-for 100 events in one go with what follows for 2 s. The clients take turns, each time as a new visitor, of a site with a
-name, not an address, which decides about cookies. Needs Chromium, Node and, for the others' clients, `make peers`
-(bench/clients has them pinned). `--write` puts what was measured into docs/snippet.md.
+the main thread's tasks (DevTools' TaskDuration) with the CPU throttled to a quarter, once by the thread's clock (what
+it computed) and once by the wall's (with what it waited for, and what the machine did meanwhile): to load the client,
+and for 100 events in one go with what follows for 2 s. The clients take turns, each time as a new visitor, of a site
+with a name, not an address, which decides about cookies. Needs Chromium, Node and, for the others' clients,
+`make peers` (bench/clients has them pinned). `--write` puts what was measured into docs/snippet.md.
 """
 
 from __future__ import annotations

@@ -3,25 +3,31 @@
  * the queue leaves by beacon to `data-to`, a batch URL with the write key, and the endpoint makes events of the calls; but
  * not where consent is required, or the person (cookie trk_consent=false) or the browser (GPC, DNT) says no.
  *
- * The queue is an array of [time, method, ...arguments]. `sent`: how many of them have left; t.js does not send those again.
+ * The queue is an array of [time, method, ...arguments] behind a proxy that has every method, also `popup.show`, which is
+ * queued as [time, "popup", "show", ...]: no call throws, whether or not something comes that knows it. `then`: how many of
+ * them have left; t.js does not send those again. (Of this name a number has to be there: who awaits the queue must get it.)
  * Written for size: the page's globals are named plainly, and the element by its id. */
-declare const trk: HTMLScriptElement;
 {
   const page = document,
-    queue = ((window as any).tracker = (window as any).tracker || []),
-    leave: any = (calls: unknown[]) => {
+    calls: any = [],
+    proxy = (target: any, ...path: string[]): any =>
+      new Proxy(target, {
+        get: (target, key: string) =>
+          key in target ? target[key] : proxy((...args: unknown[]) => calls.push([Date.now(), ...path, key, ...args]), ...path, key),
+      }),
+    leave = (data: any) => {
       try {
-        calls = queue.slice(queue.sent);
-        queue.sent = queue.length;
-        calls[0] &&
-          !(trk.dataset.consent || (navigator as any).globalPrivacyControl | (navigator as any).doNotTrack || /sent=f/.test(page.cookie)) &&
-          navigator.sendBeacon(trk.dataset.to!, JSON.stringify([page.URL, page.referrer, calls, Date.now()]));
+        (data = (page.scripts as any).trk.dataset).consent ||
+          (navigator as any).globalPrivacyControl | (navigator as any).doNotTrack ||
+          /trk_consent=f/.test(page.cookie) ||
+          (calls[calls.then] &&
+            data.to &&
+            navigator.sendBeacon(data.to, JSON.stringify([page.URL, page.referrer, calls.slice(calls.then), Date.now()])) &&
+            (calls.then = calls.length));
       } catch (e) {}
     };
-  "page track identify group alias reset ready consent optOut on".split(" ").map(
-    (method) => (queue[method] = (...args: unknown[]) => queue.push([Date.now(), method, ...args])),
-  );
-  trk.onerror = leave;
+  calls.then = calls.loaded = 0;
+  (self as any).tracker = (self as any).tracker || proxy(calls);
   setTimeout(leave, 5e3);
   addEventListener("pagehide", leave);
 }

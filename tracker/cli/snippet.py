@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from hashlib import sha256, sha384
 from html import escape
+from typing import Final
 from urllib.parse import quote, urlsplit
 
 import click
@@ -14,6 +16,9 @@ from tracker.contract import settings as contract_settings
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.snippet import STATIC, build_path
 
+NAME: Final = "tracker"
+"""The page's global, as the stub is built."""
+
 
 @click.command()
 @click.option("--site", default=DEMO_SITE, show_default=True, metavar="NAME", help="Whose write key it carries.")
@@ -21,6 +26,9 @@ from tracker.snippet import STATIC, build_path
 @click.option("--lite", "build", flag_value=".lite", help="The smallest build: page, track, identify.")
 @click.option("--full", "build", flag_value=".full", help="The build with engagement, clicks, forms and popups.")
 @click.option("--consent", is_flag=True, help="Nothing is stored or sent before tracker.consent(true).")
+@click.option(
+    "--global", "name", default=NAME, show_default=True, metavar="NAME", help="`analytics`: for Segment's calls."
+)
 @click.option("--no-spa", is_flag=True, help="Page views are told by calls of tracker.page() alone.")
 @click.option("--csp", is_flag=True, help="Also print what the page's Content-Security-Policy must allow.")
 @click.option("--nonce", metavar="TEXT", help="Nonce of the policy, for example '{{ nonce }}' of your templates.")
@@ -30,6 +38,7 @@ def snippet(
     url: str | None,
     build: str | None,
     consent: bool,
+    name: str,
     no_spa: bool,
     csp: bool,
     nonce: str | None,
@@ -42,12 +51,16 @@ def snippet(
     base = (url or settings.public_url or f"http://{settings.http_host}:{settings.http_port}").rstrip("/")
     if urlsplit(base).scheme not in ("http", "https") or not urlsplit(base).netloc:
         raise click.UsageError(f"--url {base}: not an address as https://t.shop.example")
+    if not re.fullmatch(r"[A-Za-z_$][\w$]*", name, re.ASCII):
+        raise click.UsageError(f"--global {name}: not a name as analytics")
     more = {"consent": "required"} if consent else {}
+    if name != NAME:
+        more["global"] = name
     if not (no_spa or build == ".lite"):
         more["spa"] = ""
     click.echo(tags(settings, settings.sites[site].write_key, base, build or "", more, nonce, sri))
     if csp:
-        click.echo(policy(base, nonce))
+        click.echo(policy(base, nonce, name))
 
 
 def tags(
@@ -68,23 +81,26 @@ def tags(
         digest = sha384((STATIC / f"t{build}.js").read_bytes()).digest()
         attributes |= {"integrity": f"sha384-{b64encode(digest).decode()}", "crossorigin": "anonymous"}
     own = {"nonce": nonce} if nonce else {}
-    lines = [f"<script {_attributes(attributes | own)} async></script>", _inline(stub(), own)]
+    name = options.get("global", NAME)
+    lines = [f"<script {_attributes(attributes | own)} async></script>", _inline(stub(name), own)]
     if "spa" not in options:
-        lines.append(_inline("tracker.page()", own))
+        lines.append(_inline(f"{name}.page()", own))
     return "\n".join(lines)
 
 
-def policy(base: str, nonce: str | None) -> str:
+def policy(base: str, nonce: str | None, name: str = NAME) -> str:
     """The sources that the tags need; `tracker.page()` of your own is one more hash."""
     parts = urlsplit(base)
     origin = f"{parts.scheme}://{parts.netloc}"
-    hashes = " ".join(f"'sha256-{b64encode(sha256(s.encode()).digest()).decode()}'" for s in (stub(), "tracker.page()"))
+    inline = (stub(name), f"{name}.page()")
+    hashes = " ".join(f"'sha256-{b64encode(sha256(s.encode()).digest()).decode()}'" for s in inline)
     scripts = f"'nonce-{nonce}'" if nonce else hashes
     return f"\nContent-Security-Policy: script-src {origin} {scripts}; connect-src {origin}"
 
 
-def stub() -> str:
-    return (STATIC / "stub.js").read_text("utf-8").strip()
+def stub(name: str = NAME) -> str:
+    """`name`: the page's global."""
+    return (STATIC / "stub.js").read_text("utf-8").strip().replace(f"self.{NAME}", f"self.{name}")
 
 
 def _inline(code: str, attributes: dict[str, str]) -> str:

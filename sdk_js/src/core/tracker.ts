@@ -119,6 +119,8 @@ Object.assign(methods, {
   flush: delivery.flush,
   /** The callback is called as that of any call. */
   ready: () => undefined,
+  /** The tag's attributes have said it all; pages written for Segment call it. */
+  load: () => undefined,
   consent(choice: consent.Choice) {
     consent.say(choice);
     if (consent.state()) {
@@ -185,15 +187,17 @@ export function call(method: string, args: unknown[]): void {
   }
 }
 
-/** A call of our stub, [time, method, ...arguments], or of Segment's, [method, ...arguments]. */
+/** A call of our stub, [time, method, ...arguments] ([time, "popup", "show", ...arguments]), or of Segment's, [method, ...arguments]. */
 function take(queued: unknown): void {
   if (!Array.isArray(queued)) return;
   const args = [...queued];
   // Nobody saw a page that was being prerendered: its calls count from when it is shown.
   const at = typeof args[0] === "number" ? args.shift() : undefined;
   calledAt = early ? undefined : at;
+  let method = String(args.shift());
+  if (!methods[method] && typeof args[0] === "string") method += "." + args.shift();
   // Segment's stub adds the page's context as a last argument marked __t.
-  call(String(args.shift()), args.filter((arg) => Object(arg).__t !== "bpc"));
+  call(method, args.filter((arg) => Object(arg).__t !== "bpc"));
   calledAt = undefined;
 }
 
@@ -206,7 +210,8 @@ function serve(target: Fields): void {
       call(name, args);
       return Promise.resolve();
     };
-    if (second) ((target[first!] ||= {}) as Fields)[second] = act;
+    // The stub answers to every name, with nothing that lasts.
+    if (second) ((first! in target ? target[first!] : (target[first!] = {})) as Fields)[second] = act;
     else target[first!] = Object.assign(act, target[first!]);
   }
   target["user"] = () => ({ id: () => read(USER_ID), anonymousId, traits: () => traitsOfPage });
@@ -214,7 +219,7 @@ function serve(target: Fields): void {
   target["loaded"] = target["initialized"] = true;
   waiting.forEach((each, index) => {
     // What the stub has sent itself only says who is here.
-    muted = index < (target["sent"] as number);
+    muted = index < (target["then"] as number);
     take(each);
   });
   muted = false;

@@ -119,20 +119,20 @@ function start(): void {
   let taken = 0;
   const held: unknown[] = [];
 
-  function send(type: string, fields: Fields, { context: more, ...options }: Fields): void {
+  function send(type: string, fields: Fields, { context: more, timestamp, ...options }: any): void {
     if (!read("anonymous_id")) renew();
     // A call that the stub has sent only says who is here.
-    if (taken < target.sent) return;
+    if (taken < target.then) return;
     queue.push(
       JSON.stringify({
         type,
         messageId: uuid(),
-        timestamp: new Date(calledAt || Date.now()),
+        timestamp: new Date(timestamp || calledAt || Date.now()),
         anonymousId: read("anonymous_id"),
         userId: read("user_id") || undefined,
         ...fields,
         ...options,
-        context: { ...context(), consent: said === true ? "granted" : said, ...(more as Fields) },
+        context: { ...context(), consent: said === true ? "granted" : said, ...more },
       }),
     );
     void Promise.resolve().then(hide);
