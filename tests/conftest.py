@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 
 from tests.harness import Cluster, Servers, Stack, embedded_cluster, embedded_kafka, embedded_redis, in_thread
 from tracker.embedded import kafka, redis
 from tracker.embedded.process import PartError, free_port, wait_until
+
+hypothesis.settings.register_profile("tests", deadline=None)  # The machine may do something else meanwhile.
+hypothesis.settings.load_profile("tests")
 
 KAFKA_IMAGE = "apache/kafka:4.3.1"
 REDIS_IMAGE = "redis:7.2.11-alpine"

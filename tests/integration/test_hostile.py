@@ -73,7 +73,7 @@ async def writer(redis_url: str) -> AsyncIterator[Writer]:
 
 
 def test_no_record_of_a_topic_makes_a_script_fail(redis_url: str) -> None:
-    @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @hypothesis_settings(max_examples=40, suppress_health_check=list(HealthCheck), database=None)
     @given(chunks)
     def written(values: list[bytes]) -> None:
         async def write() -> None:

@@ -41,7 +41,7 @@ def test_answers_are_as_the_document_says(stack: Stack, mode: GenerationMode) ->
         assert isinstance(found, Ok)
         operation = found.ok()
 
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=mode))
         def answers(case: schemathesis.Case[Any]) -> None:
             if case.method == "GET":

@@ -302,7 +302,7 @@ _events = st.one_of(
     events=st.lists(_events, min_size=1, max_size=14), data=st.data(),
     waits=st.lists(st.booleans(), min_size=14, max_size=14),
 )  # fmt: skip
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_order_of_arrival_ends_in_the_same_visits_and_tells_nothing_untrue(
     events: list[ProfileEvent], data: st.DataObject, waits: list[bool]
 ) -> None:

@@ -214,7 +214,7 @@ def counts_of(emitted: list[cart.Emission]) -> dict[tuple[str, int], int]:
     return {key: n for key, n in sums.items() if n}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(arrivals(), st.sampled_from([0.0, 3600.0, 90_000.0, 2_000_000.0]))
 @example(([add(0), add(3000, id="late")], [3700.0, 0.0]), 6599.0)
 def test_any_order_of_arrival_is_the_fold_in_order(
@@ -225,7 +225,7 @@ def test_any_order_of_arrival_is_the_fold_in_order(
     run(arrival, last_s + after_s, waits)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(logs((*_STEPS_S, 600_000), 10_000_000), st.sampled_from([0.0, 3600.0, 2_000_000.0]))
 def test_in_order_the_log_is_never_folded_again(log: list[ProfileEvent], after_s: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -238,7 +238,7 @@ def test_in_order_the_log_is_never_folded_again(log: list[ProfileEvent], after_s
     assert told == [(e.at_ms, e.quiet) for e in emitted if e.what == "cart.abandoned"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(logs())
 def test_a_cart_with_an_order_in_time_is_never_abandoned(log: list[ProfileEvent]) -> None:
     _, emitted = folded(log, 3_000_000)

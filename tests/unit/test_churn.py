@@ -192,7 +192,7 @@ def test_the_days_of_a_frequent_buyer_are_bounded_and_x_is_not() -> None:
     assert (earlier.x, earlier.days[0]) == (700, DAY0 - 5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 900), st.integers(0, 3)), min_size=1, max_size=12))
 def test_the_signal_is_on_exactly_while_the_risk_is_high(purchases: list[tuple[int, int]]) -> None:
     """In order, hysteresis by definition: on from the first moment the risk is >= enter, off at a purchase <= leave."""

@@ -127,7 +127,7 @@ def test_there_is_no_hole_at_a_of_1() -> None:
 _any = st.floats(5e-324, allow_infinity=False)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(_any, _any, _any, _any, st.integers(0, 10**12), st.floats(0, allow_infinity=False), _any, st.floats(0, 1))
 def test_no_double_is_too_large_or_too_small(
     r: float, alpha: float, a: float, b: float, x: int, t: float, h: float, part: float
@@ -169,7 +169,7 @@ _params = st.builds(
 _ages = st.floats(0, 1e5)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(_params, st.integers(0, 100_000), _ages, _ages, _ages, st.floats(1e-3, 1e4))
 def test_probabilities_stay_within_0_and_1_and_fall_with_age(
     p: Params, x: int, t_x: float, since: float, later: float, h: float
@@ -183,7 +183,7 @@ def test_probabilities_stay_within_0_and_1_and_fall_with_age(
     assert p_alive(p, x, t_x, t + later) <= p_alive(p, x, t_x, t) * (1 + 1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_params, st.integers(0, 2000), st.floats(0, 500), st.floats(0.1, 100), st.floats(0.01, 0.99))
 def test_the_crossing_is_where_the_risk_reaches_the_threshold(
     p: Params, x: int, t_x: float, h: float, enter: float

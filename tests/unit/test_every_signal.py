@@ -59,7 +59,7 @@ CONFIGURED: Final = load(
 CTX: Final = context(user_id="u1", traits={"name": "Lan"}, settings=CONFIGURED)
 encode = msgspec.json.Encoder(order="deterministic").encode
 
-fuzzed = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")), deadline=None)
+fuzzed = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")))
 """Of each signal in each test: other ones in every run, so that over the runs there are many."""
 
 
@@ -321,7 +321,7 @@ def test_it_has_an_effect_on_every_golden_event_that_it_reads(signal: Signal[Any
 
 @pytest.mark.parametrize("signal", [s for s in SIGNALS if s.state_type is not type(None)], ids=by_name)
 @given(stream=streams())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_it_explains_its_state_in_words(signal: Signal[Any], stream: list[ProfileEvent]) -> None:
     """Times as people read them, days by their date, lists where there is more of something."""
     assert type(signal).explain is not Signal.explain

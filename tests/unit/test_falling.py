@@ -208,7 +208,7 @@ by_day = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 
 @given(by_day)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_timer_finds_the_first_day_that_a_look_at_every_day_finds(by_day: list[int]) -> None:
     rig = used(*by_day)
     rig.clock(200)
@@ -226,7 +226,7 @@ def test_the_timer_finds_the_first_day_that_a_look_at_every_day_finds(by_day: li
 
 
 @given(by_day, st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_order_of_arrival_ends_in_the_same(by_day: list[int], draw: random.Random) -> None:
     """The times are the same at once; the fall, when the latest day is over, which is when the timer looks again."""
     events = [e for day, n in enumerate(by_day[:30]) for e in minutes(day, n)]
@@ -299,7 +299,7 @@ def test_few_visits_make_no_state() -> None:
 
 
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=40, unique=True).map(sorted))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_timer_of_visits_finds_the_first_day_that_a_look_at_every_day_finds(days: list[int]) -> None:
     rig = came(*days)
     rig.clock(300)
@@ -390,7 +390,7 @@ def test_of_machines_and_of_channels_that_can_not_tell_nothing_is_concluded() ->
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.sampled_from([1, 2, 3, 7]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_timer_of_messages_finds_the_first_day_that_a_look_at_every_day_finds(
     opened: list[bool], every_d: int
 ) -> None:

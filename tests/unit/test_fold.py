@@ -114,7 +114,7 @@ def shop_log(seed: int, length: int) -> list[bytes]:
     return log
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.data())
 def test_chunk_boundaries_never_matter(seed: int, length: int, data: st.DataObject) -> None:
     log = shop_log(seed, length)

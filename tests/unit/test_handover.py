@@ -424,7 +424,7 @@ _abouts = st.builds(
 
 
 @given(one=_abouts, other=_abouts)
-@hypothesis_settings(max_examples=200, deadline=None)
+@hypothesis_settings(max_examples=200)
 def test_who_merged_profiles_are_does_not_depend_on_which_comes_first(one: About, other: About) -> None:
     merged = merge_about(one, other)
     assert merged == merge_about(other, one)

@@ -58,9 +58,7 @@ def folded(values: list[bytes | None], folder: Folder, profiles: dict[tuple[str,
     return blob, fx
 
 
-@hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(chunks)
 def test_no_record_of_a_topic_ends_a_worker(values: list[bytes]) -> None:
     folder, profiles = Folder(SIGNALS, SETTINGS), dict[tuple[str, str], Profile]()
@@ -71,7 +69,7 @@ def test_no_record_of_a_topic_ends_a_worker(values: list[bytes]) -> None:
         recovery._note(PROFILE_EVENTS, 0, value, lost, set(), {})
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(records)
 def test_what_a_client_can_say_is_never_a_signals_failure(values: list[bytes]) -> None:
     """Of those the limits of poison would stop the worker."""

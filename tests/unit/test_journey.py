@@ -156,7 +156,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_EVENTS, st.randoms(use_true_random=False), st.sampled_from([0, 45, 100]))
 def test_any_order_of_arrival_gives_the_same_stage(
     said: list[tuple[str | None, int]], random: Any, later_d: int

@@ -7,7 +7,7 @@ import time
 from math import ceil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.contract.settings import load
@@ -36,7 +36,6 @@ def test_a_burst_goes_through_and_then_what_flows_in() -> None:
     assert limiter.take("k", 1, 100.11) > 0.0
 
 
-@settings(deadline=None)
 @given(
     st.floats(0.1, 1e5), st.integers(1, 10_000), st.floats(0, 1e6),
     st.lists(st.tuples(st.integers(1, 20_000), st.floats(0, 10)), min_size=1, max_size=60),
@@ -54,7 +53,6 @@ def test_never_more_than_burst_rate_and_one_oversized_take(
             let_through += cost
 
 
-@settings(deadline=None)
 @given(st.floats(0.01, 1e5), st.integers(1, 10_000), st.integers(1, 20_000), st.floats(0, 1e9))
 def test_after_the_time_it_names_it_lets_through(rate_s: float, burst: int, cost: int, now_s: float) -> None:
     limiter = Limiter(rate_s, burst, 10)

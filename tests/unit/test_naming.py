@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream import naming
@@ -102,7 +102,6 @@ _fields = st.sampled_from(["path", "url", "product_id", "sku", "name", "id", "so
 @given(
     st.sampled_from([None, *NAMES]), st.one_of(_json, st.dictionaries(_fields, _json)), st.dictionaries(_fields, _json)
 )
-@settings(deadline=None)
 def test_nothing_a_client_sends_makes_it_raise_and_fields_are_of_the_family_and_short(
     name: str | None, properties: Any, campaign: Any
 ) -> None:

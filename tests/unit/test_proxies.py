@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.contract.settings import SettingsError, load, networks
@@ -48,7 +48,6 @@ def test_a_proxy_may_add_a_line_of_its_own() -> None:
     assert joined(lines)[b"a"] == b"b"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_whatever_stands_there_the_answer_is_an_address(value: bytes) -> None:
     assert client_ip("10.0.0.1", {b"x-forwarded-for": value}, PROXIES)

@@ -157,7 +157,7 @@ FALLING = {name for name, c in FREE.items() if any(FIELDS[leaf.field or ""].kind
 """Segments that who is in them is in a little longer: it depends on whether they were."""
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(EVENTS, st.randoms(use_true_random=False), st.sampled_from([0, 3, 29, 30, 31, 90, 200]))
 def test_any_order_of_arrival_gives_the_members_that_the_conditions_give_now(
     said: list[tuple[str | None, int]], random: Any, later_d: int

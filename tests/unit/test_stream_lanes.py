@@ -76,13 +76,13 @@ class Reader:
             self.generations[tp] = self.generations.get(tp, 0) + 1
         return {tp: self.generations[tp] for tp in offsets}
 
-    def fetch(self, count: int) -> Any:
-        """The next records as an event of Faust's."""
+    def fetch(self, count: int) -> Chunk:
+        """The next records."""
         base = self.positions[TP0]
         records = [SimpleNamespace(offset=base + n) for n in range(count)]
         chunk = Chunk(TP0, self.generations[TP0], base, records)
         self.positions[TP0] = chunk.next
-        return SimpleNamespace(value=chunk, ack=lambda: None)
+        return chunk
 
 
 class Redis:
@@ -128,6 +128,7 @@ async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_
     lanes.put(reader.fetch(5))
     await eventually(lambda: partition.next == 5)
     assert partition.claims == 2
+    assert lanes.done == {TP0: 5}  # what Faust commits
     await lanes.finish(0)
 
 

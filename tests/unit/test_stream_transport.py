@@ -27,14 +27,7 @@ async def test_records_of_one_topic_are_kept_when_another_has_no_position_yet(mo
         return {AHEAD: taken}
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
-    thread = cast(Any, ChunkConsumerThread.__new__(ChunkConsumerThread))
-    limits = SimpleNamespace(first=AHEAD.topic, max_backlog_records=100, max_backlog_bytes=50)
-    thread.consumer = SimpleNamespace(transport=limits)
-    thread.claimed, thread.full, thread.backlog, thread.backlog_bytes = {AHEAD, REST}, set(), 0, 51
-    assert await thread._fetch_records(None, {AHEAD, REST}, 1.0, 100) == {}  # large records wait already
-    thread.backlog_bytes = 0
-    thread.generations, thread.positions = {AHEAD: 1, REST: 1}, {AHEAD: 0, REST: 0}
-    thread._pace = Pace()
+    thread = made([AHEAD, REST])
     offsets: list[int] = []
     expected = 0
     for _ in range(6):
@@ -44,3 +37,27 @@ async def test_records_of_one_topic_are_kept_when_another_has_no_position_yet(mo
             offsets += [record.offset for record in chunk.records]
             expected = chunk.next
     assert offsets == [0, 1, 2, 3, 4, 5]
+
+
+async def test_the_chunks_of_a_topic_are_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [TP("first", 0), TP("first", 1), TP("other", 0), TP("other", 1)]
+
+    async def fetch(self: Any, consumer: Any, tps: set[TP], timeout: Any, max_records: Any) -> dict[TP, list[Any]]:  # noqa: ASYNC109
+        return {tp: [SimpleNamespace(offset=n, value=b"") for n in range(2)] for tp in places if tp in tps}
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
+    found = await made(places)._fetch_records(None, set(places), 1.0, 100)
+    assert {tp.topic: [chunk.tp for chunk in message.chunks] for tp, (message,) in found.items()} == {
+        "first": places[:2], "other": places[2:],
+    }  # fmt: skip
+
+
+def made(places: list[TP]) -> Any:
+    """A thread that reads these partitions, each from its beginning."""
+    thread = cast(Any, ChunkConsumerThread.__new__(ChunkConsumerThread))
+    transport = SimpleNamespace(first=AHEAD.topic, max_backlog_records=100, max_backlog_bytes=100)
+    thread.consumer = SimpleNamespace(transport=transport)
+    thread.claimed, thread.full, thread.backlog, thread.backlog_bytes = set(places), set(), 0, 0
+    thread.generations, thread.positions = dict.fromkeys(places, 1), dict.fromkeys(places, 0)
+    thread._pace = Pace()
+    return thread
