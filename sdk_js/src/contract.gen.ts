@@ -340,7 +340,7 @@ export interface JourneyStep {
 
 /** It is time to ask a person how it was. */
 export interface Survey {
-  /** order, goal, session or churn. */
+  /** order, goal, session, churn or falling. */
   cause: string;
   orderId?: string | null;
   /** Name of the goal's event. */

@@ -7,10 +7,10 @@ Monday.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from stream.core import retention
-from stream.core.activity import DAY_MS
+from stream.core.activity import DAY_MS, iso_day
 from stream.core.retention import Retention
 from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import MESSAGE_ACTIONS, ORDER_CANCELLED, ORDER_REFUNDED, SERVER_EVENTS, ProfileEvent
@@ -45,6 +45,12 @@ class RetentionSignal(Signal[Retention]):
 
     def merge(self, one: Retention, other: Retention, now_ms: int, ctx: Context) -> Result:
         return _counted(retention.merged(one, other), ctx, one, other)
+
+    def explain(self, state: Retention, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """The Mondays of the weeks with activity; the first is the cohort."""
+        weeks = [state.week + k for k in range(retention.MAX_WEEKS) if state.bits >> k & 1]
+        mondays = [iso_day(retention.monday(week)) for week in weeks]
+        return {"cohort": mondays[0], "active_weeks": mondays}
 
 
 def is_active(event: ProfileEvent) -> bool:

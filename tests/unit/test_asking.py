@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
+from stream.signals.surveys import SurveySignal
 from tests.unit.conditions import when
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
@@ -108,7 +109,6 @@ def test_goals_and_sessions_ask_at_once_where_they_are_configured() -> None:
     rules = SurveyRules(after_order=False, after_goal=("Form Submitted",), after_session=True, gap_d=5)
     owner = Owner(configured(surveys=rules))
     log = [
-        order(0, 0),
         event(1, 1, "Form Submitted"),
         event(2, 2, "Session Ended"),
         event(3, 6, "Session Ended"),
@@ -120,8 +120,51 @@ def test_goals_and_sessions_ask_at_once_where_they_are_configured() -> None:
     ]  # fmt: skip
     assert ("survey", "gap") in fx.suppressed
     quiet = Owner(configured())
-    quiet.take(log[1:])
+    quiet.take(log)
     assert told(quiet, "survey") == []
+
+
+MINUTE = 1 / 1440
+
+
+def test_the_end_of_a_session_asks_by_time_alone() -> None:
+    rules = SurveyRules(after_order=False, after_session=True, gap_d=5)
+    owner = Owner(configured(surveys=rules))
+    owner.take([event(0, 0), event(1, 20 * MINUTE), event(2, 50 * MINUTE), clock(80 * MINUTE)])
+    assert told(owner, "survey") == []
+    owner.take([clock(80.1 * MINUTE)])
+    assert [(t["cause"], t["day"]) for t in told(owner, "survey")] == [
+        ("session", pytest.approx(80 * MINUTE, abs=1e-6))
+    ]
+    fx = owner.take([event(3, 1), clock(2)])
+    assert (len(told(owner, "survey")), fx.suppressed) == (1, [("survey", "gap")])
+    owner.take([event(4, 6), event(5, 6, "Order Delivered", order_id="x"), clock(7), clock(12)])
+    assert [round(t["day"]) for t in told(owner, "survey")] == [0, 6]
+    state = owner.profiles["demo", "p1"].states["surveys"]
+    assert SurveySignal().due_ms(state) is None
+    quiet = Owner(configured())
+    quiet.take([event(0, 0), clock(1)])
+    assert "surveys" not in quiet.profiles["demo", "p1"].states
+
+
+def test_a_session_that_the_site_ends_is_not_asked_about_again() -> None:
+    owner = Owner(configured(surveys=SurveyRules(after_session=True, gap_d=0.001)))
+    owner.take([event(0, 0), event(1, 5 * MINUTE, "Session Ended"), clock(1)])
+    assert [(t["cause"], round(t["day"] / MINUTE)) for t in told(owner, "survey")] == [("session", 5)]
+    owner.take([event(2, 2), clock(3)])
+    assert len(told(owner, "survey")) == 2
+
+
+def test_usage_that_falls_asks_where_it_is_configured() -> None:
+    log = [event(n, n, "Feature Used", feature="x") for n in range(28)]
+    owner = Owner(configured(surveys=SurveyRules(at_falling=True)))
+    owner.take([*log, clock(60)])
+    (fall,) = told(owner, "usage_falling")
+    asked = told(owner, "survey")
+    assert [(t["cause"], t["day"]) for t in asked] == [("falling", fall["day"])]
+    off = Owner(configured())
+    off.take([*log, clock(60)])
+    assert (len(told(off, "usage_falling")), told(off, "survey")) == (1, [])
 
 
 def test_the_churn_signal_asks_once_a_crossing() -> None:

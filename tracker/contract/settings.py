@@ -159,8 +159,15 @@ class SurveyRules(Struct, frozen=True, forbid_unknown_fields=True):
     after_goal: Annotated[
         tuple[str, ...], Meta(description="Names of track events at which the question is asked at once.")
     ] = ()
-    after_session: Annotated[bool, Meta(description="At a Session Ended.")] = False
+    after_session: Annotated[
+        bool,
+        Meta(
+            description="When a session is over: 30 minutes after the last visit, or at a Session Ended of the site's "
+            "own. It costs a look at each event."
+        ),
+    ] = False
     at_churn: Annotated[bool, Meta(description="When the churn signal goes on.")] = True
+    at_falling: Annotated[bool, Meta(description="When usage or engagement is told to have fallen.")] = False
     gap_d: Annotated[
         float, Meta(description="A person is asked once in so many days, whatever for.", gt=0, le=3650)
     ] = 30.0

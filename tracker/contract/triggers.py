@@ -226,7 +226,7 @@ class JourneyStep(Person, rename=_wire):
 class Survey(Person):
     """It is time to ask a person how it was."""
 
-    cause: Annotated[str, Meta(description="order, goal, session or churn.")]
+    cause: Annotated[str, Meta(description="order, goal, session, churn or falling.")]
     order_id: str | None = None
     event: Annotated[str | None, Meta(description="Name of the goal's event.")] = None
 
