@@ -14,10 +14,14 @@ from zlib import crc32
 
 from stream.core import orders
 from stream.core.churn_watch import Watched
+from stream.fit.gaps import Gaps
 from stream.profile import ProfileCodec
+from stream.signals import SIGNALS
 from stream.signals.base import Signal
 from stream.signals.purchase import Purchases
 
+PURCHASE: Final = "purchase"
+REORDER: Final = "reorder"
 SCAN_COUNT: Final = 1000
 """Keys that Redis looks at in one call; it serves nobody else meanwhile (about 0.3 ms)."""
 
@@ -30,6 +34,8 @@ class Found:
         self.hash = array("q")
         self.means: dict[str, tuple[array[int], array[float]]] = {}
         """Currency -> (customer's place, mean value of its repeats; without repeats 0)."""
+        self.gaps = Gaps()
+        """Of products; only of purchases."""
         self._most = most
         self.share = 1
         """One in so many profiles is taken."""
@@ -82,6 +88,9 @@ def read(
     codec = ProfileCodec(signals)
     names = [signal.name for signal in signals]
     found = {name: Found(most) for name in names}
+    if PURCHASE in names:  # and what was in the orders
+        signals = [*signals, *(s for s in SIGNALS if s.name == REORDER)]
+        codec, names = ProfileCodec(signals), [*names, REORDER]
     for batch in profile_keys(redis, site):
         pipeline = redis.pipeline(transaction=False)
         for key in batch:
@@ -89,8 +98,12 @@ def read(
         for key, values in zip(batch, pipeline.execute(), strict=True):
             profile_id = key.rpartition(":")[2]
             fields = [x for name, text in zip(names, values, strict=True) if text is not None for x in (name, text)]
-            for name, state in codec.decode(site, profile_id, fields).states.items():
-                found[name].take(profile_id, state, today)
+            states = codec.decode(site, profile_id, fields).states
+            for name, state in states.items():
+                if name != REORDER:
+                    found[name].take(profile_id, state, today)
+                elif (purchases := states.get(PURCHASE)) is not None:
+                    found[PURCHASE].gaps.take(state, purchases.orders)
         progress(len(batch))
     return found
 

@@ -144,6 +144,7 @@ def judged(settings: Settings, site: str, signal: str, found: Found, current: Mo
         return Model(
             model_id=f"{site}/{signal}/{version}", site=site, signal=signal, version=version, fitted_at_ms=now_ms,
             r=p.r, alpha=p.alpha, a=p.a, b=p.b, customers=customers, confidence=confidence, value=value,
+            gaps=found.gaps.medians(),
         )  # fmt: skip
 
     if customers < MIN_CUSTOMERS:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stream.core import reorder
 from stream.core.orders import Order
@@ -21,6 +22,7 @@ from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import MAX_TIME_MS, ORDER_COMPLETED, SUBSCRIPTION_EVENTS, ProfileEvent
+from tracker.contract.models import Model
 from tracker.contract.retention import ReorderRules
 from tracker.contract.triggers import REORDER_DUE, CartLine, ReorderDue, TriggerKind, rfc3339
 
@@ -28,6 +30,8 @@ PURCHASE: Final = "purchase"
 SECONDS: Final = 100_000_000_000
 """A number below it is a time in seconds, else in ms: 1973 or 5138."""
 _DEFAULTS: Final = ReorderRules()
+_last: Final[dict[str, tuple[ReorderRules, Model, ReorderRules]]] = {}
+"""Site -> (its rules, its parameters, both as one), as they were asked for last."""
 
 
 class _Subscription(Struct):
@@ -109,8 +113,17 @@ class ReorderSignal(Signal[Reorder]):
 
 
 def _rules(ctx: Context) -> ReorderRules:
+    """The site's; of products that it says nothing of, the medians of its customers as they were fitted last."""
     known = ctx.settings.sites.get(ctx.site)
-    return _DEFAULTS if known is None else known.reorder
+    rules = _DEFAULTS if known is None else known.reorder
+    model = ctx.models.get((ctx.site, PURCHASE))
+    if model is None or not model.gaps:
+        return rules
+    last = _last.get(ctx.site)
+    if last is None or last[0] is not rules or last[1] is not model:
+        with_medians = replace(rules, products=model.gaps | rules.products)
+        last = _last[ctx.site] = (rules, model, with_medians)
+    return last[2]
 
 
 def _orders(ctx: Context) -> Mapping[str, Order]:

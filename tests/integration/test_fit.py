@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream.core.cart import Line
+from stream.core.reorder import Basket, Reorder
 from stream.fit.nightly import fit as nightly_fit
 from tests.harness import Site, Stack, eventually
 from tracker.contract import keys
@@ -35,6 +37,12 @@ def buyers(site: Site, partitions: int, count: int) -> dict[str, str]:
     return found
 
 
+DAY_MS = 86_400_000
+COFFEE = (Line("coffee", 1.0, 10.0),)
+TWICE = msgspec.json.encode(Reorder((Basket(DAY_MS, "x", COFFEE), Basket(22 * DAY_MS, "y", COFFEE)))).decode()
+"""Coffee, and again three weeks later."""
+
+
 async def test_a_fit_reaches_every_partition_and_every_score(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in stack.env.items():
         monkeypatch.setenv(name, value)
@@ -44,6 +52,7 @@ async def test_a_fit_reaches_every_partition_and_every_score(stack: Stack, monke
     try:
         for key, state in states.items():
             redis.hset(key, "purchase", state)
+            redis.hset(key, "reorder", TWICE)
 
         def models() -> list[Model]:
             found = (redis.hget(keys.models_key(p), f"{site.name}|purchase") for p in range(settings.partitions))
@@ -51,10 +60,11 @@ async def test_a_fit_reaches_every_partition_and_every_score(stack: Stack, monke
 
         assert await run_fit(settings, site.name) == 0
         await eventually(lambda: len(models()) == settings.partitions)
-        (model,) = set(models_by_version(models()))
+        (model,) = models_by_version(models())
         assert (model.version, model.customers, model.confidence) == (1, 60, "low")
         assert model.value is not None
         assert model.value.currency == "VND"
+        assert model.gaps == {"coffee": 21.0}
         assert field_of(model) == f"{site.name}|purchase"
         report = json.loads(redis.hget(keys.fit_key(site.name), "purchase"))
         assert (report["status"], report["customers"]) == ("published", 60)

@@ -11,11 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream.core.cart import Line
 from stream.core.churn import COLD, Params, bg_p_alive, p_alive
 from stream.core.expected import mean_purchases
 from stream.core.orders import Order
+from stream.core.reorder import DAY_MS, Basket, Reorder
 from stream.core.value import ValueParams, factors, lifetime_value
 from stream.fit import likelihood, nightly, run
+from stream.fit.gaps import Gaps
 from stream.fit.histories import Found
 from stream.fit.likelihood import Histories, compressed, fit_purchases, fit_values
 from stream.signals.purchase import Purchases
@@ -189,6 +192,26 @@ def test_few_customers_leave_the_prior_and_more_move_it() -> None:
     assert again.version == 2
     fewer = published(site_of(3, 190), {("shop", "purchase"): many})
     assert (fewer.version, fewer.confidence, fewer.r) == (2, "cold", COLD.r)
+
+
+def test_a_product_is_bought_again_after_the_median_of_the_times_between() -> None:
+    def baskets(*orders: tuple[int, str]) -> Reorder:
+        """(day, products, a letter each)."""
+        return Reorder(
+            tuple(Basket(day * DAY_MS, f"o{day}", tuple(Line(p, 1.0, None) for p in of)) for day, of in orders)
+        )
+
+    found = Gaps()
+    for n, gap in enumerate((10, 30, 20, 25, 15)):
+        found.take(baskets((n, "ab"), (n + 5, "b"), (n + gap, "ac")), {})
+    assert found.medians() == {"a": 20.0, "b": 5.0}, "c was never bought again"
+    found.take(baskets((0, "a"), (1, "a")), {"o1": Order(1, 1, value=10, back=10)})
+    found.take(baskets((3, "a"), (3, "a")), {})
+    assert found.medians()["a"] == 20.0, "given back, or on one day"
+    found = site_of(30, 300)
+    for n in range(5):
+        found.gaps.take(baskets((n, "a"), (n + 20, "a")), {})
+    assert published(found).gaps == {"a": 20.0}
 
 
 def test_a_tenth_of_the_customers_is_flagged() -> None:

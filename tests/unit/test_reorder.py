@@ -13,6 +13,7 @@ from stream.signals.purchase import PurchaseSignal
 from stream.signals.reorder import ReorderSignal, _time
 from tests.unit.cart_vectors import SETTINGS, T0_MS, context, event
 from tracker.contract.events import ProfileEvent
+from tracker.contract.examples import MODEL
 from tracker.contract.retention import ReorderRules
 from tracker.contract.settings import Site
 from tracker.contract.triggers import ReorderDue
@@ -117,6 +118,25 @@ def test_who_has_too_few_orders_goes_by_the_products_of_the_last_else_by_the_sit
     assert rig.told() == [(90, "site")]
     rig = Rig(on=False, **rules).take(bought(0, "coffee"))
     assert "reorder" not in rig.states
+
+
+def test_a_product_without_a_setting_goes_by_the_median_of_all_customers() -> None:
+    """Domain: A464. The setting stands above it, the person's own times above both."""
+    model = msgspec.structs.replace(MODEL, site="demo", gaps={"coffee": 25.0, "tea": 12.5})
+    for rules, product, due in (
+        ({}, "tea", (12.5, "product")),
+        ({"products": {"tea": 40}}, "tea", (40, "product")),
+        ({"products": {"tea": 40}}, "coffee", (25, "product")),
+        ({"days": 90}, "cup", (90, "site")),
+    ):
+        rig = Rig(**rules)
+        rig.ctx = msgspec.structs.replace(rig.ctx, models={("demo", "purchase"): model})
+        rig.take(bought(0, product)).clock(1000)
+        assert rig.told() == [due]
+    own = Rig()
+    own.ctx = msgspec.structs.replace(own.ctx, models={("demo", "purchase"): model})
+    own.take(bought(0, "tea"), bought(10, "tea"), bought(20, "tea")).clock(1000)
+    assert own.told() == [(30, "own")]
 
 
 def test_an_order_that_was_given_back_was_none() -> None:

@@ -53,6 +53,10 @@ class Model(Struct, rename="camel", kw_only=True, frozen=True, omit_defaults=Tru
         Meta(description="cold: the prior, fewer than 25 customers; low: fewer than 500, or 180 days; ok: more."),
     ]
     value: Value | None = None
+    gaps: Annotated[
+        dict[str, float],
+        Meta(description="Of purchases: product -> the median of the days until it is bought again; 500 at most."),
+    ] = {}
 
     def newer_than(self, other: Model | None) -> bool:
         """At a tie the later fit's, so that all partitions end with the same one."""
