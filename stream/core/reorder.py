@@ -12,12 +12,13 @@ told again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stream.core.cart import Line
 from stream.core.orders import Order
@@ -28,6 +29,7 @@ MAX_BASKETS: Final = 3
 MAX_LINES: Final = 20
 MAX_SUBSCRIPTIONS: Final = 4
 MAX_TOLD: Final = 8
+MAX_CATEGORIES: Final = 32
 
 
 class Basket(Struct, frozen=True, array_like=True, order=True):
@@ -57,6 +59,13 @@ class Reorder(Struct, frozen=True, omit_defaults=True):
     told: tuple[str, ...] = ()
     """What reminders were about, the latest last."""
     due_ms: int | None = None
+    categories: dict[str, int] = {}
+    """Category -> its first order, ms: the first of them."""
+
+    @property
+    def cross_sells(self) -> int:
+        """Orders that brought a category which no order before had (domain: A464)."""
+        return max(0, len(set(self.categories.values())) - 1)
 
 
 class Due(Struct, frozen=True):
@@ -75,9 +84,11 @@ class Due(Struct, frozen=True):
 NOTHING: Final = Reorder()
 
 
-def bought(state: Reorder, basket: Basket) -> Reorder:
+def bought(state: Reorder, basket: Basket, categories: Iterable[str] = ()) -> Reorder:
     """An order was reported: of several reports of one the earliest counts."""
-    return _of(baskets=_kept_baskets((*state.baskets, basket)), state=state)
+    after = _of(baskets=_kept_baskets((*state.baskets, basket)), state=state)
+    new = dict.fromkeys(categories, basket.ms)
+    return replace(after, categories=_first(state.categories, new)) if new else after
 
 
 def said(state: Reorder, about: Subscription) -> Reorder:
@@ -90,6 +101,7 @@ def merged(one: Reorder, other: Reorder) -> Reorder:
         _kept_baskets((*one.baskets, *other.baskets)),
         _kept_subscriptions((*one.subscriptions, *other.subscriptions)),
         tuple(sorted({*one.told, *other.told}, key=_age)[-MAX_TOLD:]),
+        categories=_first(one.categories, other.categories),
     )
 
 
@@ -97,14 +109,14 @@ def with_due(state: Reorder, orders: Mapping[str, Order], rules: ReorderRules) -
     """Its timer as it is by what is known."""
     found = dues(state, orders, rules)
     due_ms = found[0].at_ms if found else None
-    return state if due_ms == state.due_ms else Reorder(state.baskets, state.subscriptions, state.told, due_ms)
+    return state if due_ms == state.due_ms else replace(state, due_ms=due_ms)
 
 
 def fire(state: Reorder, now_ms: int, orders: Mapping[str, Order], rules: ReorderRules) -> tuple[Reorder, list[Due]]:
     """-> the state after it, what is due."""
     out = [due for due in dues(state, orders, rules) if due.at_ms <= now_ms]
     told = (*state.told, *(due.about for due in out))[-MAX_TOLD:]
-    return with_due(Reorder(state.baskets, state.subscriptions, told), orders, rules), out
+    return with_due(replace(state, told=told, due_ms=None), orders, rules), out
 
 
 def dues(state: Reorder, orders: Mapping[str, Order], rules: ReorderRules) -> list[Due]:
@@ -169,4 +181,11 @@ def _of(
         state.subscriptions if subscriptions is None else subscriptions,
         state.told,
         state.due_ms,
+        state.categories,
     )
+
+
+def _first(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Of each the earlier; of too many the first ones."""
+    both = {name: min(of[name] for of in (one, other) if name in of) for name in {*one, *other}}
+    return dict(sorted(both.items(), key=lambda item: (item[1], item[0]))[:MAX_CATEGORIES])

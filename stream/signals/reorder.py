@@ -64,7 +64,7 @@ class ReorderSignal(Signal[Reorder]):
             id = shop.order_id(p) or f"message:{event.message_id}"
             lines = (shop.listed(p) or ())[: reorder.MAX_LINES]
             # When it makes a difference to `purchase`, `settle` follows.
-            return Result(state=reorder.bought(before, Basket(event.timestamp_ms, id, lines)))
+            return Result(state=reorder.bought(before, Basket(event.timestamp_ms, id, lines), shop.categories(p)))
         about = _said(event, ctx.utc_offset_ms)
         if about is None:
             return Result(state=state)
@@ -108,6 +108,8 @@ class ReorderSignal(Signal[Reorder]):
                 {"subscription_id": s.id or None, "ends": rfc3339(s.ends_ms) if s.ends_ms else None}
                 for s in state.subscriptions
             ],
+            "categories": {name: rfc3339(ms) for name, ms in state.categories.items()},
+            "cross_sells": state.cross_sells,
             "due": rfc3339(state.due_ms) if state.due_ms is not None else None,
         }  # fmt: skip
 

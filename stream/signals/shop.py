@@ -18,6 +18,7 @@ from stream.core.parts import read_part
 
 MAX_NAME_CHARS: Final = 120
 MAX_ID_CHARS: Final = 100
+MAX_CATEGORIES: Final = 20
 MAX_URL_CHARS: Final = 500
 MINOR_DIGITS: Final[dict[str, int]] = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"), 0),
@@ -151,6 +152,16 @@ def listed(p: Properties, default_qty: float = 1) -> tuple[Line, ...] | None:
         elif len(lines) < MAX_LINES:
             lines[line.id] = line
     return tuple(lines.values())
+
+
+def categories(p: Properties) -> list[str]:
+    """Of the products listed, each once; at most 20."""
+    found: dict[str, None] = {}
+    for item in p.products if isinstance(p.products, list) else ():
+        name = text(item.get("category"), MAX_ID_CHARS) if isinstance(item, dict) else None
+        if name is not None and len(found) < MAX_CATEGORIES:
+            found[name] = None
+    return list(found)
 
 
 def single(p: Properties, default_qty: float) -> Line:

@@ -139,6 +139,28 @@ def test_a_product_without_a_setting_goes_by_the_median_of_all_customers() -> No
     assert own.told() == [(30, "own")]
 
 
+def test_an_order_with_a_new_category_is_a_cross_sell_whatever_came_first() -> None:
+    """Domain: A464."""
+
+    def order(day: float, *categories: str) -> ProfileEvent:
+        lines = [{"product_id": f"p{i}", "category": c, "price": 1} for i, c in enumerate(categories)]
+        return event("Order Completed", day * D, {"order_id": f"o{day}", "products": lines})
+
+    log = [order(0, "coffee", "filters"), order(10, "coffee"), order(20, "tea"), order(30, "tea", "cups"), order(40)]
+    for draw in range(6):
+        random.Random(draw).shuffle(log)
+        rig = Rig()
+        for e in log:
+            rig.fold(e)
+        said = SIGNALS[1].explain(rig.states["reorder"], T0_MS + 50 * D * 1000, rig.ctx)
+        assert (said["cross_sells"], list(said["categories"])) == (2, ["coffee", "filters", "tea", "cups"])
+    one, other = Rig().take(order(0, "coffee")), Rig().take(order(5, "coffee", "tea"))
+    states = [r.states["reorder"] for r in (one, other)]
+    both, again = (SIGNALS[1].merge(a, b, T0_MS, one.ctx).state for a, b in (states, states[::-1]))
+    assert both == again
+    assert both.cross_sells == 1
+
+
 def test_an_order_that_was_given_back_was_none() -> None:
     rig = Rig().take(bought(0), bought(30), bought(60), bought(85), given_back(86, "o85"))
     rig.clock(1000)
