@@ -248,7 +248,7 @@ def about(profile: Profile) -> dict[str, Any]:
 
 
 def net(counts: Counter[str]) -> Counter[str]:
-    """What a reader makes of the counters: what was undone is taken off. Without the moves between steps, see `states`."""
+    """What a reader makes of the counters: what was undone is taken off. Without moves between steps, see `states`."""
     sums: Counter[str] = Counter()
     for field, n in counts.items():
         kind, bar, rest = field.partition("|")
