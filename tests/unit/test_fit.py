@@ -210,10 +210,10 @@ def test_a_product_is_bought_again_after_the_median_of_the_times_between() -> No
     found.take(baskets((0, "a"), (1, "a")), {"o1": Order(1, 1, value=10, back=10)})
     found.take(baskets((3, "a"), (3, "a")), {})
     assert found.medians()["a"] == 20.0, "given back, or on one day"
-    found = site_of(30, 300)
+    site = site_of(30, 300)
     for n in range(5):
-        found.gaps.take(baskets((n, "a"), (n + 20, "a")), {})
-    assert published(found).gaps == {"a": 20.0}
+        site.gaps.take(baskets((n, "a"), (n + 20, "a")), {})
+    assert published(site).gaps == {"a": 20.0}
 
 
 def test_a_tenth_of_the_customers_is_flagged() -> None:

@@ -225,7 +225,8 @@ def story(seed: int, gap_ms: int) -> tuple[World, World]:
 
 def states(profile: Profile) -> dict[str, Any]:
     """But for the order in which orders were heard of, what was counted of a cart that was only a part of one, when the
-    journey's stages became known, and what was within a run of one step (docs/counters.md: only its ends are kept)."""
+    journey's stages became known, what was within a run of one step (docs/counters.md: only its ends are kept), and at
+    which minutes the score of the past was noted."""
     found = dict(profile.states)
     found.pop("steps", None)
     if (purchases := found.get("purchase")) is not None:
@@ -236,7 +237,7 @@ def states(profile: Profile) -> dict[str, Any]:
         found["journey"] = msgspec.structs.replace(stage, entered_ms=0, at_ms=0, moves=0)
     if (score := found.get("score")) is not None:
         sums = {name: msgspec.structs.replace(t, log=round(t.log, 9)) for name, t in score.indicators.items()}
-        found["score"] = msgspec.structs.replace(score, indicators=sums, orders=tuple(sorted(score.orders)))
+        found["score"] = msgspec.structs.replace(score, indicators=sums, orders=tuple(sorted(score.orders)), marks=())
     return found
 
 
