@@ -224,9 +224,10 @@ def story(seed: int, gap_ms: int) -> tuple[World, World]:
 
 
 def states(profile: Profile) -> dict[str, Any]:
-    """But for the order in which orders were heard of, what was counted of a cart that was only a part of one, and when
-    the journey's stages became known."""
+    """But for the order in which orders were heard of, what was counted of a cart that was only a part of one, when the
+    journey's stages became known, and what was within a run of one step (docs/counters.md: only its ends are kept)."""
     found = dict(profile.states)
+    found.pop("steps", None)
     if (purchases := found.get("purchase")) is not None:
         found["purchase"] = msgspec.structs.replace(purchases, orders=tuple(sorted(purchases.orders)))
     if (cart := found.get("cart")) is not None:
@@ -247,10 +248,12 @@ def about(profile: Profile) -> dict[str, Any]:
 
 
 def net(counts: Counter[str]) -> Counter[str]:
-    """What a reader makes of the counters: what was undone is taken off."""
+    """What a reader makes of the counters: what was undone is taken off. Without the moves between steps, see `states`."""
     sums: Counter[str] = Counter()
     for field, n in counts.items():
         kind, bar, rest = field.partition("|")
+        if kind.startswith("step"):
+            continue
         sums[f"{kind.removesuffix('_undone')}{bar}{rest}"] += -n if kind.endswith("_undone") else n
     return +sums
 
@@ -488,4 +491,5 @@ def test_what_is_handed_over_is_in_one_order_so_that_its_parts_are_the_same_afte
     names = [name for name, _ in world.folder.codec.fields(profile)]
     profile.states = dict(reversed(profile.states.items()))
     assert [name for name, _ in world.folder.codec.fields(profile)] == names
-    assert names == ["about", "contact", "browse", "cart", "journey", "purchase", "reorder", "score", "surveys"]
+    signals = ["browse", "cart", "journey", "purchase", "reorder", "retention", "score", "steps", "surveys"]
+    assert names == ["about", "contact", *signals]

@@ -123,6 +123,14 @@ _TRACKS: Final[dict[str, dict[str, Any]]] = {
     events.COUPON_DENIED: {**_CHECKOUT, "coupon_name": "TET", "reason": "expired"},
     events.PAYMENT_FAILED: {**_CHECKOUT, "reason": "card declined"},
     events.SURVEY_ANSWERED: {"survey_id": "why-left", "type": "abandonment", "reason": "price"},
+    events.TICKET_ANSWERED: {"ticket_id": "ticket-7", "agent_id": "an"},
+    events.CHAT_STARTED: {"conversation_id": "chat-3", "agent_id": "an"},
+    events.CHAT_MESSAGE_RECEIVED: {"conversation_id": "chat-3", "agent_id": "an"},
+    events.CHAT_ENDED: {"conversation_id": "chat-3", "conversation_duration": 240},
+    events.CALL_LOGGED: {"channel": "call", "agent_id": "an", "duration_s": 180},
+    events.AD_CLICKED: {"campaign_id": "tet", "channel": "ads"},
+    events.PRODUCTS_COMPARED: {"products": [_LINE]},
+    events.FEATURE_USED: {"feature": "subscription-pause"},
 }  # fmt: skip
 
 
