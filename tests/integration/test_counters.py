@@ -139,7 +139,7 @@ def some_events(site: str, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def naive(events: list[dict[str, Any]]) -> dict[tuple[str, str, int], Counter[str]]:
-    """(family, tier, bucket) -> field -> n, by the calendar."""
+    """(family, tier, bucket) -> field -> n, by the calendar; without buckets that no window reads any more."""
     found: dict[tuple[str, str, int], Counter[str]] = {}
     for event in events:
         second = event["timestampMs"] // 1000
@@ -159,6 +159,8 @@ def naive(events: list[dict[str, Any]]) -> dict[tuple[str, str, int], Counter[st
             for tier, bucket in (
                 ("m", second // 60 * 60), ("h", second // 3600 * 3600), ("d", int(date.timestamp()))
             ):  # fmt: skip
+                if NOW_S - second // 60 * 60 > keys.TIERS[tier][1]:
+                    continue
                 found.setdefault((family, tier, bucket), Counter()).update(dict.fromkeys((*names, "sum"), 1))
                 if len(names) > 1:
                     found[family, tier, bucket]["sum"] += len(names) - 1
