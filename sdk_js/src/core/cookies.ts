@@ -20,11 +20,12 @@ function look(): string {
 export const readCookie = (key: string): string | undefined =>
   safe(() => decodeURIComponent(RegExp(`(?:^|; )trk_${key}=([^;]*)`).exec(look())![1]!));
 
-/** Whether the browser has it. One that says the same is left as it is: it would not show which domain takes cookies. */
-export const writeCookie = (key: string, value: string): boolean | undefined =>
+/** Whether the browser has it. One that says the same is left as it is: it would not show which domain takes cookies; `again`,
+ * for when that is known: it is written all the same. */
+export const writeCookie = (key: string, value: string, again?: boolean): boolean | undefined =>
   safe(
     () =>
-      readCookie(key) === value ||
+      (!again && readCookie(key) === value) ||
       (domain != null ? [domain] : domains()).some((on) => {
         put(`trk_${key}=${encodeURIComponent(value)}; Max-Age=31536000`, on);
         // The first one of a page is looked for, the others go where that was found.
@@ -32,6 +33,15 @@ export const writeCookie = (key: string, value: string): boolean | undefined =>
         return domain === on;
       }),
   );
+
+/** The widest domain that takes a cookie of this page; '': this host alone. */
+export function ownDomain(): string {
+  if (domain == null) {
+    writeCookie("try", "1");
+    put("trk_try=; Max-Age=0", domain || "");
+  }
+  return domain || "";
+}
 
 /** Takes away all of ours, wherever they stand, and what /t.js has put into localStorage. */
 export function dropStored(): void {

@@ -19,7 +19,7 @@ boot([
   ecommerce,
   popup,
   () => {
-    const wanted = (options.auto ?? "engagement clicks forms popups").split(" ");
+    const wanted = (options.auto == null ? "engagement clicks forms popups" : options.auto).split(" ");
     for (const [name, extra] of Object.entries(AUTO)) if (wanted.includes(name)) extra();
   },
 ]);
