@@ -75,7 +75,7 @@ async function script(path, target) {
   const define = { VERSION: JSON.stringify(version) };
   const bundled = await build({ ...common, minify: false, format: "iife", entryPoints: [path], target, define });
   const constants = [];
-  const rest = bundled.outputFiles[0].text.replace(/^  var ([A-Z][A-Z0-9_]* = (?:\d[\de.]*|"[^"\n]*");)\n/gm, (_, constant) => {
+  const rest = bundled.outputFiles[0].text.replace(/^  var ([A-Z][A-Z0-9_]* = \d[\de.]*;)\n/gm, (_, constant) => {
     constants.push(`const ${constant}`);
     return "";
   });

@@ -106,6 +106,12 @@ async def ready(page: Page, url: str) -> None:
     await page.wait_for_function("window.tracker && tracker.loaded")
 
 
+async def own_clock(page: Page) -> None:
+    """The page's time is the test's. No request is given up by it: the answers come in real time."""
+    await page.clock.install()
+    await page.add_init_script("AbortSignal.timeout = undefined")
+
+
 class Sink:
     """Serves pages with the pasted snippet, and records every POST."""
 

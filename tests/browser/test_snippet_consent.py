@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext, Page, Route
 
-from .conftest import Log, Sink, ready, until
+from .conftest import Log, Sink, own_clock, ready, until
 
 pytestmark = pytest.mark.browser
 
@@ -237,7 +237,7 @@ async def test_a_no_and_the_ids_are_written_anew_by_later_visits(
     async def ends() -> dict[str, float]:
         return {str(c["name"]): float(c["expires"]) for c in await context.cookies()}
 
-    await page.clock.install()
+    await own_clock(page)
     await ready(page, sink.url)
     await page.evaluate("tracker.consent(true); tracker.identify('u1')")
     before = await ends()

@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from tracker.contract.events import ECOMMERCE
 
-from .conftest import Sink, ready, until
+from .conftest import Sink, own_clock, ready, until
 
 pytestmark = pytest.mark.browser
 
@@ -34,7 +34,7 @@ def names(sink: Sink, prefix: str) -> list[str]:
 async def test_a_minute_of_reading_is_a_minute_of_beats_and_nothing_counts_while_nobody_is_there(
     page: Page, full: Sink
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.body = TALL
     await ready(page, full.url)
     for _ in range(6):
@@ -56,7 +56,7 @@ async def test_a_minute_of_reading_is_a_minute_of_beats_and_nothing_counts_while
 
 
 async def test_hiding_and_leaving_tell_the_last_beat_once_and_of_the_page_it_is_about(page: Page, full: Sink) -> None:
-    await page.clock.install()
+    await own_clock(page)
     await ready(page, full.url)
     await page.clock.run_for(5000)
     hide = "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true});"
@@ -163,7 +163,7 @@ async def shown(page: Page) -> int:
 async def test_a_popup_never_comes_on_arrival_but_after_thirty_seconds_two_pages_and_half_a_page(
     page: Page, full: Sink
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.body = TALL
     await ready(page, full.url)
     await page.evaluate(REGISTER, {})
@@ -212,7 +212,7 @@ async def test_a_popup_never_comes_on_arrival_but_after_thirty_seconds_two_pages
 async def test_the_gate_of_a_popup(
     page: Page, full: Sink, when: dict[str, Any], steps: list[str], expected: int
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.body, full.attributes = TALL, 'data-spa data-auto=""'
     await ready(page, full.url)
     await page.evaluate(REGISTER, {"when": when})
@@ -232,7 +232,7 @@ async def test_the_gate_of_a_popup(
 
 
 async def test_caps_hold_over_pages_visits_and_after_a_submission(page: Page, full: Sink) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.attributes = 'data-spa data-auto=""'
 
     async def visit(wait_s: int = 0) -> int:
@@ -279,7 +279,7 @@ async def test_a_popup_that_was_held_back_or_not_drawn_is_told_as_such(page: Pag
 async def test_of_several_popups_that_may_be_shown_one_is_and_the_next_when_it_is_closed(
     page: Page, full: Sink
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.attributes = 'data-auto=""'
     await ready(page, full.url)
     await page.evaluate(
@@ -305,7 +305,7 @@ async def test_of_several_popups_that_may_be_shown_one_is_and_the_next_when_it_i
 async def test_a_popup_that_was_not_drawn_costs_nothing_of_its_caps_and_is_tried_again_at_the_next_page(
     page: Page, full: Sink
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.attributes = 'data-spa data-auto=""'
     await ready(page, full.url)
     await page.evaluate(
@@ -326,7 +326,7 @@ async def test_a_popup_that_was_not_drawn_costs_nothing_of_its_caps_and_is_tried
 
 
 async def test_tools_that_are_loaded_later_and_steps_that_are_no_submission_are_known(page: Page, full: Sink) -> None:
-    await page.clock.install()
+    await own_clock(page)
     await ready(page, full.url)
     await page.clock.run_for(5000)
     await page.evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Page
 
-from .conftest import Sink, ready, until
+from .conftest import Sink, own_clock, ready, until
 
 pytestmark = pytest.mark.browser
 
@@ -138,7 +138,7 @@ async def test_listeners_hear_calls_and_messages_once_or_until_they_are_taken_of
 
 
 async def test_flush_sends_at_once(page: Page, sink: Sink) -> None:
-    await page.clock.install()  # no timer of the page runs by itself
+    await own_clock(page)  # no timer of the page runs by itself
     await ready(page, sink.url)
     await page.clock.pause_at("2100-01-01")
     await page.evaluate("tracker.track('Now'); tracker.flush()")

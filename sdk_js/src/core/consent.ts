@@ -8,7 +8,8 @@
  *   nothing, storage: none        leave       nothing
  *   nothing                       leave       cookie, localStorage
  */
-import { forget, readCookie, renew, store, write } from "./store";
+import { renewCookie } from "./cookies";
+import { forget, readCookie, store, write } from "./store";
 import { parse, type Fields } from "./env";
 import type { Options } from "../types";
 
@@ -32,10 +33,7 @@ export function start({ consent, storage, dnt }: Options): void {
   ignored = dnt === "ignore";
   kept = readCookie(KEY);
   choice = parse(kept);
-  if (choice != null && !state()) {
-    store(true);
-    renew(KEY);
-  }
+  if (choice != null && !state()) renewCookie(KEY);
   store(state() === OPEN && !(storage === "none" && choice == null));
 }
 

@@ -20,12 +20,11 @@ function look(): string {
 export const readCookie = (key: string): string | undefined =>
   safe(() => decodeURIComponent(RegExp(`(?:^|; )trk_${key}=([^;]*)`).exec(look())![1]!));
 
-/** Whether the browser has it. One that says the same is left as it is: it would not show which domain takes cookies; `again`,
- * for when that is known: it is written all the same. */
-export const writeCookie = (key: string, value: string, again?: boolean): boolean | undefined =>
+/** Whether the browser has it. One that says the same is left as it is: it would not show which domain takes cookies. */
+export const writeCookie = (key: string, value: string): boolean | undefined =>
   safe(
     () =>
-      (!again && readCookie(key) === value) ||
+      readCookie(key) === value ||
       (domain != null ? [domain] : domains()).some((on) => {
         put(`trk_${key}=${encodeURIComponent(value)}; Max-Age=31536000`, on);
         // The first one of a page is looked for, the others go where that was found.
@@ -34,11 +33,21 @@ export const writeCookie = (key: string, value: string, again?: boolean): boolea
       }),
   );
 
+export const dropCookie = (name: string): void => domains().forEach((on) => put(name + "=; Max-Age=0", on));
+
+/** Writes it once more as it is, where it is: Safari keeps a script's cookie for 7 days after it was written. */
+export function renewCookie(key: string): void {
+  safe(() => {
+    const value = readCookie(key);
+    if (value) put(`trk_${key}=${encodeURIComponent(value)}; Max-Age=31536000`, ownDomain());
+  });
+}
+
 /** The widest domain that takes a cookie of this page; '': this host alone. */
 export function ownDomain(): string {
   if (domain == null) {
     writeCookie("try", "1");
-    put("trk_try=; Max-Age=0", domain || "");
+    dropCookie("trk_try");
   }
   return domain || "";
 }
@@ -46,7 +55,7 @@ export function ownDomain(): string {
 /** Takes away all of ours, wherever they stand, and what /t.js has put into localStorage. */
 export function dropStored(): void {
   safe(() => {
-    for (const name of look().match(/trk_[^=;]+/g)!) for (const on of domains()) put(name + "=; Max-Age=0", on);
+    look().match(/trk_[^=;]+/g)!.forEach(dropCookie);
   });
   safe(() => {
     for (const key in localStorage) if (key.startsWith("trk_")) delete localStorage[key];

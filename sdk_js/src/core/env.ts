@@ -12,7 +12,6 @@ export function safe<T>(action: () => T, what?: string): T | undefined {
     return action();
   } catch (e) {
     if (what) warn(what, e);
-    return undefined;
   }
 }
 

@@ -1,6 +1,6 @@
 /* Small values that outlive the page: a first-party cookie; localStorage where cookies are blocked; memory where both are, or
  * while nothing may be stored. */
-import { dropStored, ownDomain, PREFIX, readCookie, writeCookie } from "./cookies";
+import { dropCookie, dropStored, ownDomain, PREFIX, readCookie, writeCookie } from "./cookies";
 import { safe } from "./env";
 
 export { PREFIX, readCookie };
@@ -17,13 +17,12 @@ export function read(key: string): string | undefined {
   return ((storing ? readCookie(key) ?? safe(() => local()!.getItem(PREFIX + key)) : undefined) ?? memory[key]) || undefined;
 }
 
-/** `again`: also where it stands there already, for the time it is kept. '' takes the value away, also for subdomains that have another one in their localStorage. */
-export function write(key: string, value: string, again?: boolean): void {
+/** '' takes the value away, also for subdomains that have another one in their localStorage. */
+export function write(key: string, value: string): void {
   memory[key] = value;
   if (!storing) return;
   // Where it is too long, the cookie must not go on saying something else.
-  const short = encodeURIComponent(value)[MAX_COOKIE_CHARS] ? "" : value;
-  const inCookie = writeCookie(key, short, again) && short === value;
+  const inCookie = encodeURIComponent(value)[MAX_COOKIE_CHARS] ? safe(() => dropCookie(PREFIX + key)) : writeCookie(key, value);
   safe(() => (inCookie ? local()!.removeItem(PREFIX + key) : local()!.setItem(PREFIX + key, value)));
 }
 
@@ -49,13 +48,4 @@ export function forget(): void {
 export function isOwn(host: string): boolean {
   const site = (storing && safe(ownDomain)) || location.hostname.replace("www.", "");
   return host === site || host.endsWith("." + site);
-}
-
-/** Writes it once more: Safari keeps a script's cookie for 7 days after it was written. */
-export function renew(...keys: string[]): void {
-  safe(ownDomain);
-  for (const key of keys) {
-    const value = read(key);
-    if (value) write(key, value, true);
-  }
 }

@@ -1,5 +1,6 @@
 /* The visit: its id (a visit ends after 30 minutes without an event), and what brought the visitor, first and last. */
-import { isOwn, read, renew, write } from "./store";
+import { renewCookie } from "./cookies";
+import { isOwn, read, storing, write } from "./store";
 import { parse, safe, uuid, type Fields } from "./env";
 import { CLICK_IDS } from "../contract.gen";
 
@@ -7,6 +8,8 @@ const IDLE_MS = 1_800_000;
 /** How often at most the time of the last event is written down. */
 const STEP_MS = 15_000;
 const MAX_CHARS = 100;
+/** What is to stay as long as the visitor comes back. */
+const KEPT = ["anonymous_id", "user_id", "consent", "first", "last"];
 
 /** The visit's id, and whether this is its first event. */
 export function visit(nowMs: number): Fields {
@@ -15,7 +18,7 @@ export function visit(nowMs: number): Fields {
   const fresh = !id || idleMs > IDLE_MS;
   const now = fresh ? uuid() : id!;
   if (fresh || idleMs > STEP_MS) write("visit", now + "~" + nowMs);
-  if (fresh) renew("anonymous_id", "user_id", "consent", "first", "last");
+  if (fresh && storing) KEPT.forEach(renewCookie);
   return { sessionId: now, sessionStart: fresh || undefined };
 }
 
