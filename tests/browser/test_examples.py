@@ -99,3 +99,33 @@ async def test_the_tags_in_a_layout_that_the_server_renders(page: Page, sink: Si
     script = f"<script>{client}</script>"
     sink.html = "<!doctype html>" + html.replace("</body>", script + "</body>")
     assert await used(page, sink) == EXPECTED
+
+
+async def test_the_package_does_not_throw_where_the_browser_or_a_bundle_lacks_something(page: Page, sink: Sink) -> None:
+    source = """
+        import { load, subscribeToPush } from "event-streaming-tracker-snippet";
+        const tracker = window.loaded = load("k-123456", null);
+        tracker.debug(); tracker.debug(false); tracker.popup.show("x"); tracker.ecommerce.productAdded({});
+        tracker.track("Here");
+        window.subscribe = () => subscribeToPush({publicKey: "x"});
+    """
+    sink.html = f"<!doctype html><script>{bundle(source, {})}</script>"
+    await page.goto(sink.url)
+    await until(lambda: sink.events())
+    assert [e["event"] for e in sink.events()] == ["Here"]
+    # Safari asks only directly after a click, before anything was awaited.
+    order = """async () => {
+        const order = [];
+        Notification.requestPermission = async () => (order.push("asked"), "denied");
+        navigator.serviceWorker.register = async () => (order.push("registered"), {});
+        order.push(await subscribe());
+        return order;
+    }"""
+    assert await page.evaluate(order) == ["asked", None]
+    for missing in (
+        "delete window.Notification",
+        "Object.defineProperty(navigator, 'serviceWorker', {value: undefined})",
+    ):
+        await page.goto(sink.url)
+        asks = "window.Notification && (Notification.requestPermission = async () => 'granted')"
+        assert await page.evaluate(f"() => {{ {asks}; {missing}; return subscribe() }}") is None
