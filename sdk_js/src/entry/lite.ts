@@ -217,4 +217,4 @@ function start(): void {
   for (; waiting[taken]; taken++) call(waiting[taken]);
 }
 
-safe(start, "did not start");
+safe(start, "start");
