@@ -54,7 +54,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-in
 	--no-python-downloads --custom-compile-command 'make lock'
 
 clean: ## Remove .venv, node_modules and caches; data/ stays
-	rm -rf $(VENV) sdk_js/node_modules tests/clients/node/node_modules bench/clients/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) sdk_js/node_modules tests/clients/node/node_modules bench/clients/node_modules examples/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 to 3.14 is missing: sudo apt-get install python3 python3-venv (or PYTHON=/path/to/python make setup)"; exit 1; }
@@ -75,7 +75,7 @@ $(VENV)/.fetched: tracker/embedded/kafka/jgo.lock.toml tracker/embedded/parts.py
 	$(BIN)/python -m tracker.embedded fetch
 	@touch $@
 
-clients: $(VENV)/clients/.python $(VENV)/clients/.go $(VENV)/clients/.node ## Clients of other vendors, for tests/clients
+clients: $(VENV)/clients/.python $(VENV)/clients/.go $(VENV)/clients/.node $(VENV)/clients/.examples ## Clients of other vendors, for tests/clients
 
 $(VENV)/clients/.python: $(wildcard tests/clients/python/*.txt) | $(VENV)/.packages
 	@rm -rf $(VENV)/clients/python $(VENV)/clients/python-old
@@ -97,6 +97,15 @@ ifneq ($(NODE),)
 	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 else
 	@echo "Node 20+ not found: other vendors' clients for Node and browsers are not tested"
+endif
+	@touch $@
+
+$(VENV)/clients/.examples: examples/package.json examples/package-lock.json | $(VENV)/.made
+	@mkdir -p $(@D)
+ifneq ($(NODE),)
+	cd examples && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+else
+	@echo "Node 20+ not found: the examples for React, Vue and Next are not tested"
 endif
 	@touch $@
 

@@ -46,16 +46,7 @@ const fail = (message) => {
 
 console.log("file            bytes   gzip -9   budget");
 for (const { entry, name, budget, target = TARGET } of files) {
-  const { outputFiles } = await build({
-    ...common,
-    bundle: name !== "stub.js",
-    format: name === "stub.js" ? "esm" : "iife",
-    entryPoints: [new URL(`src/${entry}.ts`, root).pathname],
-    target,
-    define: { VERSION: JSON.stringify(version), },
-    banner: name === "stub.js" ? {} : { js: "/* sdk_js, Apache-2.0 */" },
-  });
-  const text = name === "stub.js" ? outputFiles[0].text.trim() : outputFiles[0].text;
+  const text = await (name === "stub.js" ? stub : script)(new URL(`src/${entry}.ts`, root).pathname, target);
   const size = gzipSync(text, { level: 9 }).length;
   const bytes = Buffer.byteLength(text);
   console.log(`${name.padEnd(12)} ${String(bytes).padStart(8)} ${String(size).padStart(9)} ${String(budget).padStart(8)}`);
@@ -72,6 +63,26 @@ for (const { entry, name, budget, target = TARGET } of files) {
 }
 
 await writePackage();
+
+async function stub(path, target) {
+  const { outputFiles } = await build({ ...common, bundle: false, format: "esm", entryPoints: [path], target });
+  return outputFiles[0].text.trim();
+}
+
+/** In two passes: esbuild puts numbers in place of constants only where these stand first in a scope, so all of them are
+ * moved there. */
+async function script(path, target) {
+  const define = { VERSION: JSON.stringify(version) };
+  const bundled = await build({ ...common, minify: false, format: "iife", entryPoints: [path], target, define });
+  const constants = [];
+  const rest = bundled.outputFiles[0].text.replace(/^  var ([A-Z][A-Z0-9_]* = \d[\de.]*;)\n/gm, (_, constant) => {
+    constants.push(`const ${constant}`);
+    return "";
+  });
+  const contents = rest.replace("(() => {", (opened) => opened + constants.join(""));
+  const banner = { js: "/* sdk_js, Apache-2.0 */" };
+  return (await build({ ...common, stdin: { contents }, format: "esm", target, banner })).outputFiles[0].text;
+}
 
 /** dist/: ESM for bundlers, types, and the scripts for who serves them himself. */
 async function writePackage() {
@@ -99,6 +110,7 @@ async function writePackage() {
     writeFileSync(path, readFileSync(path, "utf8").replace(/((?:from|import\() ?"\.{1,2}\/[^"]+)"/g, '$1.js"'));
   }
   for (const { name } of files) copyFileSync(new URL(name, out), new URL(`dist/${name}`, root));
+  copyFileSync(new URL("../LICENSE", root), new URL("LICENSE", root));
 }
 
 process.exitCode = failed ? 1 : 0;

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("./", import.meta.url));
 const manifest = JSON.parse(readFileSync(`${root}package.json`, "utf8"));
-const SHIPPED = /^(package\.json|README\.md|dist\/((index|types|contract\.gen|extras\/\w+)\.d\.ts|index\.js|stub\.js|t(\.\w+)?\.js))$/;
+const SHIPPED = /^(package\.json|README\.md|LICENSE|dist\/((index|types|contract\.gen|extras\/\w+)\.d\.ts|index\.js|stub\.js|t(\.\w+)?\.js))$/;
 
 const fail = (message) => {
   console.error(message);
@@ -21,6 +21,7 @@ if (packed.status !== 0) throw new Error(packed.stderr);
 const [{ filename, files, size }] = JSON.parse(packed.stdout);
 try {
   for (const { path } of files) if (!SHIPPED.test(path)) fail(`${path} does not belong in the package`);
+  if (!files.some(({ path }) => path === "LICENSE")) fail("the license is missing");
   const { messages } = await publint({ pack: { tarball: new Uint8Array(readFileSync(root + filename)).buffer }, strict: true });
   for (const message of messages) fail(`publint: ${formatMessage(message, manifest)}`);
   const scripts = Object.keys(manifest.exports).filter((name) => name.endsWith(".js"));

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from tracker import compat, metrics, read_api, rejections
+from tracker import compat, metrics, read_api, rejections, visitor_cookie
 from tracker.contract.redis_url import reader
 from tracker.contract.reload import Watch, keep_reloading
 from tracker.contract.settings import Settings
@@ -186,6 +186,7 @@ def _pages(endpoint: Endpoint) -> FastAPI:
 
     keys, guard = endpoint.http_in.keys, endpoint.guard
     app.include_router(read_api.router(lambda: endpoint.settings, endpoint.redis, keys, guard))
+    app.include_router(visitor_cookie.router(lambda: endpoint.settings, keys, guard))
     app.include_router(compat.router(lambda: endpoint.settings, keys, guard))
     if settings.demo:
         from tracker.live import mount

@@ -524,6 +524,297 @@ export interface EngagementFalling {
   links?: TriggerLinks | null;
 }
 
+/** What was looked for. */
+export interface Search {
+  query?: string;
+  /** How many were found. */
+  results?: number;
+}
+
+/** A product of a list, or the one that an event is about. */
+export interface Product {
+  product_id?: string | number;
+  sku?: string | number;
+  category?: string;
+  name?: string;
+  brand?: string;
+  variant?: string;
+  /** Of one piece. */
+  price?: number;
+  quantity?: number;
+  coupon?: string;
+  /** In a list, from 1. */
+  position?: number;
+  url?: string;
+  image_url?: string;
+}
+
+/** A list of products that was looked at. */
+export interface ProductList {
+  list_id?: string | number;
+  category?: string;
+  products?: Product[];
+  currency?: string;
+}
+
+/** One of a list's filters or sorts: {type: "price", value: "under-100000"}. */
+export interface Choice {
+  type: string;
+  value: string;
+}
+
+/** A list of products, with what was chosen from it. */
+export interface FilteredList {
+  list_id?: string | number;
+  category?: string;
+  products?: Product[];
+  currency?: string;
+  filters?: Choice[];
+  sorts?: Choice[];
+}
+
+/** A promotion in the site. */
+export interface Promotion {
+  promotion_id?: string | number;
+  creative?: string;
+  name?: string;
+  position?: string;
+}
+
+/** A product, and the list that it stood in. */
+export interface ProductOfList {
+  product_id?: string | number;
+  sku?: string | number;
+  category?: string;
+  name?: string;
+  brand?: string;
+  variant?: string;
+  price?: number;
+  quantity?: number;
+  coupon?: string;
+  position?: number;
+  url?: string;
+  image_url?: string;
+  currency?: string;
+  value?: number;
+  list_id?: string | number;
+}
+
+/** A product by itself, with what its price is in. */
+export interface ProductOfPage {
+  product_id?: string | number;
+  sku?: string | number;
+  category?: string;
+  name?: string;
+  brand?: string;
+  variant?: string;
+  price?: number;
+  quantity?: number;
+  coupon?: string;
+  position?: number;
+  url?: string;
+  image_url?: string;
+  /** ISO 4217: VND. */
+  currency?: string;
+  /** Price times quantity. */
+  value?: number;
+}
+
+/** A product, and the cart that it goes into or out of. */
+export interface ProductOfCart {
+  product_id?: string | number;
+  sku?: string | number;
+  category?: string;
+  name?: string;
+  brand?: string;
+  variant?: string;
+  price?: number;
+  quantity?: number;
+  coupon?: string;
+  position?: number;
+  url?: string;
+  image_url?: string;
+  currency?: string;
+  value?: number;
+  cart_id?: string | number;
+}
+
+/** A cart with what is in it. */
+export interface Cart {
+  cart_id?: string | number;
+  products?: Product[];
+  currency?: string;
+  value?: number;
+}
+
+/** A cart on its way to an order. */
+export interface Checkout {
+  cart_id?: string | number;
+  products?: Product[];
+  currency?: string;
+  value?: number;
+  checkout_id?: string | number;
+  order_id?: string | number;
+  affiliation?: string;
+  revenue?: number;
+  shipping?: number;
+  tax?: number;
+  discount?: number;
+  coupon?: string;
+}
+
+/** A step of a checkout. */
+export interface CheckoutStep {
+  checkout_id?: string | number;
+  cart_id?: string | number;
+  order_id?: string | number;
+  step?: number;
+  shipping_method?: string;
+  payment_method?: string;
+}
+
+/** An order, with what it is worth. */
+export interface Order {
+  /** One order is one order by this, whoever reports it. */
+  order_id?: string | number;
+  checkout_id?: string | number;
+  cart_id?: string | number;
+  affiliation?: string;
+  /** With shipping, tax and discount. */
+  total?: number;
+  subtotal?: number;
+  /** Without shipping and tax. */
+  revenue?: number;
+  shipping?: number;
+  tax?: number;
+  discount?: number;
+  coupon?: string;
+  currency?: string;
+  products?: Product[];
+}
+
+/** An order that is cancelled or refunded, or what of it is. */
+export interface OrderTakenBack {
+  order_id?: string | number;
+  checkout_id?: string | number;
+  cart_id?: string | number;
+  affiliation?: string;
+  total?: number;
+  subtotal?: number;
+  revenue?: number;
+  shipping?: number;
+  tax?: number;
+  discount?: number;
+  coupon?: string;
+  currency?: string;
+  products?: Product[];
+  reason?: string;
+}
+
+/** A coupon, and what it was tried on. */
+export interface Coupon {
+  coupon_id?: string | number;
+  coupon_name?: string;
+  coupon?: string;
+  order_id?: string | number;
+  cart_id?: string | number;
+  discount?: number;
+  currency?: string;
+}
+
+/** A coupon that did not work. */
+export interface CouponDenied {
+  coupon_id?: string | number;
+  coupon_name?: string;
+  coupon?: string;
+  order_id?: string | number;
+  cart_id?: string | number;
+  discount?: number;
+  currency?: string;
+  reason?: string;
+}
+
+/** A product, and the list of wishes that it goes into or out of. */
+export interface ProductOfWishlist {
+  product_id?: string | number;
+  sku?: string | number;
+  category?: string;
+  name?: string;
+  brand?: string;
+  variant?: string;
+  price?: number;
+  quantity?: number;
+  coupon?: string;
+  position?: number;
+  url?: string;
+  image_url?: string;
+  currency?: string;
+  value?: number;
+  wishlist_id?: string | number;
+  wishlist_name?: string;
+}
+
+/** A product that goes from a list of wishes into a cart. */
+export interface WishlistProductOfCart {
+  product_id?: string | number;
+  sku?: string | number;
+  category?: string;
+  name?: string;
+  brand?: string;
+  variant?: string;
+  price?: number;
+  quantity?: number;
+  coupon?: string;
+  position?: number;
+  url?: string;
+  image_url?: string;
+  currency?: string;
+  value?: number;
+  wishlist_id?: string | number;
+  wishlist_name?: string;
+  cart_id?: string | number;
+}
+
+/** A product that somebody was told of. */
+export interface ProductShared {
+  product_id?: string | number;
+  sku?: string | number;
+  category?: string;
+  name?: string;
+  brand?: string;
+  variant?: string;
+  price?: number;
+  quantity?: number;
+  coupon?: string;
+  position?: number;
+  url?: string;
+  image_url?: string;
+  currency?: string;
+  value?: number;
+  share_via?: string;
+  share_message?: string;
+  recipient?: string;
+}
+
+/** A cart that somebody was told of. */
+export interface CartShared {
+  cart_id?: string | number;
+  products?: Product[];
+  currency?: string;
+  value?: number;
+  share_via?: string;
+  share_message?: string;
+  recipient?: string;
+}
+
+/** What somebody thinks of a product. */
+export interface Review {
+  product_id?: string | number;
+  review_id?: string | number;
+  review_body?: string;
+  rating?: string | number;
+}
+
 /** Whatever comes from the trigger topics, told apart by `type`. */
 export type Trigger =
   | (CloudEvent & { type: "tracker.cart_abandoned.v1"; data: CartAbandoned })
@@ -596,6 +887,38 @@ export const EVENTS = {
 
 /** Names of Segment's ecommerce spec. */
 export const ECOMMERCE = ["Products Searched", "Product List Viewed", "Product List Filtered", "Promotion Viewed", "Promotion Clicked", "Product Clicked", "Product Viewed", "Product Added", "Product Removed", "Cart Viewed", "Checkout Started", "Checkout Step Viewed", "Checkout Step Completed", "Payment Info Entered", "Order Updated", "Order Completed", "Order Refunded", "Order Cancelled", "Coupon Entered", "Coupon Applied", "Coupon Denied", "Coupon Removed", "Product Added to Wishlist", "Product Removed from Wishlist", "Wishlist Product Added to Cart", "Product Shared", "Cart Shared", "Product Reviewed"] as const;
+
+/** Event of the spec -> its properties. */
+export interface Ecommerce {
+  "Products Searched": Search;
+  "Product List Viewed": ProductList;
+  "Product List Filtered": FilteredList;
+  "Promotion Viewed": Promotion;
+  "Promotion Clicked": Promotion;
+  "Product Clicked": ProductOfList;
+  "Product Viewed": ProductOfPage;
+  "Product Added": ProductOfCart;
+  "Product Removed": ProductOfCart;
+  "Cart Viewed": Cart;
+  "Checkout Started": Checkout;
+  "Checkout Step Viewed": CheckoutStep;
+  "Checkout Step Completed": CheckoutStep;
+  "Payment Info Entered": CheckoutStep;
+  "Order Updated": Order;
+  "Order Completed": Order;
+  "Order Refunded": OrderTakenBack;
+  "Order Cancelled": OrderTakenBack;
+  "Coupon Entered": Coupon;
+  "Coupon Applied": Coupon;
+  "Coupon Denied": CouponDenied;
+  "Coupon Removed": Coupon;
+  "Product Added to Wishlist": ProductOfWishlist;
+  "Product Removed from Wishlist": ProductOfWishlist;
+  "Wishlist Product Added to Cart": WishlistProductOfCart;
+  "Product Shared": ProductShared;
+  "Cart Shared": CartShared;
+  "Product Reviewed": Review;
+}
 
 /** Popup events and the action each is counted under. */
 export const POPUP_ACTIONS = {

@@ -5,6 +5,7 @@
  *
  * Nothing happens at import; on a server load() gives an object whose calls do nothing.
  */
+import { safe } from "./core/env";
 import { start } from "./core/tracker";
 import type { Options, Tracker } from "./types";
 
@@ -28,7 +29,10 @@ const nothing: unknown = /* @__PURE__ */ new Proxy(() => undefined, {
 });
 
 /** The instance of this page; a second call gives the same one. It is window.tracker, too. */
-export function load(writeKey: string, options: Options = {}, extras: (() => void)[] = []): Tracker {
-  if (typeof document === "undefined") return nothing as unknown as Tracker;
-  return start(writeKey, options, "tracker", extras) as unknown as Tracker;
+export function load(writeKey: string, options?: Options | null, extras: (() => void)[] = []): Tracker {
+  if (typeof document === "undefined") return nothing as Tracker;
+  const started = safe(() => start(writeKey, options || {}, "tracker", extras), "load");
+  // Without the extra.
+  if (started) started["debug"] ||= nothing;
+  return (started || nothing) as Tracker;
 }

@@ -1,4 +1,4 @@
-import type { ECOMMERCE, POPUP_ACTIONS } from "./contract.gen";
+import type { Ecommerce, POPUP_ACTIONS } from "./contract.gen";
 
 /** What load() takes; as data attributes of the script: `data-endpoint`, `data-consent`, ... */
 export interface Options {
@@ -10,6 +10,8 @@ export interface Options {
   consent?: string;
   /** `none`: nothing is stored at the visitor's, before consent(true); ids live as long as the page. */
   storage?: string;
+  /** `server`: the endpoint, on a subdomain of the site, sets the visitor's cookie, too (site setting `cookie_domain`). */
+  cookie?: string;
   /** `ignore`: Global Privacy Control and Do Not Track do not count as a no. */
   dnt?: string;
   /** Page views are told by the script: the first one, and those of a single-page application. `hash`: also of #routes. */
@@ -72,7 +74,10 @@ export interface CallOptions {
   integrations?: Properties;
 }
 
-type Rest = [properties?: Properties | null, options?: CallOptions | null, done?: Done] | [properties: Properties | null, done: Done] | [done: Done];
+type Rest<P = Properties> = [properties?: P | null, options?: CallOptions | null, done?: Done] | [properties: P | null, done: Done] | [done: Done];
+
+/** Properties of an event: those of the ecommerce spec have their types, and more may stand beside them. */
+export type PropertiesOf<Name> = Name extends keyof Ecommerce ? Ecommerce[Name] | (Ecommerce[Name] & Properties) : Properties;
 
 /** Segment's signatures. Arguments in the middle may be left out; a last function is called back. Nothing throws. */
 export interface Tracker {
@@ -81,17 +86,24 @@ export interface Tracker {
   page(category: string, name: string, ...args: Rest): Promise<void>;
   screen(name: string, ...args: Rest): Promise<void>;
   screen(category: string, name: string, ...args: Rest): Promise<void>;
-  track(event: EventName, ...args: Rest): Promise<void>;
+  track<Name extends EventName>(event: Name, ...args: Rest<PropertiesOf<Name>>): Promise<void>;
   identify(...args: Rest): Promise<void>;
   identify(userId: string | number | null, ...args: Rest): Promise<void>;
   group(groupId: string | number, ...args: Rest): Promise<void>;
+  /** The group that this page has told of. */
+  group(): { id(): string | null; traits(): Properties };
   alias(userId: string | number, previousId?: string | number | null, options?: CallOptions | null, done?: Done): Promise<void>;
+  /** An event when an element, or one of a list, is clicked; name and properties may be functions of the element. */
+  trackLink: TrackElements;
+  /** The same when a form is submitted. */
+  trackForm: TrackElements;
   /** Another person from here on. */
   reset(): Promise<void>;
   setAnonymousId(id: string): Promise<void>;
-  user(): { id(): string | undefined; anonymousId(): string; traits(): Properties };
-  /** What the person says to being tracked; by category, `analytics` decides. */
-  consent(choice: boolean | Record<string, boolean>): Promise<void>;
+  /** Who is here, and what this page has said of them. With an argument they are set. */
+  user(): { id(id?: string | null): string | null; anonymousId(id?: string): string; traits(): Properties };
+  /** What the person says to being tracked: true or `granted` is a yes; by category, `analytics` decides. */
+  consent(choice: boolean | string | Record<string, boolean | string>): Promise<void>;
   optOut(): Promise<void>;
   flush(): Promise<void>;
   ready(done: Done): Promise<void>;
@@ -104,11 +116,17 @@ export interface Tracker {
   /** With the extra `popups`. */
   popup: { register(popup: Popup): Promise<void>; show(id: string): Promise<void> };
   /** With the extra `ecommerce`. */
-  ecommerce: { [Name in (typeof ECOMMERCE)[number] as Camel<Name>]: (properties?: Properties) => Promise<void> };
+  ecommerce: { [Name in keyof Ecommerce as Camel<Name>]: (...args: Rest<PropertiesOf<Name>>) => Promise<void> };
 }
 
+type TrackElements = (
+  elements: Element | ArrayLike<Element>,
+  event: string | ((element: Element) => string),
+  properties?: Properties | ((element: Element) => Properties),
+) => Promise<void>;
+
 /** Any name; those that signals look at are suggested. */
-export type EventName = (typeof ECOMMERCE)[number] | keyof typeof POPUP_ACTIONS | (string & {});
+export type EventName = keyof Ecommerce | keyof typeof POPUP_ACTIONS | (string & {});
 
 /** "Product Added" -> "productAdded" */
 type Camel<Name extends string> = Name extends `${infer First} ${infer Rest}` ? `${Lowercase<First>}${Joined<Rest>}` : Lowercase<Name>;

@@ -29,6 +29,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 ARGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP *.vn 127.0.0.1, MAP *.test 127.0.0.1",
 ]  # fmt: skip
 
 expect.set_options(timeout=30_000)  # the machine may be busy with other tests
@@ -105,6 +106,12 @@ async def ready(page: Page, url: str) -> None:
     await page.wait_for_function("window.tracker && tracker.loaded")
 
 
+async def own_clock(page: Page) -> None:
+    """The page's time is the test's. No request is given up by it: the answers come in real time."""
+    await page.clock.install()
+    await page.add_init_script("AbortSignal.timeout = undefined")
+
+
 class Sink:
     """Serves pages with the pasted snippet, and records every POST."""
 
@@ -134,6 +141,10 @@ class Sink:
         """The whole page by path, before `html`."""
         self.told: list[str] = []
         """What pages have said to /told?..."""
+        self.cookie: Callable[[str | None, bytes], str] = lambda _origin, _query: ""
+        """Set-Cookie of /v1/batch/id, from the request's origin and query."""
+        self.asked: list[str] = []
+        """Queries of /v1/batch/id."""
         self.gate = asyncio.Event()
         """/gate answers when it is set."""
 
@@ -177,6 +188,11 @@ class Sink:
     async def get_worker(self, request: web.Request) -> web.Response:
         return web.Response(text=self.worker, content_type="text/javascript")
 
+    async def set_cookie(self, request: web.Request) -> web.Response:
+        self.asked.append(request.query_string)
+        cookie = self.cookie(request.headers.get("Origin"), request.rel_url.raw_query_string.encode())
+        return web.Response(status=204, headers={"Set-Cookie": cookie} if cookie else {})
+
     async def post(self, request: web.Request) -> web.Response:
         status, headers = self.answer()
         raw = await request.read()
@@ -215,6 +231,7 @@ async def sink() -> AsyncIterator[Sink]:
             web.get("/told", sink.get_told),
             web.get("/gate", sink.get_gate),
             web.get("/{path:.*}", sink.get_page),
+            web.post("/v1/batch/id", sink.set_cookie),
             web.post("/{path:.*}", sink.post),
         ]
     )

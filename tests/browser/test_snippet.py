@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from uuid import UUID
 
 import pytest
@@ -206,3 +207,103 @@ async def test_inside_a_single_page_application_the_referrer_is_the_page_before(
     a, b, there = sink.events()
     assert a["properties"]["referrer"] == f"{sink.url}/from"
     assert b["properties"]["referrer"] == there["context"]["page"]["referrer"] == f"{sink.url}/a"
+
+
+async def test_a_request_without_an_answer_is_given_up_and_tried_again(page: Page, sink: Sink) -> None:
+    sink.head = """<script>{
+        const timeout = AbortSignal.timeout;
+        AbortSignal.timeout = ms => timeout.call(AbortSignal, ms === 30000 ? 300 : ms);
+    }</script>"""
+    await page.route("**/v1/batch", lambda _: asyncio.sleep(60), times=1)
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Patient')")
+    await until(lambda: sink.events(), 10)
+
+
+async def test_retry_after_may_be_a_date(page: Page, sink: Sink) -> None:
+    sink.answer = lambda: (503, {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)})
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Kept')")
+    await until(lambda: sink.requests)
+    refused_at = time.monotonic()
+    sink.answer = lambda: (200, {})
+    await until(lambda: sink.events())
+    assert time.monotonic() - refused_at >= 2.9  # an own first try again comes after a second at most
+
+
+async def test_of_a_queue_that_does_not_fit_in_storage_nothing_is_lost_when_the_tab_was_only_hidden(
+    page: Page, sink: Sink
+) -> None:
+    sink.answer = lambda: (503, {"Retry-After": "3"})
+    await ready(page, sink.url)
+    await page.evaluate("for (let i = 0; i < 60; i++) tracker.track('Large', {i, text: 'x'.repeat(25000)})")
+    await until(lambda: sink.requests)
+    await page.wait_for_function("Object.keys(localStorage).some(k => k.startsWith('trk_q.'))")
+    await page.evaluate(
+        """() => {
+            Object.defineProperty(document, "hidden", {value: true, configurable: true});
+            document.dispatchEvent(new Event("visibilitychange"));
+            delete document.hidden;
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    sink.answer = lambda: (200, {})
+    await until(lambda: len(sink.events()) >= 60)
+    assert {e["properties"]["i"] for e in sink.events()} == set(range(60))
+
+
+async def test_the_queues_of_all_pages_together_stay_within_a_megabyte(page: Page, sink: Sink) -> None:
+    sink.answer = lambda: (503, {"Retry-After": "60"})
+    sink.head = """<script>
+        localStorage["trk_q.other"] = JSON.stringify({t: Date.now(), k: "k-123456", n: 0, q: ["x".repeat(900000)]});
+    </script>"""
+    await ready(page, sink.url)
+    await page.evaluate("for (let i = 0; i < 10; i++) tracker.track('Large', {i, text: 'x'.repeat(25000)})")
+    await until(lambda: sink.requests)
+    await page.wait_for_function("Object.keys(localStorage).filter(k => k.startsWith('trk_q.')).length == 2")
+    lengths = "Object.keys(localStorage).filter(k => k.startsWith('trk_q.')).map(k => localStorage[k].length)"
+    assert 950_000 < sum(await page.evaluate(lengths)) < 1_010_000
+
+
+async def test_queues_of_the_future_are_taken_over_and_those_of_a_key_of_the_past_are_dropped(
+    page: Page, sink: Sink
+) -> None:
+    sink.head = """<script>if (!localStorage.trk_once) {
+        const day = 86400000, event = JSON.stringify({type: "track", event: "Future", messageId: "m1"});
+        const put = (name, t, k) => { localStorage["trk_q." + name] = JSON.stringify({t, k, n: 0, q: [event]}) };
+        put("future", Date.now() + 400 * day, "k-123456");
+        put("past", Date.now() - 8 * day, "another");
+        put("present", Date.now() - day, "another");
+        localStorage["trk_q.broken"] = "{";
+    }</script>"""
+    await ready(page, sink.url)
+    await until(lambda: sink.events())
+    assert [e["event"] for e in sink.events()] == ["Future"]
+    await page.wait_for_function(
+        "Object.keys(localStorage).filter(k => k.startsWith('trk_q.')).join() === 'trk_q.present'"
+    )
+
+
+async def test_a_cookie_that_cannot_be_read_stops_no_event_and_is_replaced(
+    page: Page, context: BrowserContext, sink: Sink
+) -> None:
+    await context.add_cookies([{"name": f"trk_{n}", "value": "%7Bbroken", "url": sink.url} for n in ("first", "last")])
+    await ready(page, f"{sink.url}/landing")
+    await page.evaluate("tracker.page(); tracker.identify('u1')")
+    await until(lambda: len(sink.events()) == 2)
+    assert sink.events()[1]["context"]["attribution"]["first"]["path"] == "/landing"
+    await ready(page, f"{sink.url}/next")
+    await page.evaluate("tracker.page()")
+    await until(lambda: len(sink.events()) == 3)
+    assert sink.events()[2]["context"]["attribution"]["first"]["path"] == "/landing"
+
+
+async def test_cookies_stay_small_also_where_what_they_say_is_written_in_vietnamese(page: Page, sink: Sink) -> None:
+    await ready(page, f"{sink.url}?" + "&".join(f"utm_{name}={'ờ' * 100}" for name in ("campaign", "term", "content")))
+    await page.evaluate("tracker.page()")
+    await until(lambda: sink.events())
+    assert len(await page.evaluate("document.cookie")) < 1500
+    await ready(page, f"{sink.url}/next")
+    await page.evaluate("tracker.page()")
+    await until(lambda: len(sink.events()) == 2)
+    assert sink.events()[1]["context"]["attribution"]["first"]["campaign"]["name"] == "ờ" * 100

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import BrowserContext, Page, Route
 
-from .conftest import Log, Sink, ready, until
+from .conftest import Log, Sink, own_clock, ready, until
 
 pytestmark = pytest.mark.browser
 
@@ -146,6 +146,113 @@ async def test_without_storage_events_leave_and_a_yes_keeps_the_visitor(
     await page.evaluate("tracker.consent(true)")
     [cookie] = [c for c in await context.cookies() if c["name"] == "trk_anonymous_id"]
     assert cookie["value"] == sink.events()[0]["anonymousId"] == sink.events()[1]["anonymousId"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "heard"),
+    [
+        (True, True), ("granted", True), ({"analytics": "granted"}, True), ("denied", False), ("no", False),
+        (None, False),
+        ({"analytics": "denied"}, False), ({"analytics": 0}, False), ({"ads": True}, False), ({}, False),
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_only_what_says_yes_is_a_yes(
+    page: Page, context: BrowserContext, sink: Sink, answer: Any, heard: bool
+) -> None:
+    sink.attributes = 'data-consent="required"'
+    await ready(page, sink.url)
+    await page.evaluate("answer => { tracker.track('Here'); tracker.consent(answer) }", answer)
+    if heard:
+        await until(lambda: sink.events())
+    else:
+        await asyncio.sleep(SETTLED_S)
+        assert (await stored(page, context), sink.requests) == ([], [])
+
+
+SEEN = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+@pytest.mark.parametrize("attributes", ["", 'data-consent="required"'], ids=["open", "required"])
+async def test_another_tab_hears_a_no_and_a_yes_when_it_is_looked_at(
+    page: Page, context: BrowserContext, sink: Sink, attributes: str
+) -> None:
+    sink.attributes = attributes
+    await ready(page, sink.url)
+    await page.evaluate("tracker.consent(true); tracker.track('Here')")
+    other = await context.new_page()
+    await ready(other, f"{sink.url}/other")
+    await until(lambda: sink.events())
+    await page.evaluate("tracker.optOut()")
+    await other.evaluate(SEEN)
+    await other.evaluate("tracker.track('Refused'); tracker.identify('u1')")
+    await asyncio.sleep(SETTLED_S)
+    assert [e.get("event") for e in sink.events()] == ["Here"]
+    assert await stored(other, context) == ([] if attributes else ["trk_consent"])
+    await page.evaluate("tracker.consent(true)")
+    await other.evaluate(SEEN)
+    await other.evaluate("tracker.track('Agreed')")
+    await until(lambda: len(sink.events()) == 2)
+    assert sink.events()[1]["event"] == "Agreed"
+
+
+async def test_what_was_on_its_way_when_the_person_said_no_is_not_tried_again(page: Page, sink: Sink) -> None:
+    held = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await held.wait()
+        await route.abort()
+
+    await page.route("**/v1/batch", hold, times=1)
+    await ready(page, sink.url)
+    async with page.expect_request("**/v1/batch"):
+        await page.evaluate("tracker.track('On Its Way')")
+    await page.evaluate("tracker.optOut(); tracker.consent(true)")
+    held.set()
+    await asyncio.sleep(2)  # longer than the first backoff
+    await page.evaluate("tracker.track('Agreed')")
+    await until(lambda: sink.events())
+    await asyncio.sleep(SETTLED_S)
+    assert [e["event"] for e in sink.events()] == ["Agreed"]
+
+
+@pytest.mark.parametrize("answer", ["", "tracker.consent(false)"], ids=["no answer", "no"])
+async def test_links_carry_the_visitor_only_with_consent(page: Page, sink: Sink, answer: str) -> None:
+    sink.build, sink.attributes = "t.full.js", 'data-linker="localhost" data-consent="required" data-auto=""'
+    sink.body = f'<a id=other href="{sink.url.replace("127.0.0.1", "localhost")}/there">x</a>'
+    await ready(page, sink.url)
+    await page.evaluate("addEventListener('click', e => e.preventDefault());" + answer)
+    await page.click("#other")
+    assert "trk_link" not in str(await page.get_attribute("#other", "href"))
+    await page.evaluate("tracker.consent(true)")
+    await page.click("#other")
+    assert "trk_link" in str(await page.get_attribute("#other", "href"))
+
+
+async def test_a_no_and_the_ids_are_written_anew_by_later_visits(
+    page: Page, context: BrowserContext, sink: Sink
+) -> None:
+    """Safari forgets what a script has stored 7 days after it was written, others after a year."""
+
+    async def ends() -> dict[str, float]:
+        return {str(c["name"]): float(c["expires"]) for c in await context.cookies()}
+
+    await own_clock(page)
+    await ready(page, sink.url)
+    await page.evaluate("tracker.consent(true); tracker.identify('u1')")
+    before = await ends()
+    await asyncio.sleep(1.1)
+    await page.clock.fast_forward(31 * 60_000)
+    await ready(page, f"{sink.url}/later")
+    await page.evaluate("tracker.page()")
+    after = await ends()
+    for name in ("trk_anonymous_id", "trk_user_id", "trk_consent", "trk_first", "trk_last"):
+        assert after[name] > before[name] + 1, name
+    await page.evaluate("tracker.optOut()")
+    before = await ends()
+    await asyncio.sleep(1.1)
+    await ready(page, sink.url)
+    assert (await ends())["trk_consent"] > before["trk_consent"] + 1
 
 
 @pytest.mark.integration

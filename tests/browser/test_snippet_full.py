@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import BrowserContext, Page, expect
 
-from .conftest import Sink, ready, until
+from tracker.contract.events import ECOMMERCE
+
+from .conftest import Sink, own_clock, ready, until
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +34,7 @@ def names(sink: Sink, prefix: str) -> list[str]:
 async def test_a_minute_of_reading_is_a_minute_of_beats_and_nothing_counts_while_nobody_is_there(
     page: Page, full: Sink
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.body = TALL
     await ready(page, full.url)
     for _ in range(6):
@@ -54,7 +56,7 @@ async def test_a_minute_of_reading_is_a_minute_of_beats_and_nothing_counts_while
 
 
 async def test_hiding_and_leaving_tell_the_last_beat_once_and_of_the_page_it_is_about(page: Page, full: Sink) -> None:
-    await page.clock.install()
+    await own_clock(page)
     await ready(page, full.url)
     await page.clock.run_for(5000)
     hide = "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true});"
@@ -123,6 +125,30 @@ async def test_forms_are_started_submitted_or_abandoned_and_what_was_typed_stays
     assert "geheim" not in str(full.requests)
 
 
+async def test_a_form_with_a_field_named_action_is_told_and_does_not_stop_what_leaves_with_the_page(
+    page: Page, full: Sink
+) -> None:
+    full.body = (
+        '<form id=wp action="/wp-admin/admin-ajax.php?x=1"><input name=action value=send><input id=a name=a></form>'
+    )
+    await ready(page, full.url)
+    await page.fill("#a", "x")
+    await page.evaluate("tracker.track('Last'); location.href = 'about:blank'")
+    await until(lambda: {"Last", "Form Abandoned"} <= {e.get("event") for e in full.events()})
+    assert [(e["event"], e["properties"]["action"]) for e in of(full, "Form")] == [
+        ("Form Started", "/wp-admin/admin-ajax.php"),
+        ("Form Abandoned", "/wp-admin/admin-ajax.php"),
+    ]
+
+
+async def test_an_extra_that_cannot_start_stops_nothing_else(page: Page, full: Sink) -> None:
+    full.attributes = 'data-auto="datalayer engagement"'
+    full.head = "<script>window.dataLayer = 'no array'</script>"
+    await ready(page, full.url)
+    await page.evaluate("tracker.track('Here')")
+    await until(lambda: of(full, "Here"))
+
+
 REGISTER = """(more) => {
     window.shown = [];
     const show = (told) => { window.shown.push(Date.now()); window.told = told };
@@ -137,7 +163,7 @@ async def shown(page: Page) -> int:
 async def test_a_popup_never_comes_on_arrival_but_after_thirty_seconds_two_pages_and_half_a_page(
     page: Page, full: Sink
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.body = TALL
     await ready(page, full.url)
     await page.evaluate(REGISTER, {})
@@ -186,7 +212,7 @@ async def test_a_popup_never_comes_on_arrival_but_after_thirty_seconds_two_pages
 async def test_the_gate_of_a_popup(
     page: Page, full: Sink, when: dict[str, Any], steps: list[str], expected: int
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.body, full.attributes = TALL, 'data-spa data-auto=""'
     await ready(page, full.url)
     await page.evaluate(REGISTER, {"when": when})
@@ -206,7 +232,7 @@ async def test_the_gate_of_a_popup(
 
 
 async def test_caps_hold_over_pages_visits_and_after_a_submission(page: Page, full: Sink) -> None:
-    await page.clock.install()
+    await own_clock(page)
     full.attributes = 'data-spa data-auto=""'
 
     async def visit(wait_s: int = 0) -> int:
@@ -248,6 +274,77 @@ async def test_a_popup_that_was_held_back_or_not_drawn_is_told_as_such(page: Pag
         ("broken", "Popup Eligible", None), ("broken", "Popup Triggered", None),
     ]  # fmt: skip
     assert await page.evaluate("window.wrong") is None
+
+
+async def test_of_several_popups_that_may_be_shown_one_is_and_the_next_when_it_is_closed(
+    page: Page, full: Sink
+) -> None:
+    await own_clock(page)
+    full.attributes = 'data-auto=""'
+    await ready(page, full.url)
+    await page.evaluate(
+        """() => {
+            window.log = []; window.told = {};
+            for (const id of ['a', 'b', 'a']) {  // a component that is mounted twice
+                tracker.popup.register({id, when: {secondsOnSite: 6}, show: (t) => { log.push(id); told[id] = t }});
+            }
+            for (const wrong of [{}, {id: 'x'}, {show() {}}]) tracker.popup.register(wrong);
+        }"""
+    )
+    await page.clock.run_for(20_000)
+    first = await page.evaluate("log.join()")
+    assert first in ("a", "b")
+    # As in a dialog whose close event follows a submission.
+    await page.evaluate("id => { told[id].submitted(); told[id].dismissed(); told[id].clicked() }", first)
+    await page.clock.run_for(20_000)
+    assert sorted(await page.evaluate("log")) == ["a", "b"]
+    await until(lambda: len(of(full, "Popup")) >= 7)
+    assert names(full, "Popup") == ["Eligible", "Triggered", "Viewed", "Submitted", "Eligible", "Triggered", "Viewed"]
+
+
+async def test_a_popup_that_was_not_drawn_costs_nothing_of_its_caps_and_is_tried_again_at_the_next_page(
+    page: Page, full: Sink
+) -> None:
+    await own_clock(page)
+    full.attributes = 'data-spa data-auto=""'
+    await ready(page, full.url)
+    await page.evaluate(
+        """() => {
+            window.tried = [];
+            const results = {no: () => false, broken: () => { throw new Error('x') }};
+            for (const id in results) {
+                const show = () => { tried.push(id); return window.drawn || results[id]() };
+                tracker.popup.register({id, when: {secondsOnSite: 6}, show});
+            }
+        }"""
+    )
+    await page.clock.run_for(10_000)
+    assert await page.evaluate("tried.join()") == "no,broken"  # once, not every second
+    await page.evaluate("window.drawn = true; tracker.page()")
+    await page.clock.run_for(2000)
+    assert await page.evaluate("tried.join()") == "no,broken,no"
+
+
+async def test_tools_that_are_loaded_later_and_steps_that_are_no_submission_are_known(page: Page, full: Sink) -> None:
+    await own_clock(page)
+    await ready(page, full.url)
+    await page.clock.run_for(5000)
+    await page.evaluate(
+        """() => {
+            window.wise = {}; window.wisepops = (verb, event, listener) => { wise[event] = listener };
+            window.jQuery = () => ({on: (events, listener) => { window.pum = listener }});
+        }"""
+    )
+    await page.clock.run_for(5000)
+    await page.evaluate(
+        "wise['after-popin-display']({target: {id: 7}}); pum({type: 'pumAfterOpen', target: {id: 'pum-1'}})"
+    )
+    for kind in ("embedOpen", "stepSubmit", "submit"):
+        await page.evaluate(fired("window", "klaviyoForms", f"{{type: '{kind}', formId: 'K1'}}"))
+    await page.clock.run_for(1000)
+    await until(lambda: len(of(full, "Popup")) >= 3)
+    told = [(e["properties"]["provider"], e["event"]) for e in of(full, "Popup")]
+    assert told == [("wisepops", "Popup Viewed"), ("popup-maker", "Popup Viewed"), ("klaviyo", "Popup Submitted")]
 
 
 def fired(target: str, name: str, detail: str) -> str:
@@ -333,7 +430,14 @@ async def test_each_name_of_the_ecommerce_spec_has_a_call_and_ga4s_events_are_ta
         ("Product Added to Wishlist", {"product_id": "p2"}),
         ("purchase", {"transaction_id": "t1", "value": 5}),
     ]
-    assert await page.evaluate("Object.keys(tracker.ecommerce).length") == 28
+    methods = [name[0].lower() + name.title().replace(" ", "")[1:] for name in ECOMMERCE]
+    await page.evaluate("names => { for (const name of names) tracker.ecommerce[name]({n: name}) }", methods)
+    await until(lambda: len(full.events()) == 4 + len(ECOMMERCE))
+    assert [e["event"] for e in full.events()[4:]] == list(ECOMMERCE)
+    # What is no event of the spec is told in the console alone.
+    await page.evaluate("tracker.ecommerce.productAdd({}); JSON.stringify(tracker.ecommerce); tracker.flush()")
+    await asyncio.sleep(0.5)
+    assert len(full.events()) == 4 + len(ECOMMERCE)
 
 
 async def test_the_debug_view_shows_events_as_they_leave(page: Page, full: Sink) -> None:
@@ -341,10 +445,10 @@ async def test_the_debug_view_shows_events_as_they_leave(page: Page, full: Sink)
     await ready(page, f"{full.url}?tracker_debug=1")
     await page.evaluate("tracker.track('<img src=x onerror=window.hit=1>', {n: 1})")
     view = page.locator("pre")
-    await view.get_by_text("✗503 track <img").wait_for()
+    await expect(view).to_contain_text('✗503 track <img src=x onerror=window.hit=1> {"n":1}')
     full.answer = lambda: (200, {})
-    await view.get_by_text("✓ track <img").wait_for()
-    await view.get_by_text("✓ page").wait_for()
+    await expect(view).to_contain_text("✓ track <img")
+    await expect(view).to_contain_text("✓ page")
     assert await page.evaluate("window.hit") is None
     await page.evaluate("tracker.debug(false)")
     assert await view.count() == 0

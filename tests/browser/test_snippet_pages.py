@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from .conftest import Log, Sink, ready, unattended, until
+from .conftest import Log, Sink, own_clock, ready, unattended, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
@@ -132,7 +132,7 @@ async def test_a_page_that_is_prerendered_counts_from_when_it_is_shown_or_not_at
 async def test_a_visit_ends_after_thirty_minutes_and_the_first_and_last_touch_stay(
     page: Page, context: BrowserContext, shop: Sink, log: Log
 ) -> None:
-    await page.clock.install()
+    await own_clock(page)
     shop.attributes = "data-spa"
     url = f"{shop.url}/visit"
     for query in ("?utm_source=zalo&gclid=g1", "", "?ttclid=t1&__proto__=x&utm___proto__=y&constructor=z"):

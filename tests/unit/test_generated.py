@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from stream import poison
 from tracker import rejections
-from tracker.contract import events, examples, generate, models, settings, topics, triggers
+from tracker.contract import ecommerce, events, examples, generate, models, settings, topics, triggers
 
 SCHEMAS = generate.schemas()
 MADE = generate.files()
@@ -284,3 +284,7 @@ def test_a_shape_without_a_typescript_type_is_refused() -> None:
     unknown: dict[str, Any] = {"type": "tuple"}
     with pytest.raises(TypeError, match="no TypeScript type"):
         generate._ts_type(unknown)
+
+
+def test_each_event_of_the_ecommerce_spec_has_its_properties() -> None:
+    assert tuple(ecommerce.PROPERTIES) == events.ECOMMERCE

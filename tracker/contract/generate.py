@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
-from tracker.contract import events, examples, keys, merges, models, predicates, settings, topics, triggers
+from tracker.contract import ecommerce, events, examples, keys, merges, models, predicates, settings, topics, triggers
 
 ROOT: Final = Path(__file__).parents[2]
 COMMAND: Final = "python -m tracker.contract.generate"
@@ -304,6 +304,7 @@ def typescript() -> str:
         events.Message,
         triggers.CloudEvent,
         *(data for _, data, _ in _trigger_types()),
+        *dict.fromkeys(ecommerce.PROPERTIES.values()),
     ]
     for struct in structs:
         schema = _schema(struct)
@@ -322,6 +323,10 @@ def typescript() -> str:
             _ts_const("EVENTS", _event_names()),
             "\n/** Names of Segment's ecommerce spec. */",
             f"export const ECOMMERCE = {json.dumps(events.ECOMMERCE)} as const;",
+            "\n/** Event of the spec -> its properties. */",
+            "export interface Ecommerce {",
+            *(f"  {json.dumps(name)}: {struct.__name__};" for name, struct in ecommerce.PROPERTIES.items()),
+            "}",
             "\n/** Popup events and the action each is counted under. */",
             _ts_const("POPUP_ACTIONS", events.POPUP_ACTIONS),
             "\n/** The closed set of channels. */",

@@ -83,6 +83,7 @@ PHONE_COUNTRIES: Final[dict[str, tuple[str, str]]] = {
 _QUIET_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])").fullmatch
 MAX_GOALS: Final = 20
 
+_DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+", re.IGNORECASE).fullmatch
 _SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
 _LINK = re.compile(r"https?://[^\s]+").fullmatch
 _BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?").fullmatch
@@ -193,6 +194,14 @@ class Site(Struct, frozen=True, forbid_unknown_fields=True):
     write_key: str
     secret_key: str
     origins: tuple[str, ...] = ()
+    cookie_domain: Annotated[
+        str,
+        Meta(
+            description="With a domain, `shop.example`, the endpoint on a subdomain of it sets the visitor's cookie "
+            "where the snippet asks for it (`data-cookie`): Safari forgets a script's cookies after 7 days. See "
+            "docs/snippet.md."
+        ),
+    ] = ""
     time_zone: str = DEFAULT_TIME_ZONE
     ip: Literal["keep", "truncate", "drop"] = "truncate"
     bots: Literal["flag", "drop"] = "flag"
@@ -794,6 +803,8 @@ def _check(settings: Settings) -> None:
             ZoneInfo(site.time_zone)
         except (ValueError, OSError):
             raise SettingsError(f"site '{name}': unknown time zone '{site.time_zone}'") from None
+        if site.cookie_domain and not _DOMAIN(site.cookie_domain):
+            raise SettingsError(f"site '{name}': cookie_domain: '{site.cookie_domain}' is no domain like shop.example")
         _check_triggers(name, site)
         try:
             predicates.check(site.segments, site.rules)

@@ -1,16 +1,14 @@
 /* As a script of a page: its data attributes are the options, and the stub's queue is taken over. */
-import { warn } from "./env";
+import { safe, warn } from "./env";
 import { start } from "./tracker";
 import type { Options } from "../types";
 
 export function boot(extras: (() => void)[] = []): void {
-  try {
+  safe(() => {
     const script = (document.currentScript || document.querySelector("script[data-write-key][src]")) as HTMLScriptElement | null;
     const { writeKey, global: name = "tracker", ...options } = { ...(script && script.dataset) } as Options & Record<string, string | undefined>;
-    if (!writeKey) return warn("the script has no data-write-key");
+    if (!writeKey) return warn("no data-write-key");
     options.endpoint = new URL(options.endpoint || "/", options.endpoint ? document.baseURI : script!.src).href;
     start(writeKey, options, name, extras);
-  } catch (e) {
-    warn("did not start", e);
-  }
+  }, "start");
 }

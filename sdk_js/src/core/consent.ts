@@ -8,11 +8,13 @@
  *   nothing, storage: none        leave       nothing
  *   nothing                       leave       cookie, localStorage
  */
+import { renewCookie } from "./cookies";
 import { forget, readCookie, store, write } from "./store";
-import { safe, type Fields } from "./env";
+import { parse, type Fields } from "./env";
+import type { Options } from "../types";
 
-/** true, false, or by category: `{analytics: true, ads: false}`; `analytics` decides about events. */
-export type Choice = boolean | Fields;
+/** true or "granted" is a yes, anything else a no; by category, `{analytics: true, ads: false}`, `analytics` decides. */
+export type Choice = boolean | string | Fields;
 
 export const HELD = 1;
 export const OPEN = 2;
@@ -20,15 +22,19 @@ const CLOSED = 0;
 const KEY = "consent";
 
 let choice: Choice | undefined;
+/** The cookie as this page has left it. */
+let kept: string | undefined;
 let required = false;
-let dnt = true;
+/** GPC and DNT do not count. */
+let ignored = false;
 
-/** `honoured`: whether GPC and DNT count. */
-export function start(isRequired: boolean, isCookieless: boolean, honoured: boolean): void {
-  required = isRequired;
-  dnt = honoured;
-  choice = safe(() => JSON.parse(readCookie(KEY)!) as Choice);
-  store(state() === OPEN && !(isCookieless && choice == null));
+export function start({ consent, storage, dnt }: Options): void {
+  required = consent === "required";
+  ignored = dnt === "ignore";
+  kept = readCookie(KEY);
+  choice = parse(kept);
+  if (choice != null && !state()) renewCookie(KEY);
+  store(state() === OPEN && !(storage === "none" && choice == null));
 }
 
 /** CLOSED (0), HELD or OPEN. */
@@ -36,21 +42,28 @@ export function state(): number {
   if (choice != null) return says(choice) ? OPEN : CLOSED;
   if (required) return HELD;
   const { globalPrivacyControl, doNotTrack } = navigator as unknown as Fields;
-  return dnt && (globalPrivacyControl || doNotTrack == 1) ? CLOSED : OPEN;
+  return !ignored && (globalPrivacyControl || doNotTrack == 1) ? CLOSED : OPEN;
 }
 
 /** What an event says about it: `context.consent`. */
 export const said = (): unknown => (choice === true ? "granted" : choice);
 
 export function say(value: Choice): void {
-  choice = value;
+  choice = value || false;
   const open = state() === OPEN;
   if (!open) forget();
   if (open || !required) {
     store(true);
-    write(KEY, JSON.stringify(open && value));
+    write(KEY, JSON.stringify(open && choice));
   }
   store(open);
+  kept = readCookie(KEY);
 }
 
-const says = (value: Choice): boolean => !!(typeof value === "object" ? value["analytics"] : value);
+/** What was said in another tab since; where a yes was taken away with everything else, that is a no. */
+export function heard(): Choice | undefined {
+  const now = readCookie(KEY);
+  return now === kept ? undefined : parse(now) || false;
+}
+
+const says = (value: Choice): boolean => /^(true|granted)$/.test((Object(value) === value ? (value as Fields)["analytics"] : value) as string);

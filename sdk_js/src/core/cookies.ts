@@ -33,10 +33,29 @@ export const writeCookie = (key: string, value: string): boolean | undefined =>
       }),
   );
 
+export const dropCookie = (name: string): void => domains().forEach((on) => put(name + "=; Max-Age=0", on));
+
+/** Writes it once more as it is, where it is: Safari keeps a script's cookie for 7 days after it was written. */
+export function renewCookie(key: string): void {
+  safe(() => {
+    const value = readCookie(key);
+    if (value) put(`trk_${key}=${encodeURIComponent(value)}; Max-Age=31536000`, ownDomain());
+  });
+}
+
+/** The widest domain that takes a cookie of this page; '': this host alone. */
+export function ownDomain(): string {
+  if (domain == null) {
+    writeCookie("try", "1");
+    dropCookie("trk_try");
+  }
+  return domain || "";
+}
+
 /** Takes away all of ours, wherever they stand, and what /t.js has put into localStorage. */
 export function dropStored(): void {
   safe(() => {
-    for (const name of look().match(/trk_[^=;]+/g)!) for (const on of domains()) put(name + "=; Max-Age=0", on);
+    look().match(/trk_[^=;]+/g)!.forEach(dropCookie);
   });
   safe(() => {
     for (const key in localStorage) if (key.startsWith("trk_")) delete localStorage[key];

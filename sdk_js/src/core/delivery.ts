@@ -8,7 +8,7 @@
  * Each page writes under a key of its own, so tabs never write over each other; taking over what a page has left behind
  * is done by one tab at a time.
  */
-import { hidden, listen, safe, uuid, warn } from "./env";
+import { hidden, listen, parse, safe, uuid, warn } from "./env";
 import { local, PREFIX } from "./store";
 
 interface Item {
@@ -21,14 +21,17 @@ interface Item {
 /** Browsers allow 64 KiB for all keepalive requests and beacons together. */
 const MAX_CHUNK_BYTES = 60_000;
 const MAX_QUEUE = 20_000;
+/** Of all pages of the site together. */
 const MAX_STORED_CHARS = 1_000_000;
 const BATCH_EVENTS = 100;
-const MAX_BATCH_EVENTS = 500;
 const DELAY_MS = 250;
 const MAX_BACKOFF_MS = 30_000;
 const MAX_RETRY_AFTER_MS = 600_000;
+const MAX_ANSWER_MS = 30_000;
 /** The queue of a page that did not touch it for so long (longer than any wait above) belongs to a dead one. */
 const ORPHAN_MS = 720_000;
+/** Left behind for so long by a page with another write key, nobody wants it any more. */
+const STALE_MS = 604_800_000;
 const CLAIM_MS = 200;
 const QUEUE = PREFIX + "q.";
 const CLAIM = PREFIX + "claim";
@@ -68,13 +71,13 @@ export function start(to: string, key: string): void {
 
 const item = (json: string, failed: boolean): Item => ({
   json_: json,
-  bytes_: safe(() => new TextEncoder().encode(json).length) || json.length * 3,
+  bytes_: new TextEncoder().encode(json).length,
   failed_: failed,
 });
 
 export function push(json: string): void {
   const added = item(json, false);
-  if (added.bytes_ > MAX_CHUNK_BYTES) return warn(`an event of ${added.bytes_} bytes is too large and was dropped`);
+  if (added.bytes_ > MAX_CHUNK_BYTES) return warn(`dropped: an event of ${added.bytes_} bytes`);
   queue.push(added);
   trim();
   if (leaving) return;
@@ -85,37 +88,51 @@ export function push(json: string): void {
 }
 
 export async function flush(): Promise<void> {
+  timer = void clearTimeout(timer);
   if (inFlight[0] || !queue[0]) return;
   const wait = notBefore - Date.now();
   if (wait > 0) return schedule(wait);
-  clearTimeout(timer);
-  timer = undefined;
-  inFlight = take(queue);
+  const batch = (inFlight = take(queue));
   try {
-    const { ok, status, headers } = await request(inFlight);
-    if (/5..|429|408/.test(`${status}`)) return fail(+headers.get("Retry-After")! * 1000 || 0, status);
+    const { ok, status, headers } = await request(batch);
+    if (/5..|429|408/.test(status as never)) {
+      const after = headers.get("Retry-After")!;
+      return fail(batch, +after * 1000 || Date.parse(after) - Date.now() || 0, status);
+    }
+    if (inFlight !== batch) return;
     // Any other refusal means "never again".
-    if (!ok) warn(`${inFlight.length} events were refused with status ${status}`);
-    tell(inFlight, status);
+    if (!ok) warn(`dropped: ${batch.length} events, status ${status}`);
+    tell(batch, status);
     inFlight = [];
     tries = notBefore = 0;
     if (stored) persist();
     if (queue[0]) schedule(queue[BATCH_EVENTS - 1] || queue[0].failed_ ? 0 : DELAY_MS);
   } catch {
-    fail(0, 0);
+    fail(batch, 0, 0);
   }
 }
 
-/** Whatever waits is given up: the person does not want it sent. */
+/** Asks the endpoint to set the visitor's cookie, which Safari keeps longer than one of a script. */
+export const keepId = (id: string): unknown =>
+  safe(() => navigator.sendBeacon(`${url}/id?writeKey=${writeKey}&id=${encodeURIComponent(id)}`));
+
+/** Whatever waits is given up, and what is on its way is not tried again: the person does not want it sent. */
 export function discard(): void {
   queue = [];
+  inFlight = [];
   stored = false;
 }
 
 /** Throws at once where fetch does (blocked, replaced): beacon() must know. */
 const request = (items: Item[]): Promise<Response> =>
   // What has failed is in localStorage and needs no keepalive, whose 64 KiB other scripts of the page may have taken.
-  fetch(url, { method: "POST", body: body(items), keepalive: !items[0]!.failed_, credentials: "omit" }).then((response) =>
+  fetch(url, {
+    method: "POST",
+    body: body(items),
+    keepalive: !items[0]!.failed_,
+    credentials: "omit",
+    signal: safe(() => AbortSignal.timeout(MAX_ANSWER_MS)),
+  }).then((response) =>
     // Unread, an answer goes on taking its request's part of the 64 KiB.
     response.text().then(() => response),
   );
@@ -123,10 +140,12 @@ const request = (items: Item[]): Promise<Response> =>
 const tell = (items: Item[], status: number): void =>
   afterSending.forEach((told) => told(items.map((each) => each.json_), status));
 
-function fail(retryAfterMs: number, status: number): void {
-  tell(inFlight, status);
-  for (const each of inFlight) each.failed_ = true;
-  queue = inFlight.concat(queue);
+function fail(batch: Item[], retryAfterMs: number, status: number): void {
+  // discard() has been called.
+  if (inFlight !== batch) return;
+  tell(batch, status);
+  for (const each of batch) each.failed_ = true;
+  queue = batch.concat(queue);
   inFlight = [];
   trim();
   const backoffMs = Math.min(MAX_BACKOFF_MS, 1000 * 2 ** tries++) * (0.5 + Math.random() / 2);
@@ -144,7 +163,7 @@ function fail(retryAfterMs: number, status: number): void {
 function leave(event?: Event | void): void {
   if (leaving) return;
   leaving = true;
-  for (const last of beforeLeaving) last(!!event && event.type === "pagehide");
+  for (const last of beforeLeaving) safe(() => last(!!event && event.type === "pagehide"));
   if (navigator.onLine !== false && notBefore <= Date.now()) {
     const fresh = queue.filter((each) => !each.failed_);
     // A fetch without keepalive dies with the page.
@@ -157,21 +176,23 @@ function leave(event?: Event | void): void {
     }
   }
   // What is stored is not sent by this page as well: whichever is there next takes it over, this one or another.
-  if ((queue[0] || stored) && persist(true)) {
-    queue = [];
-    stored = false;
-    ownKey = newKey();
+  if (queue[0] || stored) {
+    const kept = persist(true);
+    if (kept != null) {
+      // The oldest, where there was no room for all, stay: the page may come back.
+      queue.splice(Math.max(0, queue.length - kept));
+      stored = false;
+      ownKey = newKey();
+    }
   }
   leaving = false;
 }
 
-const beacon = (items: Item[]): boolean =>
-  safe(() => navigator.sendBeacon(url, body(items))) ??
-  safe(() => {
-    request(items).catch(() => 0);
-    return true;
-  }) ??
-  false;
+/** false: there is no room for it now. */
+function beacon(items: Item[]): unknown {
+  const sent = safe(() => navigator.sendBeacon(url, body(items)));
+  return sent == null ? safe(() => request(items).catch(() => 0)) : sent;
+}
 
 function comeBack(): void {
   adopt();
@@ -182,7 +203,7 @@ function comeBack(): void {
 function take(from: Item[]): Item[] {
   let bytes = body([]).length;
   let n = 0;
-  while (n < from.length && n < MAX_BATCH_EVENTS && (bytes += from[n]!.bytes_ + 1) <= MAX_CHUNK_BYTES) n++;
+  while (n < from.length && (bytes += from[n]!.bytes_ + 1) <= MAX_CHUNK_BYTES) n++;
   return from.splice(0, n || 1);
 }
 
@@ -191,40 +212,32 @@ const body = (items: Item[]): string =>
   JSON.stringify({ writeKey, sentAt: new Date() }).slice(0, -1) + `,"batch":[${items.map((each) => each.json_)}]}`;
 
 function schedule(ms: number): void {
-  if (ms > DELAY_MS || !ms) {
-    clearTimeout(timer);
-    timer = undefined;
-  }
-  timer ||= setTimeout(() => {
-    timer = undefined;
-    flush();
-  }, ms);
+  if (ms > DELAY_MS || !ms) timer = void clearTimeout(timer);
+  timer ||= setTimeout(flush, ms);
 }
 
-function trim(): void {
-  const over = queue.length - MAX_QUEUE;
-  if (over > 0) {
-    queue.splice(0, over);
-    warn(`the queue is full: ${over} oldest events were dropped`);
-  }
-}
+/** Drops the oldest where there are too many. */
+const trim = (): unknown => queue.splice(0, queue.length - MAX_QUEUE);
 
-/** Writes what is not delivered under this page's own key, the newest where it is too much; whether that is all of it.
- * `released`: any page may take it over at once. */
-function persist(released?: boolean): boolean | undefined {
+const queues = (storage: Storage): string[] => Object.keys(storage).filter((key) => key.startsWith(QUEUE));
+
+/** Writes what is not delivered under this page's own key, the newest where it is too much; how many that are, undefined
+ * where it can't. `released`: any page may take it over at once. */
+function persist(released?: boolean): number | undefined {
   const items = inFlight.filter((each) => each.failed_).concat(queue);
-  let chars = 0;
-  const kept = items.reverse().filter((each) => (chars += each.json_.length) < MAX_STORED_CHARS).reverse();
   return safe(() => {
     const storage = local()!;
+    let chars = 0;
+    for (const key of queues(storage)) if (key !== ownKey) chars += storage[key].length;
+    const kept = items.reverse().filter((each) => (chars += each.json_.length) < MAX_STORED_CHARS).reverse();
     if (kept[0]) {
-      const record = { t: released ? 0 : Date.now(), k: writeKey, n: told ? notBefore : 0, q: kept.map((each) => each.json_) };
+      const record = { t: Date.now() - (released ? ORPHAN_MS : 0), k: writeKey, n: told ? notBefore : 0, q: kept.map((each) => each.json_) };
       storage.setItem(ownKey, JSON.stringify(record));
       // It is not sent by beacon as well: it would come again when its messageId is long forgotten.
       for (const each of kept) each.failed_ = true;
     } else storage.removeItem(ownKey);
     stored = !!kept[0];
-    return true;
+    return kept.length;
   });
 }
 
@@ -233,18 +246,19 @@ function adopt(): void {
   const left = (): string[] =>
     safe(() => {
       const storage = local()!;
-      return Object.keys(storage).filter((key) => {
-        if (!key.startsWith(QUEUE)) return false;
-        const record = safe(() => JSON.parse(storage[key]));
-        return !record || (record.k === writeKey && Date.now() - record.t > ORPHAN_MS);
+      return queues(storage).filter((key) => {
+        const { k, t } = parse(storage[key]) || {};
+        // A time that has not come was written by a clock that was wrong.
+        return !(Math.abs(Date.now() - t) < (k === writeKey ? ORPHAN_MS : STALE_MS));
       });
     }) || [];
   if (!left()[0]) return;
   const takeOver = (): void => {
     for (const key of left()) {
       safe(() => {
-        const { n, q } = JSON.parse(local()![key]);
-        for (const json of q) queue.push(item(String(json), true));
+        const { k, n, q } = parse(local()![key]);
+        if (k !== writeKey) return;
+        for (const json of q) queue.push(item(json, true));
         // A clock that was set back must not stop it for long.
         notBefore = Math.max(notBefore, Math.min(n || 0, Date.now() + MAX_RETRY_AFTER_MS));
         told ||= n > 0;

@@ -6,33 +6,26 @@ export function warn(text: string, reason?: unknown): void {
   safe(() => console.warn("tracker: " + text, reason || ""));
 }
 
-/** What `action` returns; undefined where it throws. */
-export function safe<T>(action: () => T): T | undefined {
+/** What `action` returns; undefined where it throws, with a word in the console about `what`. */
+export function safe<T>(action: () => T, what?: string): T | undefined {
   try {
     return action();
-  } catch {}
-  return undefined;
+  } catch (e) {
+    if (what) warn(what, e);
+  }
 }
+
+export const isFunction = (value: unknown): value is (...args: any[]) => any => typeof value === "function";
+
+/** What stands in `json`; undefined where that is broken or missing. */
+export const parse = (json: string | null | undefined): any => safe(() => JSON.parse(json!));
 
 /** `types`: names, separated by spaces. A handler that throws says so in the console, not to the page. */
 export function listen<E extends Event = Event>(target: EventTarget, types: string, handler: (event: E) => void): void {
   for (const type of types.split(" ")) {
-    target.addEventListener(
-      type,
-      (event) => {
-        try {
-          handler(event as E);
-        } catch (e) {
-          warn(type, e);
-        }
-      },
-      { capture: true, passive: true },
-    );
+    target.addEventListener(type, (event) => safe(() => handler(event as E), type), { capture: true, passive: true });
   }
 }
-
-/** Signs of a visitor who is there. */
-export const SIGNS = "scroll pointerdown pointermove keydown touchstart";
 
 export const hidden = (): boolean => document.hidden;
 

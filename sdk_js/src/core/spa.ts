@@ -1,5 +1,5 @@
 /* Page views of single-page applications: pushState, replaceState, back and forward, and on request the hash. */
-import { listen, safe, warn } from "./env";
+import { listen, safe } from "./env";
 
 /** Frameworks set the title after the address; a redirect in the same moment is no view of its own. */
 const SETTLE_MS = 50;
@@ -35,11 +35,7 @@ export function watch(hash: boolean, onView: () => void): void {
       const original = history[method];
       history[method] = function (this: History, ...args: Parameters<typeof original>) {
         const result = original.apply(this, args);
-        try {
-          soon();
-        } catch (e) {
-          warn(method, e);
-        }
+        soon();
         return result;
       };
     });

@@ -1,35 +1,28 @@
 /* Small values that outlive the page: a first-party cookie; localStorage where cookies are blocked; memory where both are, or
  * while nothing may be stored. */
-import { dropStored, PREFIX, readCookie, writeCookie } from "./cookies";
+import { dropCookie, dropStored, ownDomain, PREFIX, readCookie, writeCookie } from "./cookies";
 import { safe } from "./env";
 
 export { PREFIX, readCookie };
+/** Of the value as it stands in the cookie; servers refuse a request with 8 KB of headers. */
 const MAX_COOKIE_CHARS = 1000;
 
 const memory: Record<string, string> = {};
-/** What this task has read: a burst of calls reads each cookie once, and the next task sees what other tabs wrote. */
-let seen: Record<string, string | undefined> | undefined;
-let storing = false;
+export let storing = false;
 
 /** localStorage; undefined where it is blocked (naming it can throw) or nothing may be stored. */
 export const local = (): Storage | undefined => (storing ? safe(() => localStorage) : undefined);
 
 export function read(key: string): string | undefined {
-  if (!storing) return memory[key];
-  if (!seen) {
-    seen = {};
-    setTimeout(() => (seen = undefined));
-  }
-  if (!(key in seen)) seen[key] = readCookie(key) ?? safe(() => local()!.getItem(PREFIX + key)) ?? memory[key];
-  return seen[key] || undefined;
+  return ((storing ? readCookie(key) ?? safe(() => local()!.getItem(PREFIX + key)) : undefined) ?? memory[key]) || undefined;
 }
 
 /** '' takes the value away, also for subdomains that have another one in their localStorage. */
 export function write(key: string, value: string): void {
   memory[key] = value;
   if (!storing) return;
-  if (seen) seen[key] = value;
-  const inCookie = value.length < MAX_COOKIE_CHARS && writeCookie(key, value);
+  // Where it is too long, the cookie must not go on saying something else.
+  const inCookie = encodeURIComponent(value)[MAX_COOKIE_CHARS] ? safe(() => dropCookie(PREFIX + key)) : writeCookie(key, value);
   safe(() => (inCookie ? local()!.removeItem(PREFIX + key) : local()!.setItem(PREFIX + key, value)));
 }
 
@@ -37,7 +30,6 @@ export function write(key: string, value: string): void {
 export function store(on: boolean): void {
   if (on === storing) return;
   storing = on;
-  seen = undefined;
   if (!on) return;
   for (const key in memory) {
     const value = memory[key]!;
@@ -49,6 +41,11 @@ export function store(on: boolean): void {
 /** Takes away whatever was stored, and what this page knows. */
 export function forget(): void {
   for (const key in memory) delete memory[key];
-  seen = undefined;
   dropStored();
+}
+
+/** Whether `host` is one of the site's: under the widest domain of the cookies; while none may be set, under this host. */
+export function isOwn(host: string): boolean {
+  const site = (storing && safe(ownDomain)) || location.hostname.replace("www.", "");
+  return host === site || host.endsWith("." + site);
 }

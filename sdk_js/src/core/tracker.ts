@@ -2,10 +2,10 @@
 import * as consent from "./consent";
 import { context, page, timezone, turnPage } from "./context";
 import * as delivery from "./delivery";
-import { listen, uuid, warn, type Fields } from "./env";
+import { isFunction, listen, safe, uuid, warn, type Fields } from "./env";
 import * as spa from "./spa";
 import { split } from "./split";
-import { read, write } from "./store";
+import { read, storing, write } from "./store";
 import { touches, visit } from "./visit";
 import type { CallOptions, Options } from "../types";
 
@@ -13,10 +13,9 @@ export type Method = (...args: any[]) => unknown;
 
 const ANONYMOUS_ID = "anonymous_id";
 const USER_ID = "user_id";
+/** Calls or messages that wait to be allowed to leave. */
 const MAX_HELD = 1000;
 
-/** The calls by name; a name with a dot (`popup.register`) is called as such. Extras add theirs. */
-export const methods: Record<string, Method> = /* @__PURE__ */ Object.create(null);
 const listeners: Record<string, Method[]> = /* @__PURE__ */ Object.create(null);
 export let options: Options = {};
 /** Calls made while the page is being prerendered: nobody sees it yet. */
@@ -30,20 +29,16 @@ let muted = false;
 let calledAt: number | undefined;
 let lastPage: unknown[] | undefined;
 let touched: Fields | undefined;
+/** What this page has said of the person and the group: what user() and group() give. It is not stored. */
 let traitsOfPage: Fields = {};
+let groupOfPage: [id: string | null, traits: Fields] = [null, {}];
 
 export function on(event: string, listener: Method): void {
   (listeners[event] ||= []).push(listener);
 }
 
 export function emit(event: string, ...args: unknown[]): void {
-  for (const listener of [...(listeners[event] || [])]) {
-    try {
-      listener(...args);
-    } catch (e) {
-      warn("on " + event, e);
-    }
-  }
+  for (const listener of [...(listeners[event] || [])]) safe(() => listener(...args), event);
 }
 
 export function anonymousId(): string {
@@ -78,25 +73,43 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
       ...more,
     },
   };
+  if (options.cookie && storing && (message["context"] as Fields)["sessionStart"]) delivery.keepId(anonymousId());
   const json = JSON.stringify(message);
   emit("message", message);
   if (state === consent.OPEN) delivery.push(json);
   else if (held.push(json) > MAX_HELD) held.shift();
 }
 
-Object.assign(methods, {
+function sendPlace(type: string, args: unknown[], facts?: Fields): void {
+  const [names, properties, given] = split(args, 2);
+  send(type, { name: names.pop(), category: names[0], properties: { ...facts, ...properties } }, given);
+}
+
+const nothing = (): void => undefined;
+
+/** Segment's trackLink and trackForm: an event when `type` happens to an element, or to each of a list. The event's name and
+ * properties may be functions of the element. The page needs not wait: what is told leaves with it. */
+const telling = (type: string): Method => (elements, event, properties) => {
+  for (const each of elements.addEventListener ? [elements] : Array.from(elements)) {
+    const given = (what: unknown): any => (isFunction(what) ? what(each) : what);
+    listen(each, type, () => track(given(event), given(properties)));
+  }
+};
+
+/** The calls by name; `popup.register` is called as such, `ecommerce.` with any name behind the dot, which is its `this`.
+ * Extras add theirs. */
+export const methods: Record<string, Method> = {
+  __proto__: null as never,
   page(...args) {
     if (lastPage) emit("pageend");
     lastPage = [...args];
-    const [names, properties, given] = split(args, 2);
     turnPage();
     spa.seen();
-    viewed = page();
-    send("page", { name: names.pop(), category: names[0], properties: { ...viewed, ...properties } }, given);
+    sendPlace("page", args, (viewed = page()));
   },
   track(...args) {
     const [[event], properties, given] = split(args);
-    if (!event) return warn("track without the event's name");
+    if (!event) return warn("track without a name");
     send("track", { event, properties }, given);
   },
   identify(...args) {
@@ -104,10 +117,13 @@ Object.assign(methods, {
     const before = read(USER_ID);
     if (id) {
       // Another person at the same browser.
-      if (before && before !== id) write(ANONYMOUS_ID, uuid());
+      if (before && before !== id) {
+        write(ANONYMOUS_ID, uuid());
+        traitsOfPage = {};
+      }
       write(USER_ID, id);
     }
-    traitsOfPage = traits;
+    traitsOfPage = { ...traitsOfPage, ...traits };
     send("identify", { traits }, given);
   },
   reset() {
@@ -115,12 +131,13 @@ Object.assign(methods, {
     write(ANONYMOUS_ID, uuid());
     write("visit", "");
     traitsOfPage = {};
+    groupOfPage = [null, {}];
   },
   flush: delivery.flush,
   /** The callback is called as that of any call. */
-  ready: () => undefined,
+  ready: nothing,
   /** The tag's attributes have said it all; pages written for Segment call it. */
-  load: () => undefined,
+  load: nothing,
   consent(choice: consent.Choice) {
     consent.say(choice);
     if (consent.state()) {
@@ -137,18 +154,24 @@ Object.assign(methods, {
   },
   optOut: () => call("consent", [false]),
   screen(...args) {
-    const [names, properties, given] = split(args, 2);
-    send("screen", { name: names.pop(), category: names[0], properties }, given);
+    sendPlace("screen", args);
   },
   group(...args) {
     const [[groupId], traits, given] = split(args);
-    if (groupId) send("group", { groupId, traits }, given);
+    if (!groupId) return;
+    groupOfPage = [groupId, traits];
+    send("group", { groupId, traits }, given);
   },
   alias(...args) {
     const [[userId, previousId], given] = split(args, 2);
     if (userId) send("alias", { userId, previousId: previousId || read(USER_ID) || anonymousId() }, given);
   },
-  setAnonymousId: (id) => write(ANONYMOUS_ID, String(id)),
+  setAnonymousId: (id) => id && write(ANONYMOUS_ID, "" + id),
+  trackLink: telling("click"),
+  trackClick: telling("click"),
+  trackForm: telling("submit"),
+  trackSubmit: telling("submit"),
+  pageview: (url) => call("page", [url && { path: url }]),
   on,
   once(event: string, listener: Method) {
     const first: Method = (...args) => {
@@ -160,31 +183,30 @@ Object.assign(methods, {
   off(event: string, listener: Method) {
     listeners[event] = (listeners[event] || []).filter((each) => each !== listener);
   },
-} as Record<string, Method>);
+};
+
+// Segment's stubs of these would call themselves.
+for (const name of "addSourceMiddleware addIntegrationMiddleware addDestinationMiddleware register".split(" ")) {
+  methods[name] = () => warn(name + ": ignored");
+}
 
 /** Calls whose functions are arguments, not callbacks. */
-const TAKES_FUNCTIONS = /^(on|once|off|popup.*)$/;
+const TAKES_FUNCTIONS = /^(on|once|off|popup.*|track.+|add.+)$/;
 
 export function call(method: string, args: unknown[]): void {
   if (early) {
-    early.push(() => call(method, args));
+    if (early.length < MAX_HELD) early.push(() => call(method, args));
     return;
   }
-  try {
-    const run = methods[method];
-    if (!run) return warn("there is no " + method);
-    if (TAKES_FUNCTIONS.test(method)) {
-      run(...args);
-      return;
-    }
-    const callback = args.find((arg): arg is Method => typeof arg === "function");
-    const plain = args.filter((arg) => typeof arg !== "function");
-    run(...plain);
+  safe(() => {
+    const run = methods[method] || methods[method.split(".")[0] + "."]!;
+    if (TAKES_FUNCTIONS.test(method)) return run(...args);
+    const plain = args.filter((arg) => !isFunction(arg));
+    run.apply(method, plain);
     emit(method, ...plain);
+    const callback = args.find(isFunction);
     if (callback) setTimeout(callback);
-  } catch (e) {
-    warn(method + " failed", e);
-  }
+  }, method);
 }
 
 /** A call of our stub, [time, method, ...arguments] ([time, "popup", "show", ...arguments]), or of Segment's, [method, ...arguments]. */
@@ -192,29 +214,41 @@ function take(queued: unknown): void {
   if (!Array.isArray(queued)) return;
   const args = [...queued];
   // Nobody saw a page that was being prerendered: its calls count from when it is shown.
-  const at = typeof args[0] === "number" ? args.shift() : undefined;
+  const at = args[0] as number > 0 ? args.shift() : undefined;
   calledAt = early ? undefined : at;
   let method = String(args.shift());
   if (!methods[method] && typeof args[0] === "string") method += "." + args.shift();
   // Segment's stub adds the page's context as a last argument marked __t.
-  call(method, args.filter((arg) => Object(arg).__t !== "bpc"));
+  call(method, args.filter((arg) => !Object(arg).__t));
   calledAt = undefined;
 }
 
 /** Makes `target` answer to the calls. The stub's object stays: a page may hold a reference to it. */
 function serve(target: Fields): void {
   const waiting = Array.isArray(target) ? target.splice(0) : [];
-  for (const name in methods) {
-    const [first, second] = name.split(".");
-    const act = (...args: unknown[]): Promise<void> => {
+  const act =
+    (name: string): Method =>
+    (...args) => {
+      if (name === "group" && args[0] == null) return { id: () => groupOfPage[0], traits: () => groupOfPage[1] };
       call(name, args);
       return Promise.resolve();
     };
-    // The stub answers to every name, with nothing that lasts.
-    if (second) ((first! in target ? target[first!] : (target[first!] = {})) as Fields)[second] = act;
-    else target[first!] = Object.assign(act, target[first!]);
+  for (const name in methods) target[name] = act(name);
+  // Also where the build has none of it, a call does not throw.
+  for (const space of ["popup", "ecommerce"]) {
+    target[space] = new Proxy({}, { get: (_, name) => act(space + "." + String(name)) });
   }
-  target["user"] = () => ({ id: () => read(USER_ID), anonymousId, traits: () => traitsOfPage });
+  target["user"] = () => ({
+    id(id?: unknown) {
+      if (id !== undefined) write(USER_ID, "" + (id || ""));
+      return read(USER_ID) || null;
+    },
+    anonymousId(id?: unknown) {
+      methods["setAnonymousId"]!(id);
+      return anonymousId();
+    },
+    traits: () => traitsOfPage,
+  });
   target["push"] = take;
   target["loaded"] = target["initialized"] = true;
   waiting.forEach((each, index) => {
@@ -230,8 +264,7 @@ const ONE = "__trk";
 /** Starts the instance of this page, and makes it `window[name]`. Where one has started, it answers to `name`, too. */
 export function start(writeKey: string, given: Options, name: string, extras: (() => void)[] = []): Fields {
   const globals = window as unknown as Record<string, unknown>;
-  const existing = globals[name];
-  const target = (existing && typeof existing === "object" ? existing : {}) as Fields;
+  const target: Fields = Object(globals[name]);
   globals[name] = target;
   if (target["loaded"]) return target;
   const first = globals[ONE] as typeof serve | undefined;
@@ -239,14 +272,18 @@ export function start(writeKey: string, given: Options, name: string, extras: ((
     first(target);
     return target;
   }
-  Object.defineProperty(globals, ONE, { value: serve });
+  globals[ONE] = serve;
   options = given;
 
   const run = (): void => {
-    const { endpoint = location.origin, path = "/v1/batch", consent: mode, storage, dnt, spa: single } = options;
-    consent.start(mode === "required", storage === "none", dnt !== "ignore");
+    const { endpoint = location.origin, path = "/v1/batch", spa: single } = options;
+    consent.start(options);
+    listen(window, "visibilitychange pageshow", () => {
+      const answer = consent.heard();
+      if (answer != null) call("consent", [answer]);
+    });
     delivery.start(endpoint.replace(/\/$/, "") + path, writeKey);
-    for (const extra of extras) extra();
+    for (const extra of extras) safe(extra, "an extra");
     const calls = early;
     early = undefined;
     serve(target);

@@ -1,12 +1,15 @@
 /* The visit: its id (a visit ends after 30 minutes without an event), and what brought the visitor, first and last. */
-import { read, write } from "./store";
-import { safe, uuid, type Fields } from "./env";
+import { renewCookie } from "./cookies";
+import { isOwn, read, storing, write } from "./store";
+import { parse, safe, uuid, type Fields } from "./env";
 import { CLICK_IDS } from "../contract.gen";
 
 const IDLE_MS = 1_800_000;
 /** How often at most the time of the last event is written down. */
 const STEP_MS = 15_000;
 const MAX_CHARS = 100;
+/** What is to stay as long as the visitor comes back. */
+const KEPT = ["anonymous_id", "user_id", "consent", "first", "last"];
 
 /** The visit's id, and whether this is its first event. */
 export function visit(nowMs: number): Fields {
@@ -15,7 +18,8 @@ export function visit(nowMs: number): Fields {
   const fresh = !id || idleMs > IDLE_MS;
   const now = fresh ? uuid() : id!;
   if (fresh || idleMs > STEP_MS) write("visit", now + "~" + nowMs);
-  return fresh ? { sessionId: now, sessionStart: true } : { sessionId: now };
+  if (fresh && storing) KEPT.forEach(renewCookie);
+  return { sessionId: now, sessionStart: fresh || undefined };
 }
 
 /** utm_source, utm_medium, utm_campaign, utm_term, utm_content, utm_id -> source, medium, name, term, content, id. */
@@ -36,13 +40,12 @@ function parameters(named: RegExp): Fields | undefined {
 /** {first, last}: what brought the visitor at first, and at last unless directly. Once a page. */
 export function touches(referrer: string): Fields {
   const from = safe(() => new URL(referrer).hostname) || "";
-  const tail = location.hostname.split(".").slice(-2).join(".");
   const touch: Fields = { campaign: campaign(), clickIds: parameters(RegExp(`^(${CLICK_IDS.join("|")})$`)) };
-  if (from && !from.endsWith(tail)) touch["referrer"] = from;
+  if (from && !isOwn(from)) touch["referrer"] = from;
   const told = JSON.stringify(touch) !== "{}";
   const now = JSON.stringify({ ...touch, path: location.pathname.slice(0, MAX_CHARS), at: new Date().toISOString() });
-  const first = read("first");
-  if (!first) write("first", now);
-  if (!first || told) write("last", now);
-  return { first: JSON.parse(first || now), last: JSON.parse(read("last") || now) };
+  const known = parse(read("first"));
+  if (!known) write("first", now);
+  if (!known || told) write("last", now);
+  return { first: known || parse(now), last: parse(read("last")) || parse(now) };
 }

@@ -1,15 +1,16 @@
 /* /t.full.js: everything. `data-auto` names the extras that run by themselves; by default all but the dataLayer. */
-import { boot } from "../core/boot";
-import { options } from "../core/tracker";
-import { start as adapters } from "../extras/adapters";
-import { start as clicks } from "../extras/clicks";
-import { start as datalayer } from "../extras/datalayer";
-import { start as debug } from "../extras/debug";
-import { start as ecommerce } from "../extras/ecommerce";
-import { start as engagement } from "../extras/engagement";
+// The order of these is that of the build, and this one packs well.
 import { start as forms } from "../extras/forms";
+import { start as debug } from "../extras/debug";
+import { options } from "../core/tracker";
+import { start as ecommerce } from "../extras/ecommerce";
+import { start as clicks } from "../extras/clicks";
+import { start as adapters } from "../extras/adapters";
+import { boot } from "../core/boot";
 import { start as linker } from "../extras/linker";
+import { start as datalayer } from "../extras/datalayer";
 import { start as popup } from "../extras/popup";
+import { start as engagement } from "../extras/engagement";
 
 const AUTO = { engagement, clicks, forms, popups: adapters, datalayer };
 
@@ -19,7 +20,7 @@ boot([
   ecommerce,
   popup,
   () => {
-    const wanted = (options.auto ?? "engagement clicks forms popups").split(" ");
+    const wanted = (options.auto == null ? "engagement clicks forms popups" : options.auto).split(" ");
     for (const [name, extra] of Object.entries(AUTO)) if (wanted.includes(name)) extra();
   },
 ]);

@@ -4,7 +4,7 @@
  */
 import { page, context, turnPage } from "../core/context";
 import { dropStored, readCookie, writeCookie } from "../core/cookies";
-import { safe, warn, type Fields } from "../core/env";
+import { safe, type Fields } from "../core/env";
 import { split } from "../core/split";
 
 /** Smaller than the one of /t.js: where the browser has none, not of its best randomness. */
@@ -188,7 +188,7 @@ function start(): void {
 
   /** [time or 0, method, ...arguments] */
   function call(queued: any): void {
-    try {
+    safe(() => {
       const [at, method, ...args] = queued;
       let callback: any;
       const plain = args.filter((arg: unknown) => typeof arg !== "function" || !(callback = arg));
@@ -199,9 +199,7 @@ function start(): void {
       // Nobody saw a page that was being prerendered: its calls count from when it is shown.
       else if (may == null && held.length < MAX_HELD) held.push([prerendering ? 0 : at || Date.now(), method, ...plain]);
       if (callback) setTimeout(callback);
-    } catch (e) {
-      warn(queued && queued[1], e);
-    }
+    }, queued && queued[1]);
   }
 
   const release = (): void => held.splice(0).forEach(call);
@@ -219,8 +217,4 @@ function start(): void {
   for (; waiting[taken]; taken++) call(waiting[taken]);
 }
 
-try {
-  start();
-} catch (e) {
-  warn("did not start", e);
-}
+safe(start, "start");

@@ -26,7 +26,7 @@ export function start(): void {
     if (!link || marked || !/^http/.test(link.protocol)) return;
     const facts = { url: link.href, host: link.hostname };
     const file = FILES.exec(link.pathname);
-    if (file || link.hasAttribute("download")) track("File Downloaded", { ...facts, extension: file?.[1] });
+    if (file || link.hasAttribute("download")) track("File Downloaded", { ...facts, extension: file ? file[1] : undefined });
     else if (link.hostname !== location.hostname) track("Link Clicked", { ...facts, outbound: true });
   });
 }

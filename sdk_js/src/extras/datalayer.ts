@@ -2,7 +2,8 @@
 import { safe, type Fields } from "../core/env";
 import { track } from "../core/tracker";
 
-const NAMES = /^(view_item(_list)?|select_item|add_to_(cart|wishlist)|remove_from_cart|view_cart|begin_checkout|add_(shipping|payment)_info|purchase|refund|(view|select)_promotion)$/;
+/** view_item, select_item, add_to_cart, remove_from_cart, begin_checkout, ...: they have items, a refund of all has none. */
+const NAMES = /^(view|select|add|remove|begin|purchase|refund)/;
 
 export function start(): void {
   const layer = ((window as unknown as Record<string, any>)["dataLayer"] ||= []) as unknown[];
@@ -10,7 +11,7 @@ export function start(): void {
     safe(() => {
       // gtag("event", name, {...}) pushes its arguments; GTM's form is {event: name, ecommerce: {...}}.
       const [name, facts] = entry[0] === "event" ? [entry[1], entry[2]] : [entry.event, entry.ecommerce];
-      if (NAMES.test(name)) track(name, facts as Fields);
+      if (NAMES.test(name) && (facts.items || facts.transaction_id)) track(name, facts as Fields);
     });
   };
   layer.forEach(look);

@@ -2,7 +2,7 @@
  * does something, and a last one when it is left. The time on a page is the sum of min(gap, 30 s) of these (A107);
  * `engaged_ms` is the exact time since the last one, `scroll_percent` how far down the page was seen. */
 import { beforeLeaving } from "../core/delivery";
-import { hidden, listen, SIGNS } from "../core/env";
+import { hidden, listen } from "../core/env";
 import { on, track, viewed } from "../core/tracker";
 
 const BEAT_MS = 15_000;
@@ -14,7 +14,7 @@ const LEAST_MS = 1000;
 
 let engagedMs = 0;
 let lastTick = 0;
-let lastSign = 0;
+export let lastSign = 0;
 let scrolled = 0;
 let told = 0;
 
@@ -24,10 +24,17 @@ export function scrollPercent(): number {
   return Math.min(100, Math.round(((scrollY + innerHeight) / Math.max(scrollHeight, 1)) * 100));
 }
 
+const sign = (): void => {
+  lastSign = Date.now();
+};
+
+/** Popups count the inactive seconds with it. */
+export function watchSigns(): void {
+  sign();
+  listen(window, "scroll pointerdown pointermove keydown touchstart", sign);
+}
+
 export function start(): void {
-  const sign = (): void => {
-    lastSign = Date.now();
-  };
   /** Adds the time since the last look, unless nobody was there; a machine that slept makes no long step. */
   const look = (): void => {
     const now = Date.now();
@@ -54,7 +61,7 @@ export function start(): void {
     look();
     beat();
   });
-  listen(window, SIGNS, sign);
+  watchSigns();
   listen(document, "visibilitychange", () => {
     lastTick = Date.now();
     if (!hidden()) sign();

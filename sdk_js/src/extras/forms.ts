@@ -1,7 +1,7 @@
 /* Forms: started with the first input, submitted, or abandoned when the page is left. Names of fields are sent, never what
  * stands in them: only of fields in a form with data-track-values="name email" that it names. */
 import { beforeLeaving } from "../core/delivery";
-import { listen, type Fields } from "../core/env";
+import { listen, safe, type Fields } from "../core/env";
 import { on, track, viewed } from "../core/tracker";
 
 interface Started {
@@ -18,7 +18,8 @@ export function start(): void {
     const id = form.getAttribute("id");
     track("Form " + what, {
       form_id: id || form.getAttribute("name") || undefined,
-      action: form.action && new URL(form.action).pathname,
+      // A field may be named `action`, too.
+      action: safe(() => new URL(form.getAttribute("action") || "", document.baseURI).pathname),
       fields,
       seconds: what === "Started" ? undefined : Math.round((Date.now() - since) / 1000),
       ...more,

@@ -1,5 +1,6 @@
 /* One visitor over several domains of a site: links to them carry the anonymous id for two minutes. It is taken from pages
  * of these domains alone, so that nobody can be given an id by a link on some other page. */
+import { OPEN, state } from "../core/consent";
 import { listen, safe } from "../core/env";
 import { write } from "../core/store";
 import { anonymousId, options } from "../core/tracker";
@@ -21,12 +22,15 @@ export function start(): void {
   });
   if (!domains[0]) return;
   listen(document, "click auxclick submit", ({ target }) => {
-    const link = (target as Element).closest("a,form") as (HTMLAnchorElement & HTMLFormElement) | null;
-    const key = link && (link.href ? "href" : "action");
-    if (!key || !link[key]) return;
-    const url = new URL(link[key]);
+    if (state() !== OPEN) return;
+    const link = (target as HTMLElement).closest("a,form") as HTMLElement | null;
+    const key = link && link.matches("a") ? "href" : "action";
+    // Of a form the attribute: a field may be named `action`, too.
+    const to = link && link.getAttribute(key);
+    if (!to) return;
+    const url = new URL(to, document.baseURI);
     if (!ours(url.hostname)) return;
     url.searchParams.set(PARAMETER, anonymousId() + "~" + Date.now());
-    link[key] = url.href;
+    link!.setAttribute(key, url.href);
   });
 }
