@@ -19,6 +19,7 @@ from stream.signals.base import Context, Result, Signal
 from tracker.contract import events as ev
 from tracker.contract.events import CHANNELS, ProfileEvent
 from tracker.contract.keys import survey_reason_field
+from tracker.contract.triggers import rfc3339
 
 CASES: Final[dict[str, tuple[str, str]]] = {
     ev.TICKET_OPENED: ("ticket", "opened_ms"),
@@ -91,6 +92,24 @@ class FeedbackSignal(Signal[Feedback]):
         elif (reason := _text(p.reason)) is not None:
             found.append(survey_reason_field("cancellation", reason))
         return Result(state=state, counts=tuple((field, 1) for field in found))
+
+    def explain(self, state: Feedback, now_ms: int, ctx: Context) -> dict[str, Any]:
+        """The latest answer to each NPS survey, and the support cases."""
+        return {
+            "nps": [
+                {"survey": survey or None, "score": answer.score, "time": rfc3339(answer.ms)}
+                for survey, answer in sorted(state.nps.items())
+            ],
+            "cases": [
+                {
+                    "case": id,
+                    "opened": rfc3339(case.opened_ms) if case.opened_ms else None,
+                    "answered": rfc3339(case.answered_ms) if case.answered_ms else None,
+                    "resolved": rfc3339(case.resolved_ms) if case.resolved_ms else None,
+                }
+                for id, case in sorted(state.cases.items())
+            ],
+        }
 
     def merge(self, one: Feedback, other: Feedback, now_ms: int, ctx: Context) -> Result:
         after = feedback.merged(one, other)
