@@ -19,7 +19,7 @@ run: setup ## Set up and start everything with the demo shop: http://127.0.0.1:8
 	@exec $(BIN)/tracker up --demo $(ARGS)
 
 test: setup clients ## All tests: unit, properties, integration with the real Kafka and Redis, browser, other vendors' clients
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 oracle: setup ## A long run of the oracle, every disturbance in it (ORACLE_EVENTS=100000 ORACLE_SEED=5 ORACLE_SECONDS=150)
 	ORACLE_EVENTS=$${ORACLE_EVENTS:-100000} $(BIN)/pytest -s tests/integration/test_oracle.py $(ARGS)
