@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.test_shop import add_first_product, open_shop, strip
+from tests.browser.test_shop import add_first_product, open_shop, strip, without_popup
 from tests.harness import DEMO, Stack
 from tracker.contract.triggers import CART_ABANDONED, CART_RECOVERED
 
@@ -45,7 +45,7 @@ async def guest_registers_on_another_device(browser: Browser, stack: Stack) -> N
     """A cart is left on the phone by a guest whose address the checkout knows; the order comes from the desktop, where
     the same person registers: nobody reminds of the cart."""
     email = f"guest-{uuid4().hex[:8]}@example.com"
-    phone, desktop = await browser.new_page(), await browser.new_page()
+    phone, desktop = [await without_popup(await browser.new_page()) for _ in range(2)]
     await open_shop(desktop, stack)
     await open_shop(phone, stack)
     left_s = time.monotonic()
@@ -70,7 +70,7 @@ async def message_brings_back(browser: Browser, stack: Stack) -> None:
     def mine(trigger: dict[str, Any]) -> bool:
         return bool(trigger["data"].get("userId") == email)
 
-    page = await browser.new_page()
+    page = await without_popup(await browser.new_page())
     await open_shop(page, stack)
     await add_first_product(page)
     await to_checkout(page, email)

@@ -165,9 +165,12 @@ function leave(event?: Event | void): void {
   leaving = true;
   for (const last of beforeLeaving) safe(() => last(!!event && event.type === "pagehide"));
   if (navigator.onLine !== false && notBefore <= Date.now()) {
-    const fresh = queue.filter((each) => !each.failed_);
     // A fetch without keepalive dies with the page.
-    if (!safe(() => "keepalive" in Request.prototype)) fresh.unshift(...inFlight);
+    if (!safe(() => "keepalive" in Request.prototype)) {
+      queue = inFlight.concat(queue);
+      inFlight = [];
+    }
+    const fresh = queue.filter((each) => !each.failed_);
     while (fresh[0]) {
       const chunk = take(fresh);
       if (!beacon(chunk)) break;

@@ -100,7 +100,10 @@ function start(): void {
 
   function leave(): void {
     // A request without keepalive dies with the page.
-    if (!safe(() => "keepalive" in Request.prototype)) queue = inFlight.concat(queue);
+    if (!safe(() => "keepalive" in Request.prototype)) {
+      queue = inFlight.concat(queue);
+      inFlight = [];
+    }
     while (queue[0] && notBefore <= Date.now() && safe(() => navigator.sendBeacon(url, body(queue.slice(0, fitting()))))) {
       queue.splice(0, fitting());
     }
