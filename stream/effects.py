@@ -68,7 +68,7 @@ class Effects(Struct):
         found: dict[tuple[str, str, int], dict[str, int]] = {}
         for (site, place), fields in self.extra.items():
             for field, n in fields.items():
-                family = keys.FAMILY_OF[field.partition("|")[0]]
+                family = keys.FAMILY_OF.get(field.partition("|")[0], "site")  # a kind of somebody's own signal
                 found.setdefault((family, site, place), {})[field] = n
         for (site, place), pairs in self.seen.items():
             fields = found.setdefault(("site", site, place), {})

@@ -173,9 +173,12 @@ class Folder:
         ctx = self.context(loser, fx.clock_ms)
         for signal in self._timed:
             if (state := loser.states.get(signal.name)) is not None:
-                fx.gauge(merge.site, signal.gauges(state), -1)
-                for trigger in signal.leave(state, merge.winner, fx.clock_ms, ctx):
-                    self._tell(loser, signal, trigger, fx.clock_ms, fx)
+                try:
+                    fx.gauge(merge.site, signal.gauges(state), -1)
+                    for trigger in signal.leave(state, merge.winner, fx.clock_ms, ctx):
+                        self._tell(loser, signal, trigger, fx.clock_ms, fx)
+                except Exception:  # The merge goes on: half of it would be two profiles with the same state.
+                    log.exception("Signal %s failed at a merge in site %s", signal.name, merge.site)
         if loser.about is not None:
             fx.gauge(merge.site, _KNOWN, -1)
         fx.visits.leave(merge.site, merge.loser)

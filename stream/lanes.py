@@ -172,6 +172,8 @@ class Lanes:
                     self._waiting_bytes -= chunk.size
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
+        if (thread := self.thread()) is not None:  # Else a full one would fetch nothing for those that come after.
+            thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
 
     async def finish(self, timeout_s: float) -> None:
         """Take no more chunks; let those under way come to their effect, at most `timeout_s`."""

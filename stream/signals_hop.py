@@ -78,10 +78,10 @@ class ApplyBound:
         self._bytes_a_record = 0.0
 
     def took(self, records: int, us: int, size: int = 0) -> None:
-        """A call with so many records took so long, and wrote so much."""
+        """A call with so many records took so long (0: it was not made), and wrote so much."""
         if records:
             self._bytes_a_record += (size / records - self._bytes_a_record) * min(1.0, records / self.records) / 2
-        if records >= MIN_APPLY_RECORDS:  # Else it says more of the call than of the records.
+        if us and records >= MIN_APPLY_RECORDS:  # Else it says more of the call than of the records.
             sample = min(us / records, MAX_JUMP * self._us_a_record)
             self._us_a_record += (sample - self._us_a_record) / AVERAGED_CALLS
         fitting = max(MIN_APPLY_RECORDS, min(self._most, int(self._target_us / max(self._us_a_record, 0.1))))

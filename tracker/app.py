@@ -109,11 +109,12 @@ class Endpoint:
         metrics.CONFIG_LOADED.set_to_current_time()
 
     async def stop(self) -> None:
-        for task in (self._reloading, self._telling):
-            if task is not None:
-                task.cancel()
+        if self._reloading is not None:
+            self._reloading.cancel()
         left_s = self.settings.drain_s if self.stop_by_s is None else self.stop_by_s - time.monotonic()
         await self.kafka.stop(max(0.5, left_s))
+        if self._telling is not None:  # Last: what is drained now may come late.
+            self._telling.cancel()
         with suppress(Exception):  # nothing depends on how these connections end
             await self.redis.aclose()
 

@@ -209,6 +209,8 @@ def net(answers: Iterable[Sequence[bytes | str]]) -> Counter[str]:
     for flat in answers:
         for field, count in zip(flat[::2], flat[1::2], strict=True):
             kind, bar, rest = _text(field).partition("|")
+            if kind == keys.SUM_FIELD:
+                continue
             undone = kind.removesuffix("_undone")
             sums[f"{undone}{bar}{rest}"] += int(count) if undone == kind else -int(count)
     return sums

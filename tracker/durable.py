@@ -47,8 +47,8 @@ DISK_PAUSE_S: Final = 1.0
 """After an error of the disk events are refused for so long, then it is tried again."""
 SEGMENT_BYTES: Final = 16 << 20
 SWEEP_S: Final = 0.25
-LATE_S: Final = 0.5
-"""What Kafka has not acked by then is waiting."""
+LATE_S: Final = 1.0
+"""What Kafka has not acked by then is waiting. Told in time for the clock, which is 2 s behind."""
 EARLY_MS: Final = 500
 """Events are received before they come here."""
 

@@ -24,7 +24,7 @@ export type * from "./contract.gen";
 export type * from "./types";
 
 /** Whatever is called on it does nothing. It is no promise: who awaits it gets it. */
-const nothing: unknown = /* @__PURE__ */ new Proxy(() => undefined, {
+const nothing: unknown = /* @__PURE__ */ new Proxy(() => nothing, {
   get: (_, name) => (name === "then" ? undefined : nothing),
 });
 

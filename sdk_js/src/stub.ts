@@ -6,6 +6,7 @@
  * The queue is an array of [time, method, ...arguments] behind a proxy that has every method, also `popup.show`, which is
  * queued as [time, "popup", "show", ...]: no call throws, whether or not something comes that knows it. `then`: how many of
  * them have left; t.js does not send those again. (Of this name a number has to be there: who awaits the queue must get it.)
+ * All calls of the page leave each time, with that number: the endpoint must know of a no that was said before.
  * Written for size: the page's globals are named plainly, and the element by its id. */
 {
   const page = document,
@@ -22,7 +23,7 @@
           /trk_consent=f/.test(page.cookie) ||
           (calls[calls.then] &&
             data.to &&
-            navigator.sendBeacon(data.to, JSON.stringify([page.URL, page.referrer, calls.slice(calls.then), Date.now()])) &&
+            navigator.sendBeacon(data.to, JSON.stringify([page.URL, page.referrer, calls, Date.now(), calls.then])) &&
             (calls.then = calls.length));
       } catch (e) {}
     };

@@ -293,3 +293,10 @@ def test_parameters_are_taken_up_where_they_stand_in_the_log_and_an_older_versio
         assert {t["data"]["version"] for t in told.values()} == {8}  # of both: solved again when the timer was due
         assert told["p2"]["time"] <= told["p1"]["time"]
         assert sorted(owner.folder.blob(owner.take([newer]), epoch=1, seq=1, base=0, next=1)["models"]) == []
+
+
+def test_counts_of_a_kind_that_nobody_registered_are_the_sites() -> None:
+    """Of a signal of somebody's own: docs/signals-howto.md."""
+    fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, 0)
+    fx.extra["demo", T0 // 60_000 * 60] = {"wishes|added": 2}
+    assert fx.counts() == {("site", "demo", T0 // 60_000 * 60): {"wishes|added": 2}}

@@ -16,8 +16,10 @@ URL, REFERRER, AT_MS = "https://shop.example/a?b=1", "https://google.com/", 1_79
 PAGE = {"url": URL, "path": "/a", "referrer": REFERRER}
 
 
-def batch(*calls: list[Any]) -> dict[str, Any]:
-    body = json.dumps([URL, REFERRER, [[AT_MS, *call] for call in calls], AT_MS + 1000]).encode()
+def batch(*calls: list[Any], left: int | None = None) -> dict[str, Any]:
+    """`left`: as the stub says it; stubs that were pasted before say nothing."""
+    sent = [URL, REFERRER, [[AT_MS, *call] for call in calls], AT_MS + 1000]
+    body = json.dumps(sent if left is None else [*sent, left]).encode()
     made = batch_of_calls(body, "a1")
     assert isinstance(made, bytes)
     assert isinstance(read_batch(made, 32_768, 1 << 20, 100), Batch)
@@ -89,6 +91,16 @@ def test_a_no_takes_back_what_was_called_before_and_a_yes_is_said_by_what_follow
 ) -> None:
     found = [(m["event"], m.get("context", {}).get("consent")) for m in batch(*calls)["batch"]]
     assert found == events
+
+
+def test_what_left_before_gives_nothing_more_but_its_no_and_its_yes_still_hold() -> None:
+    def names(*calls: list[Any]) -> list[str]:
+        return [m["event"] for m in batch(*calls, left=2)["batch"]]
+
+    assert names(["track", "A"], ["track", "B"], ["track", "C"]) == ["C"]
+    assert names(["track", "A"], ["consent", False], ["track", "C"]) == []
+    [message] = batch(["track", "A"], ["consent", True], ["track", "C"], left=2)["batch"]
+    assert message["context"]["consent"] == "granted"
 
 
 def test_the_batch_says_when_it_was_sent_and_from_which_page() -> None:

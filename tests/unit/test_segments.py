@@ -22,7 +22,7 @@ from tracker.contract.events import encode_clock
 from tracker.contract.examples import MODEL
 from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.models import Value, encode_model
-from tracker.contract.predicates import FIELDS, MAX_EVENTS, Condition, Segment, leaves
+from tracker.contract.predicates import FIELDS, MAX_EVENTS, Condition, Segment, leaves, relaxed
 from tracker.contract.scoring import FitRule, LeadRules
 from tracker.contract.settings import Settings, SettingsError, Site, load
 
@@ -266,6 +266,19 @@ def test_a_member_leaves_at_the_part_of_the_value_that_is_said() -> None:
         owner.profiles["demo", "p1"].states["segments"], T0 + 8 * DAY, context_of(owner)
     )
     assert explained["not_in"] == [{"segment": "hot", "may_change": None}]
+
+
+@pytest.mark.parametrize(
+    ("condition", "value"),
+    [
+        ({"field": "risk", "op": "<", "value": 0.85}, 0.88),
+        ({"not": {"field": "likelihood", "op": ">=", "value": 0.9}}, 0.92),
+        ({"field": "risk", "op": ">=", "value": 0.9}, 0.72),
+    ],
+)
+def test_a_share_is_never_relaxed_to_what_always_holds(condition: dict[str, Any], value: float) -> None:
+    (leaf,) = leaves(relaxed(when(condition), 0.8))
+    assert leaf.value == pytest.approx(value)
 
 
 def test_who_is_in_stays_while_the_condition_to_stay_holds() -> None:

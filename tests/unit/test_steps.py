@@ -18,6 +18,7 @@ from tests.unit.cart_vectors import context
 from tests.unit.counting import T0_MS, Counting, page, track
 from tracker.contract import spans
 from tracker.contract.steps import EVENTS, KINDS, STEPS
+from tracker.counters import net
 from tracker.reports.steps import steps
 
 H = 3_600_000
@@ -161,3 +162,9 @@ def test_a_median_of_durations(counts: dict[int, int], median: float | None) -> 
 
 def test_durations_have_their_buckets() -> None:
     assert [spans.bucket(ms) for ms in (-5, 0, 999, 1000, 1189, 1190, 2000, 10**15)] == [0, 0, 0, 1, 1, 2, 5, 120]
+
+
+def test_a_buckets_sum_is_nobodys_name() -> None:
+    counted = net([[b"step|0|3|0", b"5", b"sum", b"5"]])
+    assert counted == {"step|0|3|0": 5}
+    assert steps(counted)["unnamed"] == 0

@@ -132,6 +132,21 @@ async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_
     await lanes.finish(0)
 
 
+async def test_what_waited_in_dropped_lanes_holds_up_nobody() -> None:
+    """The consumer fetches nothing while too much waits: it must hear that it does not any more."""
+    partition = Partition(10)
+    lanes, reader = make(partition)
+    await lanes._try_claim()
+    partition.gate.clear()
+    for _ in range(3):
+        lanes.put(reader.fetch(2))
+    assert reader.backlog > 0
+    lanes.drop([TP0])
+    assert reader.backlog == 0
+    partition.gate.set()
+    await lanes.finish(0)
+
+
 async def test_a_lane_that_is_dropped_while_it_is_busy_ends_after_its_chunk() -> None:
     partition = Partition(10)
     lanes, reader = make(partition)

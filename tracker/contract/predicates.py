@@ -246,6 +246,10 @@ def leaves(condition: Condition) -> tuple[Condition, ...]:
     return (condition,) if inner is None else tuple(leaf for each in inner for leaf in leaves(each))
 
 
+SHARES: Final = frozenset(("risk", "likelihood"))
+"""Amounts from 0 to 1."""
+
+
 def relaxed(c: Condition, leave: float, *, negated: bool = False) -> Condition:
     """The condition with its amounts so much further away: what holds `c` holds it, and something more. The same object
     where there is none."""
@@ -254,7 +258,10 @@ def relaxed(c: Condition, leave: float, *, negated: bool = False) -> Condition:
             return c
         value = float(c.value)  # type: ignore[arg-type]  # checked: a number
         raised = (c.op in ("<", "<=")) is not negated
-        value = value / leave if raised is (value > 0) else value * leave
+        if raised and c.field in SHARES:  # Towards 1, which is never reached: else it would always hold.
+            value = 1 - (1 - value) * leave
+        else:
+            value = value / leave if raised is (value > 0) else value * leave
         return replace(c, value=min(max(value, -MAX_AMOUNT), MAX_AMOUNT))
     if c.not_ is not None:
         inner = relaxed(c.not_, leave, negated=not negated)

@@ -1,10 +1,10 @@
 """What the snippet's stub sends where the snippet itself never came (blocked, too slow): the calls as they were made.
 
-    [address of the page, its referrer, [[time, method, ...arguments], ...], time of sending]      times in ms
+    [address of the page, its referrer, [[time, method, ...arguments], ...], time of sending, calls that left before]
 
-The stub has no room to make messages of them, so that is done here, as the snippet does it: the signatures are
-Segment's, a no to being tracked takes back what was called before it, and a call that means nothing costs the others
-nothing.
+Times are in ms. The stub has no room to make messages of them, so that is done here, as the snippet does it: the
+signatures are Segment's, a no to being tracked takes back what was called before it, and a call that means nothing
+costs the others nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from tracker.contract.events import ECOMMERCE, MAX_TIME_MS
 from tracker.contract.triggers import rfc3339
@@ -50,7 +50,20 @@ OPTIONS: Final = ("messageId", "anonymousId", "integrations")
 """Of a call's options, what is the message's as it is."""
 
 _NULL: Final = Raw(b"null")
-_decode = msgspec.json.Decoder(tuple[str, str, list[Raw], float]).decode
+
+
+class Sent(Struct, array_like=True):
+    """What the stub sends: all calls of the page so far."""
+
+    url: str
+    referrer: str
+    calls: list[Raw]
+    sent_ms: float
+    left: int = 0
+    """How many of the calls an earlier beacon had; they say what the person agrees to, and give nothing more."""
+
+
+_decode = msgspec.json.Decoder(Sent).decode
 _list = msgspec.json.Decoder(list[Raw]).decode
 _object = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -67,9 +80,9 @@ class Said(NamedTuple):
 def batch_of_calls(body: bytes, anonymous_id: str) -> bytes | Refusal:
     """The same as the body of a /v1/batch."""
     try:
-        url, referrer, calls, sent_ms = _decode(body)
-        page = {"url": url, "path": urlsplit(url).path, "referrer": referrer}
-        batch = _messages(calls, anonymous_id, page)
+        sent = _decode(body)
+        page = {"url": sent.url, "path": urlsplit(sent.url).path, "referrer": sent.referrer}
+        batch = _messages(sent.calls, sent.left, anonymous_id, page)
     except msgspec.ValidationError as e:
         return refuse(INVALID_BATCH, str(e))
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
@@ -79,13 +92,13 @@ def batch_of_calls(body: bytes, anonymous_id: str) -> bytes | Refusal:
     except RecursionError:
         return refuse(TOO_DEEP)
     library = {"name": "tracker.stub.js"}
-    return _encode({"sentAt": _time(sent_ms), "context": {"page": page, "library": library}, "batch": batch})
+    return _encode({"sentAt": _time(sent.sent_ms), "context": {"page": page, "library": library}, "batch": batch})
 
 
-def _messages(calls: list[Raw], anonymous_id: str, page: dict[str, str]) -> list[dict[str, Any]]:
+def _messages(calls: list[Raw], left: int, anonymous_id: str, page: dict[str, str]) -> list[dict[str, Any]]:
     batch: list[dict[str, Any]] = []
     said = Said()
-    for call in calls:
+    for i, call in enumerate(calls):
         try:
             at, name, *arguments = _list(call)
             at_ms, method = float(bytes(at)), _text(name)
@@ -95,7 +108,11 @@ def _messages(calls: list[Raw], anonymous_id: str, page: dict[str, str]) -> list
             said = _consent(arguments[0] if method == "consent" and arguments else _NULL)
             if said.no:
                 batch.clear()
-        elif not said.no and (message := _message(method, arguments, at_ms, anonymous_id, page)) is not None:
+        elif (
+            i >= left
+            and not said.no
+            and (message := _message(method, arguments, at_ms, anonymous_id, page)) is not None
+        ):
             if said.consent is not None:
                 message["context"] = {"consent": said.consent, **message.get("context", {})}
             batch.append(message)

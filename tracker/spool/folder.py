@@ -339,6 +339,8 @@ class Folder:
         if oldest_ms:
             self.oldest_ms = oldest_ms
         start = self.start
+        if done >= self.tail and not self.stuck:  # also where a file can't be deleted
+            self.records = self.oldest_ms = 0
         try:
             for number, size in [*self._sizes.items()]:
                 if number << 32 | size > start:
@@ -348,8 +350,6 @@ class Folder:
                 self._segment(number).unlink(missing_ok=True)
                 self.bytes -= size
                 del self._sizes[number]
-            if not self._sizes:
-                self.records = self.oldest_ms = 0
             self._write_acked()
         except OSError as e:
             log.warning("%s: what is acked can't be noted, so it may be repeated after a restart: %s", self.path, e)

@@ -60,10 +60,11 @@ export function say(value: Choice): void {
   kept = readCookie(KEY);
 }
 
-/** What was said in another tab since; where a yes was taken away with everything else, that is a no. */
+/** What was said in another tab since. Where consent is required a no leaves no cookie; elsewhere a cookie that is gone says
+ * nothing (the browser has forgotten it). */
 export function heard(): Choice | undefined {
   const now = readCookie(KEY);
-  return now === kept ? undefined : parse(now) || false;
+  return now === kept || !(now || required) ? undefined : parse(now) || false;
 }
 
 const says = (value: Choice): boolean => /^(true|granted)$/.test((Object(value) === value ? (value as Fields)["analytics"] : value) as string);

@@ -73,7 +73,8 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
       ...more,
     },
   };
-  if (options.cookie && storing && (message["context"] as Fields)["sessionStart"]) delivery.keepId(anonymousId());
+  // Later: what the page says at once, of the person or of consent, comes first.
+  if (options.cookie && (message["context"] as Fields)["sessionStart"]) setTimeout(() => storing && delivery.keepId(anonymousId()));
   const json = JSON.stringify(message);
   emit("message", message);
   if (state === consent.OPEN) delivery.push(json);
@@ -109,7 +110,7 @@ export const methods: Record<string, Method> = {
   },
   track(...args) {
     const [[event], properties, given] = split(args);
-    if (!event) return warn("track without a name");
+    if (!event) return warn("track: no name");
     send("track", { event, properties }, given);
   },
   identify(...args) {

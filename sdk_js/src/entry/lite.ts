@@ -198,7 +198,7 @@ function start(): void {
       const { prerendering } = doc;
       const may = prerendering ? undefined : said ?? otherwise;
       calledAt = at;
-      if (may || !/^[tpi]/.test(method)) methods[method]!(...plain);
+      if (may || !/^[tpi]|set/.test(method)) methods[method]!(...plain);
       // Nobody saw a page that was being prerendered: its calls count from when it is shown.
       else if (may == null && held.length < MAX_HELD) held.push([prerendering ? 0 : at || Date.now(), method, ...plain]);
       if (callback) setTimeout(callback);

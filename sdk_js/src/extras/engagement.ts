@@ -63,8 +63,8 @@ export function start(): void {
   });
   watchSigns();
   listen(document, "visibilitychange", () => {
-    lastTick = Date.now();
-    if (!hidden()) sign();
+    lastTick = hidden() ? 0 : Date.now();
+    if (lastTick) sign();
   });
   setInterval(() => {
     if (hidden() || !lastTick) return;

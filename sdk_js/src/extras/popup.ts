@@ -117,9 +117,10 @@ function trigger(popup: Registered, trigger: string): void {
 
 export function start(): void {
   methods["popup.register"] = (popup: Popup) => {
-    if (!popup.id || !isFunction(popup.show)) return warn("popup without id or show");
+    if (!popup.id || !isFunction(popup.show)) return warn("popup?");
     // A component that is mounted again.
-    popups = popups.filter(({ id }) => id !== popup.id).concat({ ...popup });
+    const known = popups.find(({ id }) => id === popup.id);
+    known ? Object.assign(known, popup) : popups.push({ ...popup });
   };
   methods["popup.show"] = (id: string) => popups.forEach((popup) => popup.id === id && trigger(popup, "call"));
   on("page", () => {
