@@ -108,7 +108,9 @@ async def ready(page: Page, url: str) -> None:
 
 async def own_clock(page: Page) -> None:
     """The page's time is the test's. No request is given up by it: the answers come in real time."""
-    await page.clock.install()
+    at_s = time.time()
+    await page.clock.install(time=at_s)
+    await page.clock.pause_at(at_s + 1)  # else it goes on by itself, too, and further on a slow machine
     await page.add_init_script("AbortSignal.timeout = undefined")
 
 
