@@ -35,8 +35,9 @@ EVERY_S: Final = 1.0
 class Spooled:
     """What the clock knows of events that came, or come, by way of a spool."""
 
-    def __init__(self) -> None:
-        self._since_ms: int | None = None
+    def __init__(self, since_ms: int | None = None) -> None:
+        """`since_ms` = 0: there may have been some before this was made."""
+        self._since_ms = since_ms
         """When the oldest of them was received; None: there are none."""
         self._ends: dict[int, int] | None = None
         """Partition of events -> where it ended when all of them were in Kafka."""
@@ -89,11 +90,12 @@ async def keep_time(
     is_ours: Callable[[], bool], store: Store, offsets: AIOKafkaConsumer, out: KafkaOut, partitions: int
 ) -> None:
     """For ever: while events partition 0 is ours, write the clock."""
-    written, spooled = 0, Spooled()
+    written, spooled = 0, Spooled(0)
     while True:
         await asyncio.sleep(EVERY_S)
         if not is_ours():
-            spooled = Spooled()
+            # What its former owner knew is not known here: what is in the log at the beginning is read first.
+            spooled = Spooled(0)
             continue
         try:
             t = await clock_ms(store, offsets, partitions, spooled)

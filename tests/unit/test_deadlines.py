@@ -26,3 +26,11 @@ def test_who_is_gone_holds_the_clock_no_longer_than_it_is_believed() -> None:
     assert spooled.least_ms([b"40:200"], 200, {0: 0}, {0: 3}) == 40
     assert spooled.least_ms([b"40:200"], 300, {0: 3}, {0: 9}) == 300
     assert spooled.least_ms([b"nonsense", b"", b"x:y", b"-5:900"], 400, {0: 3}, {0: 9}) == 400
+
+
+def test_a_new_owner_reads_first_what_was_in_the_log() -> None:
+    """Of spools that were emptied before its time it knows nothing, and their old events stand behind new ones."""
+    spooled = Spooled(0)
+    assert spooled.least_ms([], 5_000, {0: 7}, {0: 9}) == 0
+    assert spooled.least_ms([], 6_000, {0: 8}, {0: 30}) == 0
+    assert spooled.least_ms([], 7_000, {0: 9}, {0: 40}) == 7_000
