@@ -101,23 +101,24 @@ class Lanes:
         lane = self.lanes.get(chunk.tp)
         if lane is not None and lane.generation == chunk.generation:
             lane.queue.put_nowait(chunk)
-            self._waiting += len(chunk.records)
-            self._waiting_bytes += chunk.size
-            if (thread := self.thread()) is not None:
-                thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
-                if lane.queue.qsize() >= QUEUE:
-                    thread.full.add(lane.tp)
+            self._count(chunk, 1)
+            if (thread := self.thread()) is not None and lane.queue.qsize() >= QUEUE:
+                thread.full.add(lane.tp)
+
+    def _count(self, chunk: Chunk, sign: int) -> None:
+        """A chunk waits from now on (1), or no longer (-1). The consumer fetches nothing while too much waits."""
+        self._waiting += sign * len(chunk.records)
+        self._waiting_bytes += sign * chunk.size
+        if (thread := self.thread()) is not None:
+            thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
 
     async def _run(self, lane: Lane) -> None:
         label = lane.name
         while True:
             chunk = await lane.queue.get()
-            self._waiting -= len(chunk.records)
-            self._waiting_bytes -= chunk.size
-            if (thread := self.thread()) is not None:
-                thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
-                if lane.queue.qsize() < QUEUE:
-                    thread.full.discard(lane.tp)
+            self._count(chunk, -1)
+            if (thread := self.thread()) is not None and lane.queue.qsize() < QUEUE:
+                thread.full.discard(lane.tp)
             if chunk.generation != lane.generation:
                 continue
             started = perf_counter()
@@ -167,13 +168,9 @@ class Lanes:
                 if (thread := self.thread()) is not None:
                     thread.disclaim(tp)
                 while not lane.queue.empty():
-                    chunk = lane.queue.get_nowait()
-                    self._waiting -= len(chunk.records)
-                    self._waiting_bytes -= chunk.size
+                    self._count(lane.queue.get_nowait(), -1)
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
-        if (thread := self.thread()) is not None:  # Else a full one would fetch nothing for those that come after.
-            thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
 
     async def finish(self, timeout_s: float) -> None:
         """Take no more chunks; let those under way come to their effect, at most `timeout_s`."""

@@ -230,8 +230,7 @@ async def _read(
     for p in range(settings.partitions):
         names = [keys.counter_key(p, site, family, tier, bucket) for tier, bucket in (*live, *days)]
         await add(keys=names, args=[prefix, len(live)], client=pipe)
-    for p in range(settings.partitions):
-        pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
+    ask_clocks(pipe, settings)
     for day in closed:
         pipe.hget(keys.rollup_key(site, family, day), keys.SUM_FIELD)
     replies = await pipe.execute()
@@ -312,8 +311,7 @@ async def count_visitors(
     for p in range(settings.partitions):
         names = [keys.visitors_cut_key(p), *(keys.visitors_key(p, site, c) for c in channels)]
         await count(keys=names, args=[first, *(f"{site}:{c}" for c in channels)], client=pipe)
-    for p in range(settings.partitions):
-        pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
+    ask_clocks(pipe, settings)
     replies = await pipe.execute()
     sums = dict.fromkeys(channels, 0)
     beyond: list[tuple[int, str]] = []
@@ -339,6 +337,12 @@ def zone_of(settings: Settings, site: str) -> Zone:
 
 
 _zone = lru_cache(1024)(Zone)
+
+
+def ask_clocks(pipe: Any, settings: Settings) -> None:
+    """Of each partition: for `complete_until`."""
+    for p in range(settings.partitions):
+        pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
 
 
 def complete_until(clocks: Sequence[Any]) -> str | None:

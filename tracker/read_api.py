@@ -36,6 +36,14 @@ EXPLAIN: Final = {"0": False, "false": False, "1": True, "true": True}
 T = TypeVar("T")
 
 
+def _one_of(values: Iterable[str]) -> str:
+    return "One of: " + ", ".join(values)
+
+
+Window = Annotated[str, Query(description=_one_of(WINDOWS))]
+MostGroups = Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")]
+
+
 class ApiError(Exception):
     """An answer other than 200; tracker/app.py makes the JSON of it."""
 
@@ -87,8 +95,8 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     async def counters(
         site: str,
         by: Annotated[str, Query(description=_one_of(GROUPS))] = "event",
-        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "1h",
-        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+        window: Window = "1h",
+        limit: MostGroups = str(DEFAULT_LIMIT),
     ) -> dict[str, Any]:
         """Counts of a rolling window, largest first; `other` is the count of the groups beyond the limit."""
         _check("by", by, GROUPS)
@@ -97,9 +105,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         return await _answer(read_counters(redis, current(), site, by, window, _now_ms(), most))
 
     @routes.get("/visitors")
-    async def visitors(
-        site: str, window: Annotated[str, Query(description=_one_of(WINDOWS))] = "24h"
-    ) -> dict[str, Any]:
+    async def visitors(site: str, window: Window = "24h") -> dict[str, Any]:
         """How many visitors (profiles) a rolling window has, and how many of them came by each channel."""
         _check("window", window, WINDOWS)
         return await _answer(read_visitors(redis, current(), site, window, _now_ms()))
@@ -116,9 +122,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         return await _answer(read_ranking(redis, current(), site, most, least, _now_ms()))
 
     @routes.get("/engagement")
-    async def engagement(
-        site: str, window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d"
-    ) -> dict[str, Any]:
+    async def engagement(site: str, window: Window = "7d") -> dict[str, Any]:
         """How many of the known profiles were engaged in a rolling window, and the mean score of all of them."""
         _check("window", window, WINDOWS)
         return await _answer(read_engagement(redis, current(), site, window, _now_ms()))
@@ -126,10 +130,10 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     @routes.get("/carts")
     async def carts(
         site: str,
-        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d",
+        window: Window = "7d",
         basis: Annotated[str, Query(description=f"Of abandonment_rate. {_one_of(BASES)}")] = "resolved",
         by: Annotated[str | None, Query(description=f"Also in groups. {_one_of(CARTS_BY)}")] = None,
-        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+        limit: MostGroups = str(DEFAULT_LIMIT),
     ) -> dict[str, Any]:
         """What became of the carts that were opened in a rolling window, and the rates of it (null: of none)."""
         _check("window", window, WINDOWS)
@@ -143,8 +147,8 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     async def messages(
         site: str,
         by: Annotated[str, Query(description=_one_of(MESSAGES_BY))] = "channel",
-        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "7d",
-        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+        window: Window = "7d",
+        limit: MostGroups = str(DEFAULT_LIMIT),
     ) -> dict[str, Any]:
         """What became of the messages of a rolling window, who unsubscribed, and why."""
         _check("by", by, MESSAGES_BY)
@@ -161,7 +165,7 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
         return await _answer(read_retention(redis, current(), site, _limit(weeks, MAX_COHORTS, "weeks"), _now_ms()))
 
     @routes.get("/steps")
-    async def steps(site: str, window: Annotated[str, Query(description=_one_of(WINDOWS))] = "30d") -> dict[str, Any]:
+    async def steps(site: str, window: Window = "30d") -> dict[str, Any]:
         """How many went from which step of their journey to which in a rolling window, and how long it took them."""
         _check("window", window, WINDOWS)
         return await _answer(read_steps(redis, current(), site, window, _now_ms()))
@@ -178,8 +182,8 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     async def feedback(
         site: str,
         by: Annotated[str, Query(description=_one_of(FEEDBACK_BY))] = "channel",
-        window: Annotated[str, Query(description=_one_of(WINDOWS))] = "30d",
-        limit: Annotated[str, Query(description=f"Most groups, 1 to {MAX_LIMIT}")] = str(DEFAULT_LIMIT),
+        window: Window = "30d",
+        limit: MostGroups = str(DEFAULT_LIMIT),
     ) -> dict[str, Any]:
         """NPS, CSAT, CES, ratings, reviews and support times of a rolling window, and the reasons that people give."""
         _check("by", by, FEEDBACK_BY)
@@ -242,10 +246,6 @@ def _positive(text: str) -> float:
     if not 0 < number < 1e12:
         raise ApiError(400, "bad_at_least", "`at_least` is no such number.", "Use a number above 0.")
     return number
-
-
-def _one_of(values: Iterable[str]) -> str:
-    return "One of: " + ", ".join(values)
 
 
 def _now_ms() -> int:

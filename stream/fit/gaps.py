@@ -13,9 +13,8 @@ from statistics import median
 from typing import Final
 
 from stream.core.orders import Order
-from stream.core.reorder import Reorder
+from stream.core.reorder import DAY_MS, Reorder
 
-DAY_MS: Final = 86_400_000
 MAX_PRODUCTS: Final = 10_000
 """That are looked at; the first that come."""
 MAX_GAPS: Final = 256

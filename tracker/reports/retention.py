@@ -17,7 +17,7 @@ from stream.core.retention import MAX_WEEKS, monday, week_of
 from tracker.contract import keys
 from tracker.contract.settings import Settings
 from tracker.contract.windows import DAY_S
-from tracker.counters import complete_until, net, share, zone_of
+from tracker.counters import ask_clocks, complete_until, net, share, zone_of
 
 DEFAULT_WEEKS: Final = 12
 MAX_COHORTS: Final = 53
@@ -39,8 +39,7 @@ async def read_retention(redis: Redis, settings: Settings, site: str, weeks: int
     for p in range(settings.partitions):
         names = [keys.counter_key(p, site, "retention", "d", monday(week) * DAY_S) for week in cohorts]
         await contents(keys=names, client=pipe)
-    for p in range(settings.partitions):
-        pipe.hget(keys.profiles_tag(p) + ":head", "clock_ms")
+    ask_clocks(pipe, settings)
     replies = await pipe.execute()
     parts, clocks = replies[: settings.partitions], replies[settings.partitions :]
     counts = {week: net(part[i] for part in parts) for i, week in enumerate(cohorts)}
