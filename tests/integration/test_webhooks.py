@@ -7,18 +7,21 @@ import json
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from tests.harness import Stack, cli, request
 from tests.integration.test_dead_letters import of
+from tracker.contract.settings import load
 from tracker.contract.signature import headers, key_of
 from tracker.contract.triggers import CART_ABANDONED, HEADERS, CartAbandoned, encode_trigger
+from tracker.deliver.service import Endpoint
 from tracker.embedded.process import free_port
 
 pytestmark = pytest.mark.integration
@@ -207,6 +210,32 @@ async def test_a_killed_service_repeats_but_loses_nothing_and_a_letter_is_replay
         await until(lambda: set(receiver.ids("down")) == {*early, *late})
     assert all(letter["state"] == "replayed" for letter in await asyncio.to_thread(letters, setup))
     assert Counter(receiver.ids("good")).most_common(1)[0][1] <= 2
+
+
+async def test_what_is_read_while_the_endpoint_still_asks_where_it_stands_is_delivered(setup: Setup) -> None:
+    class Slow(Endpoint):
+        async def assigned(self, consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+            await asyncio.sleep(wait_s)
+            await super().assigned(consumer, partitions)
+
+    setup.hook("good")
+    settings = load({}, setup.config)
+    settings = msgspec.structs.replace(settings, kafka=setup.stack.settings.kafka, webhook_group=f"hooks-{setup.run}")
+    ids = [f"t{n}-{setup.run}" for n in range(6)]
+    async with AIOKafkaProducer(bootstrap_servers=settings.kafka) as letters:
+        for wait_s, published in ((0, ids[:3]), (3, ids[3:])):
+            endpoint = Slow(settings.webhooks[0], settings, letters)
+            running = asyncio.create_task(endpoint.run())
+            try:
+                if not wait_s:
+                    await until(lambda e=endpoint: e.joined)  # type: ignore[misc]
+                await setup.publish(*published)
+                await until(lambda ids=published: set(ids) <= set(setup.receiver.ids("good")), 30)  # type: ignore[misc]
+                await until(lambda e=endpoint: e.joined)  # type: ignore[misc]
+            finally:
+                running.cancel()
+                await asyncio.wait([running])
+    assert sorted(setup.receiver.ids("good")) == ids
 
 
 def run(setup: Setup, *args: str) -> str:

@@ -168,6 +168,9 @@ class Endpoint:
                 await asyncio.sleep(POLL_MS / 1000)
                 found = {}
             for partition, records in found.items():
+                # aiokafka gives out records of an assignment while `assigned`, which waits for Kafka, is under way.
+                self._progress.setdefault(partition, Progress(records[0].offset))
+            for partition, records in found.items():
                 for record in records:
                     await self._take(partition, record, poster)
             metrics.QUEUE.labels(self.hook.name).set(sum(map(len, self._progress.values())))
@@ -193,9 +196,9 @@ class Endpoint:
         first: dict[TopicPartition, int] = {}
         for partition in partitions:
             offset = await consumer.position(partition)
-            self._progress[partition] = Progress(offset)
+            progress = self._progress.setdefault(partition, Progress(offset))
             if await consumer.committed(partition) is None:
-                first[partition] = offset
+                first[partition] = progress.safe
         if first:
             await consumer.commit(first)
         self.joined = True
