@@ -114,6 +114,15 @@ async def own_clock(page: Page) -> None:
     await page.add_init_script("AbortSignal.timeout = undefined")
 
 
+async def passing(page: Page, condition: Callable[[], Any]) -> None:
+    """`until`, while the page's own clock goes on: what waits for an answer to a request is sent by a timer then."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        await page.clock.run_for(250)
+        await asyncio.sleep(0.02)
+
+
 class Sink:
     """Serves pages with the pasted snippet, and records every POST."""
 

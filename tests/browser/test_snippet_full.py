@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from tracker.contract.events import ECOMMERCE
 
-from .conftest import Sink, own_clock, ready, until
+from .conftest import Sink, own_clock, passing, ready, until
 
 pytestmark = pytest.mark.browser
 
@@ -67,8 +67,7 @@ async def test_hiding_and_leaving_tell_the_last_beat_once_and_of_the_page_it_is_
     await page.evaluate("delete document.visibilityState; document.dispatchEvent(new Event('visibilitychange'))")
     await page.clock.run_for(4000)
     await page.evaluate("history.pushState({}, '', '/b')")
-    await page.clock.run_for(1000)
-    await until(lambda: len(of(full, "Page Engaged")) == 4)
+    await passing(page, lambda: len(of(full, "Page Engaged")) == 4)
     beats = [
         (e["context"]["page"]["path"], round(e["properties"]["engaged_ms"] / 1000)) for e in of(full, "Page Engaged")
     ]
@@ -178,8 +177,7 @@ async def test_a_popup_never_comes_on_arrival_but_after_thirty_seconds_two_pages
     await page.clock.run_for(120_000)
     assert await shown(page) == 1
     await page.evaluate("told.clicked(); told.submitted({fields: ['email']})")
-    await page.clock.run_for(1000)
-    await until(lambda: len(of(full, "Popup")) == 5)
+    await passing(page, lambda: len(of(full, "Popup")) == 5)
     assert names(full, "Popup") == ["Eligible", "Triggered", "Viewed", "Clicked", "Submitted"]
     facts = of(full, "Popup")[4]["properties"]
     assert facts == {"popup_id": "welcome", "provider": "tracker", "trigger": "rule", "fields": ["email"]}
@@ -298,7 +296,7 @@ async def test_of_several_popups_that_may_be_shown_one_is_and_the_next_when_it_i
     await page.evaluate("id => { told[id].submitted(); told[id].dismissed(); told[id].clicked() }", first)
     await page.clock.run_for(20_000)
     assert sorted(await page.evaluate("log")) == ["a", "b"]
-    await until(lambda: len(of(full, "Popup")) >= 7)
+    await passing(page, lambda: len(of(full, "Popup")) >= 7)
     assert names(full, "Popup") == ["Eligible", "Triggered", "Viewed", "Submitted", "Eligible", "Triggered", "Viewed"]
 
 
@@ -341,8 +339,7 @@ async def test_tools_that_are_loaded_later_and_steps_that_are_no_submission_are_
     )
     for kind in ("embedOpen", "stepSubmit", "submit"):
         await page.evaluate(fired("window", "klaviyoForms", f"{{type: '{kind}', formId: 'K1'}}"))
-    await page.clock.run_for(1000)
-    await until(lambda: len(of(full, "Popup")) >= 3)
+    await passing(page, lambda: len(of(full, "Popup")) >= 3)
     told = [(e["properties"]["provider"], e["event"]) for e in of(full, "Popup")]
     assert told == [("wisepops", "Popup Viewed"), ("popup-maker", "Popup Viewed"), ("klaviyo", "Popup Submitted")]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from .conftest import Log, Sink, own_clock, ready, unattended, until
+from .conftest import Log, Sink, own_clock, passing, ready, unattended, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
@@ -137,13 +137,11 @@ async def test_a_visit_ends_after_thirty_minutes_and_the_first_and_last_touch_st
     url = f"{shop.url}/visit"
     for query in ("?utm_source=zalo&gclid=g1", "", "?ttclid=t1&__proto__=x&utm___proto__=y&constructor=z"):
         await page.goto(f"{url}/a{query}")
-        await page.clock.run_for(1000)
-        await until(lambda q=query: any(e["context"]["page"]["search"] == q for e in log.of(url)))  # type: ignore[misc]
+        await passing(page, lambda q=query: any(e["context"]["page"]["search"] == q for e in log.of(url)))  # type: ignore[misc]
         await page.clock.fast_forward(20 * 60_000)
     await page.clock.fast_forward(31 * 60_000)
     await page.evaluate("tracker.track('Later')")
-    await page.clock.run_for(1000)
-    await until(lambda: len(log.of(url)) >= 4)
+    await passing(page, lambda: len(log.of(url)) >= 4)
     events: list[Any] = sorted(log.of(url), key=lambda e: e["receivedAtMs"])
     sessions = [e["context"]["sessionId"] for e in events]
     assert sessions[0] == sessions[1] == sessions[2] != sessions[3]
