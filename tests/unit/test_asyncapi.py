@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import missing
 from tests.harness import ROOT
-from tracker.contract import generate
+from tracker.contract.generate.json_schema import trigger_types
 from tracker.contract.triggers import TRIGGER_KINDS
 
 SCHEMA = ROOT / "tests/clients/node/node_modules/@asyncapi/specs/schemas/3.0.0-without-$id.json"
@@ -36,7 +36,7 @@ def test_it_has_every_kind_and_its_retraction(document: Any) -> None:
         messages = [ref["$ref"].rsplit("/", 1)[-1] for ref in document["channels"][kind.name]["messages"].values()]
         assert messages == [kind.name] + ([f"{kind.name}_retracted"] if kind.retraction else [])
     assert {m["name"] for m in document["components"]["messages"].values()} == {
-        ce_type for _, _, ce_type in generate._trigger_types()
+        ce_type for _, _, ce_type in trigger_types()
     }
 
 

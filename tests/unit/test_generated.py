@@ -15,8 +15,13 @@ from prometheus_client import REGISTRY
 from stream import poison
 from tracker import rejections
 from tracker.contract import ecommerce, events, examples, generate, models, settings, topics, triggers
+from tracker.contract.generate import __main__ as command
+from tracker.contract.generate import reference
+from tracker.contract.generate.json_schema import schemas
+from tracker.contract.generate.texts import COMMAND, MARK, SCHEMA_DIR
+from tracker.contract.generate.typescript import event_names, ts_type
 
-SCHEMAS = generate.schemas()
+SCHEMAS = schemas()
 MADE = generate.files()
 
 
@@ -61,7 +66,7 @@ def test_every_example_decodes_with_the_contract(name: str) -> None:
 
 
 def test_every_known_name_and_type_has_an_example() -> None:
-    known = {*generate._event_names().values(), *events.POPUP_ACTIONS, *events.MESSAGE_ACTIONS}
+    known = {*event_names().values(), *events.POPUP_ACTIONS, *events.MESSAGE_ACTIONS}
     assert known == {name for name, m in examples.MESSAGES.items() if m["type"] == "track"}
     assert {m["type"] for m in examples.MESSAGES.values()} == set(events.EVENT_TYPES)
     ids = [m["messageId"] for m in examples.MESSAGES.values()]
@@ -169,7 +174,7 @@ def test_the_same_contract_gives_the_same_bytes() -> None:
 
 
 def test_every_generated_file_says_who_wrote_it() -> None:
-    assert [path for path, text in MADE.items() if generate.MARK not in text] == []
+    assert [path for path, text in MADE.items() if MARK not in text] == []
 
 
 @pytest.mark.usefixtures("made")
@@ -210,8 +215,8 @@ def test_an_example_by_hand_is_drift_and_is_mended(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("made")
 def test_a_file_that_nothing_generates_any_more_is_drift_and_goes(tmp_path: Path) -> None:
     generate.write(tmp_path)
-    gone = tmp_path / generate.SCHEMA_DIR / "trigger-forgotten.schema.json"
-    gone.write_text(json.dumps({"$comment": generate.MARK}), "utf-8")
+    gone = tmp_path / SCHEMA_DIR / "trigger-forgotten.schema.json"
+    gone.write_text(json.dumps({"$comment": MARK}), "utf-8")
     by_hand = tmp_path / generate.REFERENCE_DIR / "cli.md"
     by_hand.write_text("# Commands\n", "utf-8")
     assert generate.drifted(tmp_path) == [gone.relative_to(tmp_path).as_posix()]
@@ -230,41 +235,41 @@ def test_a_changed_contract_is_drift(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_check_names_the_files_and_the_command_that_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(generate, "ROOT", tmp_path)
-    assert generate.main(["--check"]) == 2
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    assert command.main(["--check"]) == 2
     (tmp_path / "pyproject.toml").touch()
-    assert generate.main([]) == 0
-    assert generate.main(["--check"]) == 0
+    assert command.main([]) == 0
+    assert command.main(["--check"]) == 0
     (tmp_path / generate.TYPESCRIPT).write_text("")
     capsys.readouterr()
-    assert generate.main(["--check"]) == 1
-    assert capsys.readouterr().err == f"not as the contract says: {generate.TYPESCRIPT}. Run: {generate.COMMAND}\n"
-    assert generate.main(["--chekc"]) == 2
+    assert command.main(["--check"]) == 1
+    assert capsys.readouterr().err == f"not as the contract says: {generate.TYPESCRIPT}. Run: {COMMAND}\n"
+    assert command.main(["--chekc"]) == 2
 
 
 # -- pages ---------------------------------------------------------------------------------------------------
 
 
 def test_every_setting_stands_in_the_reference_with_its_variable() -> None:
-    page = generate.settings_page()
+    page = reference.settings_page()
     names = [f.name for f in msgspec.structs.fields(settings.Settings) if f.name not in settings.TABLES]
     rows = [line for line in page.splitlines() if line.startswith("| `TRACKER_")]
     assert [row.split("`")[1] for row in rows] == [f"TRACKER_{name.upper()}" for name in names]
 
 
 def test_every_topic_stands_in_the_reference() -> None:
-    page = generate.topics_page()
+    page = reference.topics_page()
     assert [t.name for t in topics.TOPICS if f"| `{t.name}` |" not in page] == []
 
 
 def test_every_refusal_stands_in_the_reference_with_its_status() -> None:
-    page = generate.rejections_page()
+    page = reference.rejections_page()
     assert [r.name for r in rejections.REJECTIONS if f"| `{r.name}` | {r.status} |" not in page] == []
     assert [reason for reason in poison.REASONS if f"| `{reason}` |" not in page] == []
 
 
 def test_every_metric_stands_in_the_reference_once() -> None:
-    rows = [line.split("`")[1] for line in generate.metrics_page().splitlines() if line.startswith("| `")]
+    rows = [line.split("`")[1] for line in reference.metrics_page().splitlines() if line.startswith("| `")]
     exported = {family.name for family in REGISTRY.collect() if family.name.startswith(("tracker_", "stream_"))}
     assert len(set(rows)) == len(rows)
     assert {row.removesuffix("_total") for row in rows} == exported
@@ -283,7 +288,7 @@ def test_every_markdown_table_has_equal_rows() -> None:
 def test_a_shape_without_a_typescript_type_is_refused() -> None:
     unknown: dict[str, Any] = {"type": "tuple"}
     with pytest.raises(TypeError, match="no TypeScript type"):
-        generate._ts_type(unknown)
+        ts_type(unknown)
 
 
 def test_each_event_of_the_ecommerce_spec_has_its_properties() -> None:
