@@ -59,7 +59,7 @@ CONFIGURED: Final = load(
 CTX: Final = context(user_id="u1", traits={"name": "Lan"}, settings=CONFIGURED)
 encode = msgspec.json.Encoder(order="deterministic").encode
 
-fuzzed = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")))
+fuzzed = settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "15")))
 """Of each signal in each test: other ones in every run, so that over the runs there are many."""
 
 
