@@ -17,6 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from aiokafka.errors import KafkaError
+from msgspec import UNSET
 
 from stream import merges, metrics
 from stream.core.identity import LINKING, identifiers, routes
@@ -28,7 +29,17 @@ from stream.redis_store import Head, Lost, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
-from tracker.contract.events import LEFT, ROUTED, VERIFIED, EventHead, decode_event_head, profile_prefix, with_profile
+from tracker.contract.events import (
+    LEFT,
+    ROUTED,
+    VERIFIED,
+    EventHead,
+    Received,
+    decode_event_head,
+    profile_prefix,
+    with_profile,
+    without_ours,
+)
 from tracker.contract.ids import Identifier
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
@@ -197,7 +208,7 @@ class Resolve:
     async def _decide(
         self,
         values: Sequence[bytes],
-        heads: Sequence[EventHead | str],
+        heads: Sequence[Received | str],
         hashes: Sequence[int],
         offsets: Sequence[int] = (),
     ) -> tuple[bytes, list[merges.Made]]:
@@ -263,7 +274,7 @@ class Resolve:
     async def _pass_on(
         self,
         records: Sequence[Any],
-        heads: Sequence[EventHead | str],
+        heads: Sequence[Received | str],
         hashes: Sequence[int],
         ids: bytes,
         next: int,
@@ -291,6 +302,13 @@ class Resolve:
                 else:
                     duplicates += 1
                 continue
+            value = record.value
+            if not (head.profile_id is head.src is head.counted is head.hops is UNSET):
+                try:
+                    value = without_ours(value)
+                except UNREADABLE as e:
+                    acks.add(self._dead_letter(record, "not_an_event", str(e)))
+                    continue
             hour = received_at_ms // HOUR_MS
             hours.setdefault(hour if hour < last_hour else last_hour, []).append(hashes[i])
             known = profiles.get(id)
@@ -301,7 +319,7 @@ class Resolve:
             key, prefix, batch = known
             if logged is not None and logged.is_left(record.offset, codec.partition_of(key, partitions)):
                 prefix = profile_prefix(key, LEFT + self.partition)
-            batch.append((key, with_profile(record.value, prefix, record.offset, 0)))
+            batch.append((key, with_profile(value, prefix, record.offset, 0)))
             passed += 1
         for partition, batch in out.items():
             acks |= self._out.extend(PROFILE_EVENTS, partition, batch)
@@ -434,7 +452,7 @@ def _after(made: Sequence[tuple[int, bytes, bytes]], id: bytes, n: int, until: i
     return id
 
 
-def _verdicts(records: Sequence[Any], heads: Sequence[EventHead | str]) -> list[Verdict]:
+def _verdicts(records: Sequence[Any], heads: Sequence[Received | str]) -> list[Verdict]:
     """For the limits of poison; [] where there is none."""
     if str not in map(type, heads):
         return []
@@ -444,7 +462,7 @@ def _verdicts(records: Sequence[Any], heads: Sequence[EventHead | str]) -> list[
     ]
 
 
-def _heads(values: list[bytes | None]) -> list[EventHead | str]:
+def _heads(values: list[bytes | None]) -> list[Received | str]:
     """The fields the hop reads of each record, or what is wrong with it."""
     try:  # A try a chunk, not a record: there is poison in next to none.
         if max(map(len, values), default=0) > MAX_RECORD_BYTES:  # type: ignore[arg-type]  # None: see below
@@ -454,7 +472,7 @@ def _heads(values: list[bytes | None]) -> list[EventHead | str]:
         return [_head(value) for value in values]
 
 
-def _head(value: bytes | None) -> EventHead | str:
+def _head(value: bytes | None) -> Received | str:
     """The fields the hop reads, or what is wrong with the record."""
     if not value:
         return "the record has no value"

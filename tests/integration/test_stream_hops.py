@@ -24,11 +24,11 @@ from stream.signals_hop import SignalsHop
 from stream.transport import Chunk
 from tests.harness import embedded_redis
 from tracker.contract import codec
-from tracker.contract.events import encode_clock
+from tracker.contract.events import decode_profile_event, encode_clock
 from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import load
-from tracker.contract.topics import EVENTS, MERGES, PROFILE_EVENTS
+from tracker.contract.topics import DEAD_LETTERS, EVENTS, MERGES, PROFILE_EVENTS
 
 pytestmark = pytest.mark.integration
 T0 = 1_795_000_000_000
@@ -243,6 +243,31 @@ async def test_an_endpoint_whose_clock_is_years_ahead_makes_nobody_forget_what_w
     await after.claim(None)
     await after.process(chunk(EVENTS, 4, first, ahead))
     assert [e["messageId"] for _, _, value in log.records for e in [json.loads(value)]] == ["m1", "m2"]
+
+
+async def test_what_only_the_stream_may_say_of_an_event_is_ours_whatever_its_record_says(store: Store) -> None:
+    """Somebody who can write to Kafka, or another version, has written it."""
+    foreign = [
+        b'"profileId":"%s"' % codec.new_profile_id("demo", "user_id", "other").encode(), b'"src":[0,0,0]',
+        b'"profile\\u0049d":"p"', b'"hops":64,"counted":true', b'"src":null,"counted":null', b'"hops":{},"src":1',
+        b'"\xff":1,"src":[0,0,0]',
+    ]  # fmt: skip
+    log = Log()
+    hop = Resolve(0, store, cast(Any, log), SETTINGS)
+    await hop.claim(0)
+    plain = [event(n, anonymousId="a") for n in range(len(foreign))]
+    records = [value[:-1] + b"," + more + b"}" for value, more in zip(plain, foreign, strict=True)]
+    await hop.process(chunk(EVENTS, 7, *records))
+    assert [json.loads(value)["offset"] for topic, _, value in log.records if topic == DEAD_LETTERS] == [13]
+    passed = [record for record in log.records if record[0] == PROFILE_EVENTS]
+    profile = codec.new_profile_id("demo", "anonymous_id", "a")
+    decoded = [decode_profile_event(value) for _, _, value in passed]
+    assert [(e.profile_id, e.src, e.counted, e.hops) for e in decoded] == [
+        (profile, (0, 7 + n, 0), False, 0) for n in range(len(foreign) - 1)
+    ]
+    assert [json.loads(value) for _, _, value in passed] == [
+        {"profileId": profile, "src": [0, 7 + n, 0], **json.loads(plain[n])} for n in range(len(foreign) - 1)
+    ]
 
 
 async def test_effects_that_are_too_large_for_one_step_are_written_in_several(
