@@ -134,7 +134,7 @@ class Resolve:
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
         store = self._store
-        next = await self._head.claim(first)
+        next = await self._head.claim(first, self._recovery.epochs.get(self.partition, 0))
         if next is None:
             return None
         self.next = next
@@ -229,6 +229,7 @@ class Resolve:
             fresh.add(h)
             if known_to_log and (decided := known_to_log.get(offsets[i])) is not None:
                 ids[i] = decided[0]
+                asks.setdefault(head.site, Asks())  # whoever was the owner before asks no more
                 continue
             purchase = routes(values[i], head) if head.event in routed else ()
             who: _Who = (head.site, head.anonymous_id, head.user_id, purchase)
@@ -246,11 +247,15 @@ class Resolve:
                 asks.setdefault(head.site, Asks()).add(i, head, found, who)
         rows: list[merges.Made] = []
         for site, asked in asks.items():
+            owner = self.partition, self._head.epoch
             try:
-                answers, made, why = await self._ids.ask(site, asked.items)
+                answers, made, why = await self._ids.ask(site, asked.items, owner)
             except Restarted as e:
                 await self._make_whole(site, e.run)
-                answers, made, why = await self._ids.ask(site, asked.items)
+                answers, made, why = await self._ids.ask(site, asked.items, owner)
+            except Fenced as e:
+                self._recovery.epochs[self.partition] = e.epoch
+                raise
             for who, n in asked.whos.items():
                 cache[who] = (answers[n], now + CACHE_S)
                 if len(cache) > CACHE_ENTRIES:
@@ -384,6 +389,14 @@ class Restarted(Lost):
         self.run = run
 
 
+class Fenced(Lost):
+    """A later owner of the partition has asked already: nothing was done."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"epoch: a later owner, {epoch}, has decided")
+        self.epoch = epoch
+
+
 class Ids:
     """Asks identify.lua."""
 
@@ -392,15 +405,16 @@ class Ids:
         self._rules = rules_of(settings)
 
     async def ask(
-        self, site: str, items: Sequence[Item]
+        self, site: str, items: Sequence[Item], owner: tuple[int, int] | None = None
     ) -> tuple[list[bytes], list[tuple[int, bytes, bytes]], list[merges.Made]]:
         """Profile id of each item, asked in this order: an earlier link counts later; the merges that were made, (index
-        of the item, loser, winner), and what is told of them. Raises Restarted."""
+        of the item, loser, winner), and what is told of them. `owner`: (partition of events, epoch) of who asks. Raises
+        Restarted, Fenced."""
         key = keys.identifiers_key(site)
         arguments = [item_of(site, head, found, purchase) for head, found, purchase in items]
         calls = [
-            self._store.call("identify", key, [*self._rules, arguments[first:last], False])
-            for first, last in in_calls([1 + MERGE_COST * (len(found) - 1) for _, found, _ in items])
+            self._store.call("identify", key, [*self._rules, arguments[first:last], False, owner or False])
+            for first, last in list(in_calls([1 + MERGE_COST * (len(found) - 1) for _, found, _ in items])) or [(0, 0)]
         ]
         profiles: list[bytes] = []
         made: list[tuple[int, bytes, bytes]] = []
@@ -409,7 +423,7 @@ class Ids:
         for answer in await asyncio.gather(*calls):  # One pipeline, in order.
             told = unpackb(answer)
             if len(told) == 1:
-                raise Restarted(told[0])
+                raise Fenced(int(told[0])) if isinstance(told[0], int | float) else Restarted(told[0])
             answers, merged = told
             for n, loser, winner, rule in merged:
                 n += len(profiles)
