@@ -1,10 +1,11 @@
 -- Take a partition over. KEYS[1] = {tag}:head
--- ARGV[1] = msgpack [first]  first: offset to begin at when the head has none yet, or false = only ask
+-- ARGV[1] = msgpack [first, least]  first: offset to begin at when the head has none yet, or false = only ask; least: an
+-- epoch that was given before, though this server may have lost it
 -- Returns msgpack: {epoch, seq, next, run, settled} ; next = -1 when there is none and `first` is false (nothing is
 -- changed then). run: of the server, '' when it does not tell. settled: nothing that the server may have lost when its
 -- run began is still to be taken from the log (stream/recovery.py; of hop 1 only).
--- The epoch is max(now in us, epoch + 1): a counter alone could be given twice after Redis lost its last second.
-local first = cmsgpack.unpack(ARGV[1])[1]
+-- The epoch is max(now in us, epoch + 1, least + 1): a counter alone could be given twice after Redis lost its last second.
+local first, least = unpack(cmsgpack.unpack(ARGV[1]))
 local key = KEYS[1]
 local head = redis.call('HMGET', key, 'epoch', 'seq', 'next', 'run', 'settled', 'at_ms', 'back_ms')
 local next = head[3]
@@ -21,7 +22,7 @@ if head[4] ~= run then
   if owes then redis.call('HSET', key, 'owes', '1') end
 end
 local t = redis.call('TIME')
-local epoch = math.max(t[1] * 1000000 + t[2], (tonumber(head[1]) or 0) + 1)
+local epoch = math.max(t[1] * 1000000 + t[2], (tonumber(head[1]) or 0) + 1, least + 1)
 local seq = tonumber(head[2]) or 0
 redis.call('HSET', key, 'epoch', string.format('%.0f', epoch), 'seq', string.format('%.0f', seq), 'next', next)
 return cmsgpack.pack({epoch, seq, tonumber(next), run, head[5] == run})

@@ -156,6 +156,8 @@ class Folder:
             except StateError:
                 raise  # its remedy is another version of this worker
             except Exception as e:  # one record never stops a partition
+                if isinstance(item, int):
+                    raise  # no record's fault, but a profile's timer's: stream/signals_hop.py puts it aside
                 log.exception("A record of site %s can't be folded", getattr(item, "site", "?"))
                 fx.poison.append(Poison(index, "fold_failed", f"{type(e).__name__}: {e}"))
         return fx
@@ -321,6 +323,24 @@ class Folder:
             log.exception("A signal failed on an event of site %s", event.site)
             fx.poison.append(Poison(index, "fold_failed", f"{type(e).__name__}: {e}"))
             return
+        states, told = dict(profile.states), len(fx.triggers)
+        try:
+            self._keep_all(profile, event, results, minute, now_ms, fx)
+        except Exception:
+            _put_back(profile, states, told, fx)
+            raise
+
+    def _keep_all(
+        self,
+        profile: Profile,
+        event: ProfileEvent,
+        results: Sequence[tuple[Signal[Any], Result]],
+        minute: int,
+        now_ms: int,
+        fx: Effects,
+    ) -> None:
+        """What the signals made of an event."""
+        ts_ms, received_ms = event.timestamp_ms, event.received_at_ms
         states, timed, due = profile.states, self._due_of, False
         for signal, result in results:
             state, before = result.state, states.get(signal.name)
@@ -452,10 +472,19 @@ class Folder:
         for _, _, ms in result.counts_at:
             if abs(ms) > 2 * MAX_TIME_MS:  # weeks and gaps begin before, and end after, the times that events may have
                 raise ValueError(f"{signal.name} counts at {ms}, which is no time")
-        state, name = result.state, signal.name
-        if state is not None and state is not profile.states.get(name):
-            profile.states[name] = state
+        state, name, states = result.state, signal.name, profile.states
+        before = dict(states) if result.triggers else states
+        if state is not None and state is not states.get(name):
+            states[name] = state
             profile.changed.add(name)
+        if result.triggers:
+            told = len(fx.triggers)
+            try:
+                for trigger in result.triggers:
+                    self._tell(profile, signal, trigger, now_ms, fx)
+            except Exception:
+                _put_back(profile, before, told, fx)
+                raise
         if result.gauges:
             fx.gauge(profile.site, result.gauges)
         for field, more, ms in result.counts_at:
@@ -463,8 +492,6 @@ class Folder:
             extra[field] = extra.get(field, 0) + more
         for metric, labels, n in result.metrics:
             fx.count(metric, *labels, n=n)
-        for trigger in result.triggers:
-            self._tell(profile, signal, trigger, now_ms, fx)
 
     def _tell(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
         self._teller.tell(profile, signal, trigger, now_ms, fx)
@@ -505,19 +532,36 @@ class Folder:
             before = profile.states[signal.name]
             try:
                 result = signal.fire(before, to_ms, self.context(profile, due))
+                after = signal.due_ms(result.state if result.state is not None else before)
                 self._keep(profile, signal, result, now_ms, fx)
             except Exception:
                 # Its state stays as it is, to be fired when the signal is mended; the others go on.
-                log.exception("Signal %s failed at its timer for a profile of site %s", signal.name, profile.site)
-                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
+                log.exception("Signal %s failed at its timer for profile %s", signal.name, profile.part)
+                self._put_off(profile, signal, until_ms, fx)
                 continue
             state = profile.states[signal.name]
-            if (after := signal.due_ms(state)) is not None and after <= to_ms:
+            if after is not None and after <= to_ms:
                 log.error("Signal %s left a timer due that it had fired", signal.name)  # It would fire for ever.
-                profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
+                self._put_off(profile, signal, until_ms, fx)
             if state is not before and signal.name in self._read:
                 self._settle(profile, {signal.name}, due, now_ms, fx)
         profile.due_ms = self.codec.due_ms(profile)
+
+    def put_aside(self, profile: Profile, until_ms: int, clock_ms: int) -> Effects:
+        """The effects where those of a profile's timers due <= until_ms can't be written: they are tried again later,
+        its state stays as it is."""
+        fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
+        while (first := self._first_due(profile, until_ms)) is not None:
+            log.error("What signal %s makes at its timer of profile %s can't be written", first[1].name, profile.part)
+            self._put_off(profile, first[1], until_ms, fx)
+        profile.due_ms = self.codec.due_ms(profile)
+        fx.touched[profile.site, profile.id] = profile
+        return fx
+
+    @staticmethod
+    def _put_off(profile: Profile, signal: Signal[Any], until_ms: int, fx: Effects) -> None:
+        profile.broken[signal.name] = until_ms + TRY_AGAIN_MS
+        fx.count("timers_failed_total", profile.site)
 
     def _first_due(self, profile: Profile, until_ms: int) -> tuple[int, Signal[Any]] | None:
         """The earliest timer due <= until_ms, at a tie of the signal registered first."""
@@ -657,6 +701,14 @@ def place_of(ms: int, now_ms: int) -> int:
     start = ms // 60_000 * 60
     age_s = now_ms // 1000 - start
     return start + sum(age_s > ttl_s for _, ttl_s in keys.TIERS.values())
+
+
+def _put_back(profile: Profile, states: Mapping[str, Any], told: int, fx: Effects) -> None:
+    """The states that a profile had, and no trigger beyond the first `told`: what failed half way has no effect."""
+    profile.changed -= profile.states.keys() - states.keys()
+    profile.states.clear()
+    profile.states.update(states)
+    del fx.triggers[told:]
 
 
 def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fields: naming.Fields) -> None:

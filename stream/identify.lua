@@ -1,15 +1,16 @@
 -- Identifiers of one site -> profile ids; profiles that turn out to be one person are merged. KEYS[1] = {s:SITE}:id
 -- ARGV[1] = msgpack [ttl_ms, max_ids, [[type, limit, window_ms], ...], [route_ttl_ms, max_routed], [[at_ms, seen_ms,
---   message id, new profile id, [[type index from 0, key part], ...], [NAME:PART, ...]], ...], restore]
+--   message id, new profile id, [[type index from 0, key part], ...], [NAME:PART, ...]], ...], restore, owner]
 --   types: strongest first; limit 0 = none, window 0 = for ever. Identifiers of an item: strongest first.
 --   at_ms: when the event was received; seen_ms: when it happened; new: profile id if nobody is known.
 --   NAME:PART: what names the purchase that the event is a part of, what is most telling first.
 --   restore: false, or [[[winner, loser, rule, message id, at_ms], ...], run, whether that is all]: see below; run false:
 --   only these merges.
+--   owner: [partition of events, epoch] of who asks; none with restore.
 -- Keys: KEYS[1]:TYPE:PART -> profile id; {s:SITE}:ids:PID hash of TYPE:PART -> when it was linked, and first_seen_ms,
 --   routed_user; {s:SITE}:k:NAME:PART hash of `to` -> profile id, and the other profiles whose events it has led there;
 --   {s:SITE}:to:LOSER -> winner; {s:SITE}:merges list of merges that are not yet in Kafka; {s:SITE}:run -> run id of the
---   server that holds all that there is of the site.
+--   server that holds all that there is of the site; {s:SITE}:epochs hash of partition -> the latest epoch that asked.
 -- Rules: the profile of the strongest identifier that is known is the event's. Weaker ones that nobody has are linked to
 -- it; the profile that a weaker one has is merged with it. Where the limits of a type or the cap forbid that, the weaker
 -- identifier gives way: it stays whose it was, and the event is the stronger one's. So the second user of a browser gets
@@ -21,7 +22,9 @@
 -- event that linked it otherwise is not in the log, and comes again. Merges are made as the log says, whatever the limits.
 -- Where somebody else was the first to carry the purchase, the log says nothing of the event's own profile.
 -- Returns msgpack [[[profile id, links made, identifiers dropped], ...], [[index of the item, loser, winner, rule], ...]];
--- [run id] and nothing done when the server was restarted and the site has not been restored since.
+-- [run id] and nothing done when the server was restarted and the site has not been restored since; [epoch] and nothing
+-- done when a later owner of the partition has asked: what it has decided must not be linked a second time, for an unmerge
+-- may have come between.
 local a = cmsgpack.unpack(ARGV[1])
 local restore = a[6]
 redis.call('EXISTS', KEYS[1] .. ':none') -- refused here, before any write, while the slot moves to another node
@@ -32,6 +35,14 @@ local run = type(info) == 'string' and info:match('run_id:(%w+)') or ''
 local whole = redis.call('GET', site .. ':run') == run
 if not restore and not whole then return cmsgpack.pack({run}) end
 if restore and restore[2] and (whole or restore[2] ~= run) then return cmsgpack.pack({{}, {}}) end
+if a[7] then
+  local last = tonumber(redis.call('HGET', site .. ':epochs', a[7][1]) or 0)
+  if last > a[7][2] then return cmsgpack.pack({last}) end
+  if last < a[7][2] then
+    redis.call('HSET', site .. ':epochs', a[7][1], string.format('%.0f', a[7][2]))
+    redis.call('PEXPIRE', site .. ':epochs', ttl)
+  end
+end
 local FIRST, ROUTED_USER = 'first_seen_ms', 'routed_user'
 local int = function(n) return string.format('%.0f', n) end
 local type_of = {}

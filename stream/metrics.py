@@ -151,6 +151,11 @@ SIGNAL_COUNTERS: Final = {
     "triggers_held_total": Counter(
         "stream_triggers_held_total", "Triggers that wait for the end of quiet hours.", ["kind"]
     ),
+    "timers_failed_total": Counter(
+        "stream_timers_failed_total",
+        "Timers whose signal raised, or left what can't be written; tried again.",
+        ["site"],
+    ),
     "traits_left_out_total": Counter(
         "stream_traits_left_out_total", "Traits beyond what a profile keeps: 64 of them, 16 KB in all.", ["site"]
     ),

@@ -296,7 +296,10 @@ class ProfileCodec:
             elif name in FIELDS:
                 self._decode_own(profile, name, fields[i + 1])
             profile.json_bytes[name] = len(fields[i + 1])
-        profile.due_ms = profile.stored_due_ms = self.due_ms(profile)
+        try:
+            profile.due_ms = profile.stored_due_ms = self.due_ms(profile)
+        except Exception as e:  # a state that its signal's fold has not made
+            raise StateError(f"the timers of profile {whose} can't be read ({type(e).__name__}: {e})") from e
         return profile
 
     @staticmethod

@@ -123,6 +123,8 @@ class Recovery:
         self._rules = rules_of(settings)
         self._reading: dict[Hashable, tuple[str, asyncio.Task[dict[int, Logged]]]] = {}
         """Server -> (its run, what is found)."""
+        self.epochs: dict[int, int] = {}
+        """Partition of events -> an epoch of it that a site knows, and its head perhaps not."""
 
     async def lost(self, partition: int, run: str) -> Logged | None:
         """Of a partition of events whose head has not settled with this run of its server. All sites on that server are
@@ -178,6 +180,9 @@ class Recovery:
                     if n % AT_ONCE == 0:
                         await asyncio.sleep(0)
                     if topic == MERGES and value.startswith(UNMERGE_PREFIX):
+                        while waiting:  # merges before it, which may be of the same profile
+                            of_site, before = waiting.popitem()
+                            await self._restore(of_site, run, *before)
                         await self._split(value, place)
                         continue
                     site = self._note(topic, partition, value, lost, told, waiting)

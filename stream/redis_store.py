@@ -108,9 +108,10 @@ class Head:
         self.settled = False
         self._store = store
 
-    async def claim(self, first: int | None) -> int | None:
-        """Take the partition over: the offset to go on at; None = there is none and `first` does not say it."""
-        answer = await self._store.call("claim", self.key, [False if first is None else first])
+    async def claim(self, first: int | None, least: int = 0) -> int | None:
+        """Take the partition over: the offset to go on at; None = there is none and `first` does not say it. The epoch
+        is above `least`."""
+        answer = await self._store.call("claim", self.key, [False if first is None else first, least])
         epoch, seq, next, self.run, self.settled = unpackb(answer)
         if next < 0:
             return None

@@ -17,6 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from aiokafka.errors import KafkaError
+from msgspec import UNSET
 
 from stream import merges, metrics
 from stream.core.identity import LINKING, identifiers, routes
@@ -28,7 +29,17 @@ from stream.redis_store import Head, Lost, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
-from tracker.contract.events import LEFT, ROUTED, VERIFIED, EventHead, decode_event_head, profile_prefix, with_profile
+from tracker.contract.events import (
+    LEFT,
+    ROUTED,
+    VERIFIED,
+    EventHead,
+    Received,
+    decode_event_head,
+    profile_prefix,
+    with_profile,
+    without_ours,
+)
 from tracker.contract.ids import Identifier
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
@@ -123,7 +134,7 @@ class Resolve:
     async def claim(self, first: int | None) -> int | None:
         """Take the partition over and load its memory: the offset to go on at; None = there is none, say `first`."""
         store = self._store
-        next = await self._head.claim(first)
+        next = await self._head.claim(first, self._recovery.epochs.get(self.partition, 0))
         if next is None:
             return None
         self.next = next
@@ -197,7 +208,7 @@ class Resolve:
     async def _decide(
         self,
         values: Sequence[bytes],
-        heads: Sequence[EventHead | str],
+        heads: Sequence[Received | str],
         hashes: Sequence[int],
         offsets: Sequence[int] = (),
     ) -> tuple[bytes, list[merges.Made]]:
@@ -218,6 +229,7 @@ class Resolve:
             fresh.add(h)
             if known_to_log and (decided := known_to_log.get(offsets[i])) is not None:
                 ids[i] = decided[0]
+                asks.setdefault(head.site, Asks())  # whoever was the owner before asks no more
                 continue
             purchase = routes(values[i], head) if head.event in routed else ()
             who: _Who = (head.site, head.anonymous_id, head.user_id, purchase)
@@ -235,11 +247,15 @@ class Resolve:
                 asks.setdefault(head.site, Asks()).add(i, head, found, who)
         rows: list[merges.Made] = []
         for site, asked in asks.items():
+            owner = self.partition, self._head.epoch
             try:
-                answers, made, why = await self._ids.ask(site, asked.items)
+                answers, made, why = await self._ids.ask(site, asked.items, owner)
             except Restarted as e:
                 await self._make_whole(site, e.run)
-                answers, made, why = await self._ids.ask(site, asked.items)
+                answers, made, why = await self._ids.ask(site, asked.items, owner)
+            except Fenced as e:
+                self._recovery.epochs[self.partition] = e.epoch
+                raise
             for who, n in asked.whos.items():
                 cache[who] = (answers[n], now + CACHE_S)
                 if len(cache) > CACHE_ENTRIES:
@@ -263,7 +279,7 @@ class Resolve:
     async def _pass_on(
         self,
         records: Sequence[Any],
-        heads: Sequence[EventHead | str],
+        heads: Sequence[Received | str],
         hashes: Sequence[int],
         ids: bytes,
         next: int,
@@ -291,6 +307,13 @@ class Resolve:
                 else:
                     duplicates += 1
                 continue
+            value = record.value
+            if not (head.profile_id is head.src is head.counted is head.hops is UNSET):
+                try:
+                    value = without_ours(value)
+                except UNREADABLE as e:
+                    acks.add(self._dead_letter(record, "not_an_event", str(e)))
+                    continue
             hour = received_at_ms // HOUR_MS
             hours.setdefault(hour if hour < last_hour else last_hour, []).append(hashes[i])
             known = profiles.get(id)
@@ -301,7 +324,7 @@ class Resolve:
             key, prefix, batch = known
             if logged is not None and logged.is_left(record.offset, codec.partition_of(key, partitions)):
                 prefix = profile_prefix(key, LEFT + self.partition)
-            batch.append((key, with_profile(record.value, prefix, record.offset, 0)))
+            batch.append((key, with_profile(value, prefix, record.offset, 0)))
             passed += 1
         for partition, batch in out.items():
             acks |= self._out.extend(PROFILE_EVENTS, partition, batch)
@@ -366,6 +389,14 @@ class Restarted(Lost):
         self.run = run
 
 
+class Fenced(Lost):
+    """A later owner of the partition has asked already: nothing was done."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"epoch: a later owner, {epoch}, has decided")
+        self.epoch = epoch
+
+
 class Ids:
     """Asks identify.lua."""
 
@@ -374,15 +405,16 @@ class Ids:
         self._rules = rules_of(settings)
 
     async def ask(
-        self, site: str, items: Sequence[Item]
+        self, site: str, items: Sequence[Item], owner: tuple[int, int] | None = None
     ) -> tuple[list[bytes], list[tuple[int, bytes, bytes]], list[merges.Made]]:
         """Profile id of each item, asked in this order: an earlier link counts later; the merges that were made, (index
-        of the item, loser, winner), and what is told of them. Raises Restarted."""
+        of the item, loser, winner), and what is told of them. `owner`: (partition of events, epoch) of who asks. Raises
+        Restarted, Fenced."""
         key = keys.identifiers_key(site)
         arguments = [item_of(site, head, found, purchase) for head, found, purchase in items]
         calls = [
-            self._store.call("identify", key, [*self._rules, arguments[first:last], False])
-            for first, last in in_calls([1 + MERGE_COST * (len(found) - 1) for _, found, _ in items])
+            self._store.call("identify", key, [*self._rules, arguments[first:last], False, owner or False])
+            for first, last in list(in_calls([1 + MERGE_COST * (len(found) - 1) for _, found, _ in items])) or [(0, 0)]
         ]
         profiles: list[bytes] = []
         made: list[tuple[int, bytes, bytes]] = []
@@ -391,7 +423,7 @@ class Ids:
         for answer in await asyncio.gather(*calls):  # One pipeline, in order.
             told = unpackb(answer)
             if len(told) == 1:
-                raise Restarted(told[0])
+                raise Fenced(int(told[0])) if isinstance(told[0], int | float) else Restarted(told[0])
             answers, merged = told
             for n, loser, winner, rule in merged:
                 n += len(profiles)
@@ -434,7 +466,7 @@ def _after(made: Sequence[tuple[int, bytes, bytes]], id: bytes, n: int, until: i
     return id
 
 
-def _verdicts(records: Sequence[Any], heads: Sequence[EventHead | str]) -> list[Verdict]:
+def _verdicts(records: Sequence[Any], heads: Sequence[Received | str]) -> list[Verdict]:
     """For the limits of poison; [] where there is none."""
     if str not in map(type, heads):
         return []
@@ -444,7 +476,7 @@ def _verdicts(records: Sequence[Any], heads: Sequence[EventHead | str]) -> list[
     ]
 
 
-def _heads(values: list[bytes | None]) -> list[EventHead | str]:
+def _heads(values: list[bytes | None]) -> list[Received | str]:
     """The fields the hop reads of each record, or what is wrong with it."""
     try:  # A try a chunk, not a record: there is poison in next to none.
         if max(map(len, values), default=0) > MAX_RECORD_BYTES:  # type: ignore[arg-type]  # None: see below
@@ -454,7 +486,7 @@ def _heads(values: list[bytes | None]) -> list[EventHead | str]:
         return [_head(value) for value in values]
 
 
-def _head(value: bytes | None) -> EventHead | str:
+def _head(value: bytes | None) -> Received | str:
     """The fields the hop reads, or what is wrong with the record."""
     if not value:
         return "the record has no value"

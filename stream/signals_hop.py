@@ -26,6 +26,7 @@ from stream.stored import StateError
 from stream.transport import Chunk
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
+from tracker.contract.events import ProfileEvent
 from tracker.contract.merges import Handover, Merge
 from tracker.contract.models import Model, Models, decode_model
 from tracker.contract.producer import KafkaOut, ProduceError
@@ -56,6 +57,10 @@ RANKED_AT_ONCE: Final = 128
 """After a change of weights: profiles that are ranked anew with each chunk, and there is one a second at least."""
 MOVES_AT_ONCE: Final = 32
 """Most merges and parts of merged profiles in one apply: each may send or write up to 256 KB."""
+
+
+MENDED_ELSEWHERE: Final = (Lost, ProduceError, RedisError, TooMuchPoison, StateError, *Unavailable)
+"""No record's fault: stream/lanes.py says what becomes of the partition."""
 
 
 class TooMuch(Exception):
@@ -308,16 +313,19 @@ class SignalsHop:
         """Fold, apply, publish. `clock_ms` given: the head's clock stays there.
 
         One record never stops a partition: of a chunk whose effects can't be written, the halves are tried, down to the
-        record that is to blame, which becomes a dead letter."""
+        record that is to blame, which becomes a dead letter. Where it is the clock, or a timer that was due before the
+        event, it is the timers' fault: they are put aside, down to the profile to blame, and it goes on."""
         try:
             return await self._step(records, decoded, due, next, clock_ms)
-        except (Lost, ProduceError, RedisError, TooMuchPoison, StateError, *Unavailable):
+        except MENDED_ELSEWHERE:
             raise
         except Exception as e:
+            self._forget()
+            if len(records) <= 1 and await self._fire_apart(decoded, due):
+                await self._load(decoded.profiles, None)
+                return await self._apply(records, decoded, (), next, clock_ms)
             if not records or (len(records) == 1 and (decoded.poison or decoded.clock_ms is not None)):
                 raise  # no record's fault
-            self._kept.forget(self._profiles.values())
-            self._profiles = {}
             if len(records) == 1:  # not TooMuch: that is of several
                 log.exception("%s[%d]: offset %d", PROFILE_EVENTS, self.partition, records[0].offset)
                 bad = Poison(0, "fold_failed", f"{type(e).__name__}: {e}")
@@ -325,6 +333,55 @@ class SignalsHop:
         middle = len(records) // 2
         applied = await self._take_in(records[:middle], self._decode(records[:middle]))
         return applied + await self._take_in(records[middle:], self._decode(records[middle:]))
+
+    def _forget(self) -> None:
+        """What the fold made of the chunk's profiles is not in Redis."""
+        self._kept.forget(self._profiles.values())
+        self._profiles = {}
+
+    async def _fire_apart(self, decoded: Decoded, due: Sequence[tuple[str, str]]) -> bool:
+        """Fire the timers of one record, whose effects can't be written, before it and apart: whether there are any."""
+        if due and decoded.clock_ms is not None:
+            await self._fire_some(decoded.clock_ms, due)
+            return True
+        for _, item in decoded.items:
+            if isinstance(item, ProfileEvent):
+                key = (item.site, item.profile_id)
+                await self._load([key], None)
+                due_ms = self._profiles[key].due_ms
+                if due_ms is not None and due_ms <= item.timestamp_ms:
+                    await self._put_aside(key, item.timestamp_ms)
+                    return True
+        return False
+
+    async def _fire_some(self, clock_ms: int, due: Sequence[tuple[str, str]]) -> None:
+        """Fire the profiles' timers; of those that can't be fired together the halves, down to the one to blame, which
+        is put aside. The head stays before the clock record."""
+        await self._load(due, None)
+        for key in due:
+            self._profiles[key].stored_due_ms = -1  # The index may say otherwise: it is to be written.
+        try:
+            await self._step([], Decoded([(0, clock_ms)], set(), clock_ms, []), due, self.next, self.clock_ms)
+        except MENDED_ELSEWHERE:
+            raise
+        except Exception:
+            self._forget()
+            middle = len(due) // 2
+            if not middle:
+                log.exception("The timers of profile %s:%s can't be fired", *due[0])
+                await self._put_aside(due[0], clock_ms)
+                return
+            await self._fire_some(clock_ms, due[:middle])
+            await self._fire_some(clock_ms, due[middle:])
+
+    async def _put_aside(self, key: tuple[str, str], until_ms: int) -> None:
+        """Timers of a profile due <= until_ms are tried again later; its state stays as it is."""
+        await self._load([key], None)
+        fx = self._folder.put_aside(self._profiles[key], until_ms, self.clock_ms)
+        self._profiles[key].stored_due_ms = -1
+        await self._write(fx, self.next)
+        self._measure(Decoded([], set(), None, []), fx)
+        self._took(fx)
 
     async def _step(
         self,

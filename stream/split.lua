@@ -1,6 +1,6 @@
 -- Identifiers of a profile become another person's: an unmerge. KEYS[1] = {s:SITE}:id
 -- ARGV[1] = msgpack [ttl_ms, profile, new profile, [TYPE:PART, ...], at_ms]
--- Only those that the profile still has; and nothing when there is, or was, a profile of the new id: it has been done.
+-- Only those that the profile still has, or nobody (Redis lost the link: it is made again for who has it then); nothing when there is, or was, a profile of the new id: it has been done.
 -- Returns how many identifiers went.
 local a = cmsgpack.unpack(ARGV[1])
 redis.call('EXISTS', KEYS[1] .. ':none') -- refused here, before any write, while the slot moves to another node
@@ -15,7 +15,8 @@ end
 local moved = 0
 for _, field in ipairs(fields) do
   local key = KEYS[1] .. ':' .. field
-  if redis.call('GET', key) == profile then
+  local owner = redis.call('GET', key)
+  if not owner or owner == profile then
     redis.call('SET', key, new, 'PX', ttl)
     redis.call('HDEL', site .. ':ids:' .. profile, field)
     redis.call('HSET', site .. ':ids:' .. new, field, at)

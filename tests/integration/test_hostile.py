@@ -6,26 +6,36 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 import redis.asyncio as aioredis
 from aiokafka import AIOKafkaProducer
-from hypothesis import HealthCheck, given
+from faust.types import TP
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from msgspec import Struct
 
-from stream.fold import Folder
+from stream.fold import TRY_AGAIN_MS, Folder
+from stream.metrics import Producing
 from stream.profile import Profile
 from stream.records import decode
 from stream.redis_store import Head, Store
 from stream.signals import SIGNALS
+from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals_hop import SignalsHop
+from stream.transport import Chunk
 from tests.harness import Stack, eventually
 from tests.hostile import SETTINGS, T0, chunks, extreme_carts, extreme_event
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, partition_of
-from tracker.contract.events import encode_clock
+from tracker.contract.events import ProfileEvent, encode_clock
+from tracker.contract.producer import KafkaOut
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
+from tracker.contract.triggers import CART_ABANDONED
 from tracker.contract.windows import Zone
 
 pytestmark = pytest.mark.integration
@@ -90,6 +100,109 @@ def test_no_record_of_a_topic_makes_a_script_fail(redis_url: str) -> None:
         asyncio.run(write())
 
     written()
+
+
+class Waits(Struct):
+    """State of `Failing`: how often it fired, and what is wrong with it."""
+
+    due_ms: int | None
+    fired: int = 0
+    odd: Any = None
+
+
+class Failing(Signal[Waits]):
+    """A signal with a bug: the timers of some profiles fail, each in its way."""
+
+    name = "failing"
+    state_type = Waits
+    events: frozenset[str] | None = None
+
+    def __init__(self, how: dict[str, str]) -> None:
+        self.how = how
+
+    def fold(self, state: Waits | None, event: ProfileEvent, ctx: Context) -> Result:
+        return Result(state=state or Waits(event.timestamp_ms + 1000))
+
+    def due_ms(self, state: Waits) -> int | None:
+        if state.odd == "due":
+            raise RuntimeError
+        return state.due_ms
+
+    def fire(self, state: Waits, now_ms: int, ctx: Context) -> Result:
+        after, how = Waits(None, state.fired + 1), self.how.get(ctx.profile_id)
+        if how == "raise":
+            raise RuntimeError
+        if how in ("state", "due"):  # no JSON
+            return Result(state=Waits(None, 1, object() if how == "state" else how))
+        if how == "count":  # no time
+            return Result(state=after, counts_at=(("carts", 1, 2**60),))
+        if how == "trigger":  # no JSON
+            data = Waits(None, 0, object())
+            return Result(state=after, triggers=(Trigger(kind=CART_ABANDONED, id="t", at_ms=T0, data=data),))
+        return Result(state=after, gauges=(("carts_open", 2**70 if how == "gauge" else 1),))  # no number of 64 bits
+
+    def merge(self, one: Waits, other: Waits, now_ms: int, ctx: Context) -> Result:
+        raise NotImplementedError
+
+
+FAILURES = ("raise", "state", "due", "count", "trigger", "gauge")
+
+
+def test_of_a_clock_record_only_the_timers_that_fail_are_put_aside(redis_url: str) -> None:
+    """However they fail, and whatever stands beside the record: nothing ends, and a mended signal fires them later."""
+    ids = [new_profile_id("demo", "anonymous_id", f"t{n}") for n in range(9)]
+
+    def wait(n: int, at: int, ms: int) -> bytes:
+        return msgspec.json.encode({**extreme_event(at, "page", {}, ms), "profileId": ids[n], "messageId": f"m{at}"})
+
+    async def fire(how: dict[str, str], beside: int, late: bool) -> None:
+        store = Store(redis_url)
+        await store.start()
+        try:
+            partition = next(PARTITIONS)
+            out = KafkaOut(
+                "", linger_ms=1, max_pending_bytes=1, produce_timeout_s=1, client_id="t", observer=Producing()
+            )
+
+            async def owner(how: dict[str, str]) -> SignalsHop:
+                hop = SignalsHop(partition, store, out, Folder([Failing(how)], SETTINGS), SETTINGS)
+                await hop.claim(0)
+                return hop
+
+            async def fired() -> list[int]:
+                found = [await store.run("HGET", keys.profile_key(partition, "demo", id), "failing") for id in ids]
+                return [msgspec.json.decode(text, type=Waits).fired for text in found]
+
+            def chunk(base: int, *values: bytes) -> Chunk:
+                records = [SimpleNamespace(offset=base + i, value=v, key=None) for i, v in enumerate(values)]
+                return Chunk(TP(PROFILE_EVENTS, partition), 1, base, records)
+
+            hop = await owner(how)
+            await hop.process(chunk(0, *(wait(n, n, T0) for n in range(9))))
+            hop = await owner(how) if late else hop  # with nothing in its memory, or all
+            ms = T0 + 2000
+            more = [wait(n, 9 + n, ms) for n in range(beside)]  # before these, too, timers are due
+            await hop.process(chunk(9, *more[::2], encode_clock(ms), *more[1::2]))
+            assert (hop.next, hop.clock_ms) == (10 + beside, ms)
+            assert await fired() == [0 if id in how else 1 for id in ids]
+            assert (await owner({})).gauges.get("carts_open|demo", 0) == 9 - len(how)
+            left = await store.run("ZRANGE", f"{{p{partition}}}:due", 0, -1, "WITHSCORES")
+            assert {member.decode(): int(at) for member, at in left} == {f"demo|{id}": ms + TRY_AGAIN_MS for id in how}
+            mended = await owner({})
+            await mended.process(chunk(10 + beside, encode_clock(ms + TRY_AGAIN_MS)))
+            assert await fired() == [1] * 9
+        finally:
+            await store.stop()
+
+    @hypothesis_settings(max_examples=15, suppress_health_check=list(HealthCheck), database=None, deadline=None)
+    @given(
+        st.dictionaries(st.sampled_from(ids), st.sampled_from(FAILURES), max_size=9), st.integers(0, 9), st.booleans()
+    )
+    @example(dict.fromkeys(ids, "gauge"), 0, True)
+    def tried(how: dict[str, str], beside: int, late: bool) -> None:
+        asyncio.run(fire(how, beside, late))
+
+    tried()
 
 
 async def test_counts_stand_still_at_their_most_and_can_be_read(writer: Writer, redis_url: str) -> None:

@@ -25,7 +25,7 @@ from tests.oracle.run import SETTINGS, Run, outcome
 pytestmark = pytest.mark.integration
 EVENTS = int(os.environ.get("ORACLE_EVENTS", "6000"))
 SEED = int(os.environ.get("ORACLE_SEED", "5"))
-SHORT = EVENTS < 50_000
+SHORT = EVENTS < 20_000
 SECONDS = float(os.environ.get("ORACLE_SECONDS", "20" if SHORT else "150"))
 
 

@@ -250,3 +250,27 @@ async def test_what_was_taken_off_a_profile_stays_off_it_after_redis_has_lost_th
     assert await world.owner("user_id", "u") == A  # they have met again, and are one again
     await split(world.store, unmerge, SETTINGS)
     assert await world.owner("user_id", "u") == A
+
+
+@pytest.mark.parametrize("hop_2_was_first", [False, True])
+async def test_what_was_taken_off_stays_off_though_redis_has_lost_how_it_came_there(
+    world: World, hop_2_was_first: bool
+) -> None:
+    """The link, or the merge, and the unmerge: all of it is in the log, in this order."""
+    one, other = await world.worker(0, 1)
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    await other.process(chunk(EVENTS, 0, event(1, anonymousId="b")))
+    size = world.size()
+    await one.process(chunk(EVENTS, 1, event(2, anonymousId="a", userId="u")))
+    await other.process(chunk(EVENTS, 1, event(3, anonymousId="b", userId="u")))
+    new = split_profile_id(SITE, "1")
+    ids = [("user_id", "u")] if hop_2_was_first else [("user_id", "u"), ("anonymous_id", "b")]
+    unmerge = Unmerge(unmerge_id="1", site=SITE, profile_id=A, new_profile_id=new, ids=ids, at_ms=T0 + 9)
+    world.log.append(MERGES, b"", encode_unmerge(unmerge), None, 0)
+    await split(world.store, unmerge, SETTINGS)
+    await world.rewind(size)
+    if hop_2_was_first:  # its head went back, too, and it does not wait for hop 1
+        await split(world.store, unmerge, SETTINGS)
+    await world.worker(0, 1)
+    assert {await world.owner(*id) for id in ids} == {new}
+    assert await world.owner("anonymous_id", "a") == A

@@ -82,7 +82,7 @@ async def test_the_keys_of_every_script_share_the_slot_of_its_first(tmp_path: Pa
         for key in keys:
             assert key_slot(key.encode()) == key_slot(first.encode()), (names[sha], first, key)
     assert len(touched["apply"]) > 10  # MONITOR shows what the scripts call
-    assert {key.split(":")[2] for key in touched["identify"]} == {"id", "ids", "to", "merges", "run"}
+    assert {key.split(":")[2] for key in touched["identify"]} == {"epochs", "id", "ids", "to", "merges", "run"}
 
 
 def scripts(monitor: Any) -> list[tuple[str, str, set[str]]]:

@@ -16,19 +16,20 @@ import pytest
 
 from stream import metrics, signals_hop
 from stream.fold import Folder
-from stream.recovery import Records
-from stream.redis_store import Store
+from stream.recovery import Logged, Records, Recovery, split
+from stream.redis_store import Lost, Store
 from stream.resolve import HOUR_MS, Merged, Resolve, _heads
 from stream.signals import SIGNALS
 from stream.signals_hop import SignalsHop
 from stream.transport import Chunk
 from tests.harness import embedded_redis
-from tracker.contract import codec
-from tracker.contract.events import encode_clock
-from tracker.contract.merges import Merge, encode_merge
+from tracker.contract import codec, keys
+from tracker.contract.events import decode_profile_event, encode_clock
+from tracker.contract.ids import Identifier
+from tracker.contract.merges import Merge, Unmerge, encode_merge, split_profile_id
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import load
-from tracker.contract.topics import EVENTS, MERGES, PROFILE_EVENTS
+from tracker.contract.topics import DEAD_LETTERS, EVENTS, MERGES, PROFILE_EVENTS
 
 pytestmark = pytest.mark.integration
 T0 = 1_795_000_000_000
@@ -243,6 +244,95 @@ async def test_an_endpoint_whose_clock_is_years_ahead_makes_nobody_forget_what_w
     await after.claim(None)
     await after.process(chunk(EVENTS, 4, first, ahead))
     assert [e["messageId"] for _, _, value in log.records for e in [json.loads(value)]] == ["m1", "m2"]
+
+
+async def owner_of(store: Store, id: Identifier) -> str | None:
+    found = await store.run("GET", keys.identifier_key("demo", *id))
+    return found.decode() if found else None
+
+
+async def unmerged(store: Store, profile: str, *ids: Identifier) -> str:
+    """The new profile's id."""
+    new = split_profile_id("demo", "1")
+    await split(
+        store,
+        Unmerge(unmerge_id="1", site="demo", profile_id=profile, new_profile_id=new, ids=list(ids), at_ms=T0),
+        SETTINGS,
+    )
+    return new
+
+
+@pytest.mark.parametrize("asked_of_the_log", [False, True])
+async def test_who_has_lost_a_partition_links_nobody_again_that_was_taken_apart(
+    store: Store, asked_of_the_log: bool
+) -> None:
+    """It was stopped with a chunk in its hands, which the new owner has passed on meanwhile; then came an unmerge."""
+    log = Log()
+    old, new = (Resolve(0, store, cast(Any, log), SETTINGS) for _ in range(2))
+    await old.claim(0)
+    both = event(0, anonymousId="a", userId="u")
+    await old.process(chunk(EVENTS, 0, event(9, anonymousId="a")))
+    await new.claim(None)
+    if asked_of_the_log:  # Redis had lost the decision
+        profile = codec.new_profile_id("demo", "anonymous_id", "a")
+        await store.run("SET", keys.identifier_key("demo", "user_id", "u"), profile)
+        await store.run("HSET", f"{{s:demo}}:ids:{profile}", "user_id:u", T0)
+        new._logged = Logged(1)
+        new._logged.decided[1] = (UUID(profile).bytes, False)
+    await new.process(chunk(EVENTS, 1, both))
+    profile = cast(str, await owner_of(store, ("anonymous_id", "a")))
+    other = await unmerged(store, profile, ("user_id", "u"))
+    with pytest.raises(Lost):
+        await old.process(chunk(EVENTS, 1, both))
+    assert await owner_of(store, ("anonymous_id", "a")) == profile
+    assert await owner_of(store, ("user_id", "u")) == other
+    assert log.merges() == set()
+    assert await store.run("LLEN", keys.merges_key("demo")) == 0
+
+
+async def test_an_epoch_that_only_a_site_remembers_is_passed_by_the_next_claim(store: Store) -> None:
+    """As when one node of a cluster lost its last second, and its replica's clock is behind."""
+    log, recovery = Log(), Recovery(store, SETTINGS)
+
+    def owner() -> Resolve:
+        return Resolve(0, store, cast(Any, log), SETTINGS, recovery=recovery)
+
+    await owner().claim(0)
+    ahead = int(time.time() * 1e6) + 60 * 10**6
+    await store.run("HSET", "{s:demo}:epochs", 0, ahead)
+    hop = owner()
+    await hop.claim(None)
+    with pytest.raises(Lost, match="epoch"):
+        await hop.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    hop = owner()
+    await hop.claim(None)
+    assert await hop.process(chunk(EVENTS, 0, event(0, anonymousId="a"))) == 1
+    assert int(await store.run("HGET", "{e0}:head", "epoch")) > ahead
+
+
+async def test_what_only_the_stream_may_say_of_an_event_is_ours_whatever_its_record_says(store: Store) -> None:
+    """Somebody who can write to Kafka, or another version, has written it."""
+    foreign = [
+        b'"profileId":"%s"' % codec.new_profile_id("demo", "user_id", "other").encode(), b'"src":[0,0,0]',
+        b'"profile\\u0049d":"p"', b'"hops":64,"counted":true', b'"src":null,"counted":null', b'"hops":{},"src":1',
+        b'"\xff":1,"src":[0,0,0]',
+    ]  # fmt: skip
+    log = Log()
+    hop = Resolve(0, store, cast(Any, log), SETTINGS)
+    await hop.claim(0)
+    plain = [event(n, anonymousId="a") for n in range(len(foreign))]
+    records = [value[:-1] + b"," + more + b"}" for value, more in zip(plain, foreign, strict=True)]
+    await hop.process(chunk(EVENTS, 7, *records))
+    assert [json.loads(value)["offset"] for topic, _, value in log.records if topic == DEAD_LETTERS] == [13]
+    passed = [record for record in log.records if record[0] == PROFILE_EVENTS]
+    profile = codec.new_profile_id("demo", "anonymous_id", "a")
+    decoded = [decode_profile_event(value) for _, _, value in passed]
+    assert [(e.profile_id, e.src, e.counted, e.hops) for e in decoded] == [
+        (profile, (0, 7 + n, 0), False, 0) for n in range(len(foreign) - 1)
+    ]
+    assert [json.loads(value) for _, _, value in passed] == [
+        {"profileId": profile, "src": [0, 7 + n, 0], **json.loads(plain[n])} for n in range(len(foreign) - 1)
+    ]
 
 
 async def test_effects_that_are_too_large_for_one_step_are_written_in_several(

@@ -207,6 +207,9 @@ class ProfilesFold:
         if (merge := parsed(value, "mergeId", "site", "winner", "loser")) is not None:
             self.merge(offset, merge)
             return
+        if (unmerge := parsed(value, "unmergeId", "site", "profileId", "newProfileId", "ids")) is not None:
+            self.unmerge(offset, unmerge)
+            return
         part = parsed(value, "handover", "src", "site", "profileId", "loser")
         event = part or parsed(value, "profileId", "src", "site", "type", "messageId", "timestampMs", "receivedAtMs")
         if event is None:
@@ -258,6 +261,17 @@ class ProfilesFold:
         for channel, last in self.visitors.items():
             if channel.startswith(f"{key[0]}:"):
                 last.pop(key[1], None)
+
+    def unmerge(self, offset: int, record: Json) -> None:
+        """The profile is no longer who was taken off it; what it has done stays."""
+        key = (record["site"], record["profileId"])
+        if key in self.merged:
+            self.send_on(offset, record, self.merged[key])
+        elif (about := self.profiles.get(key, {}).get("about")) is not None:
+            gone = {(type, value) for type, value in record["ids"]}
+            about["anonymous_ids"] = [id for id in about["anonymous_ids"] if ("anonymous_id", id) not in gone]
+            if ("user_id", about["user_id"]) in gone:
+                about["user_id"] = None
 
     def send_on(self, offset: int, record: Json, winner: str) -> None:
         if record.get("hops", 0) >= 64:

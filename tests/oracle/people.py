@@ -38,7 +38,8 @@ class Unions:
 def wrong_decisions(
     events: dict[Place, Json], decided: dict[Place, set[str]], merges: Sequence[tuple[str, str]] = ()
 ) -> list[str]:
-    """`merges`: (winner, loser) of the merge log: both are one profile, whatever the order was.
+    """`merges`: (winner, loser) of the merge log: both are one profile, whatever the order was. So are the profile that
+    an id was taken off and the new one: who has not heard of it yet passes events on to either.
 
     Who shares an id, directly or through others, is one person and has one profile. Only where two users are among
     them, or more ids of a type than a profile may have, the order decides who gets what: never a profile two users, nor
@@ -136,6 +137,22 @@ def purchases_in_redis(
         for key in sorted(wanted.keys() | found.keys())
         if found.get(key) not in wanted.get(key, set())
     ]
+
+
+def taken_off(keys: Json, unmerges: Sequence[Json], merges: Sequence[tuple[str, str]]) -> list[str]:
+    """Whoever was taken off a profile is the new one, or who that was merged with when they met again: the merge log
+    has that. Each id was taken off once."""
+    profiles = Unions()
+    for winner, loser in merges:
+        profiles.join(winner, loser)
+    out = []
+    for unmerge in unmerges:
+        for type, value in unmerge["ids"]:
+            owner = (keys.get(f"{{s:{unmerge['site']}}}:id:{type}:{value}") or b"nobody").decode()
+            if profiles.find(owner) != profiles.find(unmerge["newProfileId"]):
+                out.append(f"{type}={value} was taken off {unmerge['profileId']} for {unmerge['newProfileId']}, "
+                           f"and is {owner}'s")  # fmt: skip
+    return out
 
 
 def identifiers_in_redis(keys: Json, merges: Sequence[tuple[str, str]]) -> list[str]:

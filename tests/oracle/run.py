@@ -27,7 +27,7 @@ from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
 from tests.faults import frozen, redis_port, restart_kafka, rewind_redis
-from tests.harness import Site, Stack, await_redis, eventually, request
+from tests.harness import Site, Stack, await_redis, cli, eventually, request
 from tests.oracle import compare, people, state, traffic
 from tests.oracle.fold import FORWARDED, LEFT, EventsFold, Json, Log, ProfilesFold, Rules, fold_profiles, parsed
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, MERGES, PROFILE_EVENTS
@@ -55,6 +55,14 @@ class Run:
         self.duration_s = duration_s
         self.plan = traffic.plan(seed, events, duration_s, stack.settings.partitions)
         self.workers: list[Child] = [stack.worker]
+        names = {"anonymousId": "anonymous_id", "userId": "user_id"}
+        self.people = [
+            sorted(f"{names[name]}={value}" for name, _, value in (id.partition("=") for id in ids))
+            for ids in self.plan.users.values()
+        ]
+        """Of whom an operator may take an id off, as TYPE=VALUE."""
+        self.operator = random.Random(seed + 2)
+        """Draws apart, so that a seed's disturbances stay what they were."""
         self.lags: dict[str, set[int]] = defaultdict(set)
         """messageId -> sentAt - originalTimestamp of each time that it was sent, ms."""
         self.acked: set[str] = set()
@@ -123,6 +131,42 @@ class Run:
                     await asyncio.sleep(0.5)
                 finally:
                     await producer.stop()
+
+    async def unmerge(self) -> None:
+        """Now and then an operator takes an id off a profile that has others."""
+        times = max(3, round(self.duration_s / 12))
+        for n in range(times):
+            at_s = self.began_s + self.duration_s * (n + 1) / (times + 0.5)
+            await asyncio.sleep(max(0.0, at_s - time.monotonic()))
+            for _ in range(100):  # Redis or Kafka may be away
+                if await self._take_somebody_apart():
+                    break
+                await asyncio.sleep(0.3)
+
+    async def _take_somebody_apart(self) -> bool:
+        s = self.stack.settings
+        keys = [f"{{s:{self.site.name}}}:id:{id.replace('=', ':')}" for ids in self.people for id in ids]
+        try:
+            async with state.connected(s.redis) as redis:
+                owners = iter(await state.run_all(redis, [("GET", key) for key in keys]))
+        except (RedisError, OSError):
+            return False
+        of_profile: dict[tuple[int, Any], list[str]] = defaultdict(list)
+        for n, ids in enumerate(self.people):
+            for id, owner in zip(ids, owners, strict=False):
+                of_profile[n, owner].append(id)
+        several = [(n, ids) for (n, owner), ids in of_profile.items() if owner is not None and len(ids) > 1]
+        if not several:
+            return False
+        person, ids = self.operator.choice(several)
+        id = self.operator.choice(ids)
+        env: Json = {"kafka": s.kafka, "redis": s.redis, "config": self.stack.config, "partitions": s.partitions}
+        done = await asyncio.to_thread(cli, "profile", "unmerge", self.site.name, id, cwd=self.stack.folder, **env)
+        if done.returncode:
+            return False
+        del self.people[person]
+        self.say(f"an operator: {done.stdout.strip()} ({id})")
+        return True
 
     # -- disturbances: each leaves at least one worker running
 
@@ -203,7 +247,7 @@ class Run:
     async def go(self, disturbances: list[Callable[[], Awaitable[None]]]) -> None:
         """Traffic, and one disturbance after the other."""
         self.began_s = time.monotonic()
-        sending = asyncio.gather(self.send(), self.poison())
+        sending = asyncio.gather(self.send(), self.poison(), self.unmerge())
         try:
             for disturb in disturbances:  # which take 2 to 15 s each
                 await asyncio.sleep(max(1.5, self.duration_s / len(disturbances) - 7))
@@ -319,9 +363,14 @@ async def outcome(run: Run) -> Outcome:
     out.differences += wrong
     merged, wrong = merges(merge_log[0], profiles_log)
     out.differences += wrong
-    out.differences += people.wrong_decisions(originals, decided, merged)
+    history, unmerges = unmerged(merge_log[0]), unmerged(*profiles_log.values())
+    out.differences += [f"unmerge {id} is not in the merge log" for id in unmerges.keys() - history.keys()]
+    one = [*merged, *((u["profileId"], u["newProfileId"]) for u in history.values())]
+    out.differences += people.wrong_decisions(originals, decided, one)
     out.differences += people.identifiers_in_redis(found, merged)
-    out.differences += people.purchases_in_redis(found, originals, decided, merged)
+    out.differences += people.taken_off(found, list(unmerges.values()), merged)
+    out.differences += [] if unmerges else ["nobody was taken apart"]
+    out.differences += people.purchases_in_redis(found, originals, decided, one)
     out.differences += folded_once(originals, decided, profiles)
     out.differences += sent_on(profiles_log, profiles)
     expected: Json = {}
@@ -344,7 +393,8 @@ async def outcome(run: Run) -> Outcome:
         "delivered again to hop 2": sum(f.repeats for f in profiles.values()),
         "clock records": sum((v or b"").startswith(b'{"clockMs":') for log in profiles_log.values() for _, v in log),
         "poison": sum(len(f.poison) for f in folds),
-        "merges": len(merged), "profiles merged": sum(len(f.merged) for f in profiles.values()),
+        "merges": len(merged), "unmerges": len(unmerges),
+        "profiles merged": sum(len(f.merged) for f in profiles.values()),
         "sent on": sum(len(f.goes) for f in profiles.values()),
         "profiles": sum(len(f.profiles) for f in profiles.values()), "keys": len(found),
         "triggers": dict(Counter(each[0]["type"] for each in told.values())),
@@ -432,7 +482,7 @@ def sent_on(logs: dict[int, Log], folds: dict[int, ProfilesFold]) -> list[str]:
             place = (record["src"][0] - FORWARDED, record["src"][1])
             came[place].add((record["profileId"], record.get("handover")))
             before = parsed(at.get(place[0], {}).get(place[1])) or {}
-            if "mergeId" in before:
+            if "mergeId" in before or "unmergeId" in before:
                 continue
             differ = {k for k in before.keys() | record.keys() if before.get(k) != record.get(k)}
             if differ - {"profileId", "src", "hops"} or record.get("hops") != before.get("hops", 0) + 1:
@@ -441,7 +491,7 @@ def sent_on(logs: dict[int, Log], folds: dict[int, ProfilesFold]) -> list[str]:
         (p, offset): to
         for p, fold in folds.items()
         for offset, to in fold.goes.items()
-        if not is_merge(at[p][offset], to)
+        if not has_no_src(at[p][offset], to)
     }
     for place in sorted(goes.keys() | came.keys()):
         if came.get(place, set()) != {goes.get(place)}:
@@ -450,9 +500,15 @@ def sent_on(logs: dict[int, Log], folds: dict[int, ProfilesFold]) -> list[str]:
     return out + [f"{sorted(left)} of {loser} never arrived" for (_, loser), left in handed.items() if left]
 
 
-def is_merge(value: bytes | None, to: tuple[str, str | None]) -> bool:
-    """A merge that was sent on: it has no `src`, and may be done twice."""
-    return to[1] is None and parsed(value, "mergeId") is not None
+def has_no_src(value: bytes | None, to: tuple[str, str | None]) -> bool:
+    """A merge or an unmerge that was sent on: it has no `src`, and may be done twice."""
+    return to[1] is None and (parsed(value, "mergeId") or parsed(value, "unmergeId")) is not None
+
+
+def unmerged(*logs: Log) -> dict[str, Json]:
+    """The unmerges of logs as they were said, by id."""
+    records = (parsed(value, "unmergeId", "profileId") for log in logs for _, value in log)
+    return {record["unmergeId"]: record for record in records if record is not None and "hops" not in record}
 
 
 def folded_once(

@@ -32,13 +32,13 @@ async def dump(url: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for i in range(0, len(keys), AT_ONCE):
             some = keys[i : i + AT_ONCE]
-            types = await _all(redis, [("TYPE", key) for key in some])
+            types = await run_all(redis, [("TYPE", key) for key in some])
             reads = {
                 b"hash": ("HGETALL",), b"string": ("GET",), b"list": ("LRANGE", 0, -1), b"set": ("SMEMBERS",),
                 b"zset": ("ZRANGE", 0, -1, "WITHSCORES"),
             }  # fmt: skip
             commands = [(reads[t][0], key, *reads[t][1:]) for key, t in zip(some, types, strict=True)]
-            for key, t, value in zip(some, types, await _all(redis, commands), strict=True):
+            for key, t, value in zip(some, types, await run_all(redis, commands), strict=True):
                 found[key] = _plain(t, value)
     return found
 
@@ -54,7 +54,7 @@ def _plain(type: bytes, value: Any) -> Any:
     return value
 
 
-async def _all(redis: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
+async def run_all(redis: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
     pipe = redis.pipeline(transaction=False)
     for command in commands:
         pipe.execute_command(*command)
@@ -66,13 +66,13 @@ async def heads(url: str, partitions: int) -> dict[tuple[str, int], int]:
     """(e or p, partition) -> next; those that have none yet are left out."""
     names = [(tag, p) for tag in "ep" for p in range(partitions)]
     async with connected(url) as redis:
-        nexts = await _all(redis, [("HGET", f"{{{tag}{p}}}:head", "next") for tag, p in names])
+        nexts = await run_all(redis, [("HGET", f"{{{tag}{p}}}:head", "next") for tag, p in names])
     return {name: int(next) for name, next in zip(names, nexts, strict=True) if next is not None}
 
 
 async def waiting_triggers(url: str, partitions: int) -> int:
     async with connected(url) as redis:
-        return sum(await _all(redis, [("LLEN", f"{{p{p}}}:out") for p in range(partitions)]))
+        return sum(await run_all(redis, [("LLEN", f"{{p{p}}}:out") for p in range(partitions)]))
 
 
 async def ends(bootstrap: str, topic: str, partitions: int) -> dict[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.oracle.fold import Json
-from tests.oracle.people import Place, identifiers_in_redis, wrong_decisions
+from tests.oracle.people import Place, identifiers_in_redis, taken_off, wrong_decisions
 
 Who = tuple[str | None, str | None, set[str]]
 
@@ -70,6 +70,17 @@ def test_the_keys_of_identifiers_agree_with_each_other_and_with_the_merge_log() 
     assert len(identifiers_in_redis({**good, "{s:s}:ids:B": {"first_seen_ms": "0"}}, [("A", "B")])) == 1
     assert len(identifiers_in_redis({**good, "{s:s}:id:email:x@y.z": b"A"}, [("A", "B")])) == 1
     assert len(identifiers_in_redis({**good, "{s:s}:id:user_id:u": b"B"}, [("A", "B")])) == 2
+
+
+def test_who_was_taken_off_a_profile_is_the_new_one_until_they_meet_again() -> None:
+    unmerge = {"site": "s", "profileId": "A", "newProfileId": "N", "ids": [["user_id", "u"]]}
+    key = "{s:s}:id:user_id:u"
+    assert taken_off({key: b"N"}, [unmerge], []) == []
+    assert taken_off({key: b"A"}, [unmerge], [("A", "N")]) == []
+    (wrong,) = taken_off({key: b"A"}, [unmerge], [("A", "B")])
+    assert "is A's" in wrong
+    (wrong,) = taken_off({}, [unmerge], [])
+    assert "nobody" in wrong
 
 
 def test_an_order_that_two_people_carry_is_the_first_ones_unless_both_have_users() -> None:

@@ -11,10 +11,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from tests.unit.intake import MAX_EVENT_BYTES, NOW_MS, call, decode_event, draft_of, inside, iso, refused, taken, track
 from tracker.contract import events, examples
-from tracker.contract.events import MAX_ID_CHARS
+from tracker.contract.events import MAX_ID_CHARS, Message, ProfileEvent
 from tracker.intake import take
 from tracker.intake.body import Batch, read_batch
 from tracker.intake.json_rules import MAX_DEPTH
@@ -299,7 +300,9 @@ def test_what_the_endpoint_finds_can_not_be_said_by_the_client() -> None:
         "site": "other", "channel": "ads", "timestampMs": 1, "receivedAtMs": 2, "source": "import", "traffic": "paid",
         "bot": "spider", "ip": "203.0.113.77", "device": {"type": "tv"}, "clickIds": {"gclid": "g"},
         "campaign": {"source": "x"}, "consent": "granted", "profileId": "p", "src": [0, 0, 0],
+        "counted": True, "hops": 64, "clockMs": 1, "mergeId": "m", "unmergeId": "u", "handover": "h", "modelSite": "s",
     }  # fmt: skip
+    assert {f.encode_name for f in fields(ProfileEvent)} - {f.encode_name for f in fields(Message)} <= ours.keys()
     draft, refusal = draft_of({**track(), **ours})
     plain, _ = draft_of(track())
     assert refusal is None

@@ -93,3 +93,22 @@ def test_a_timer_that_stays_due_after_it_fired_is_put_off_instead_of_firing_for_
     assert profile.due_ms is not None
     assert profile.due_ms > T0 + 3000
     assert folder.blob(fx, epoch=1, seq=0, base=0, next=3)["due"] == [["demo|p1", profile.due_ms]]
+
+
+class Untimely(Stuck):
+    """A signal with a bug: what it counts is of no time."""
+
+    name = "untimely"
+
+    def fold(self, state: Alarm | None, event: ProfileEvent, ctx: Context) -> Result:
+        return Result(state=Alarm(T0 + 1000), counts_at=(("carts", 1, 2**60),))
+
+
+def test_an_event_that_one_signal_fails_on_changes_the_state_of_none() -> None:
+    """Else its replay would change the others' twice."""
+    profile = Profile("demo", "p1")
+    decoded = decode([json.dumps(EVENT).encode()])
+    fx = Folder([Stuck(), Untimely()], SETTINGS).fold(decoded, {("demo", "p1"): profile}, (), {}, 0)
+    assert [p.reason for p in fx.poison] == ["fold_failed"]
+    assert profile.states == {}
+    assert packb(Folder([Stuck(), Untimely()], SETTINGS).blob(fx, epoch=1, seq=0, base=0, next=1))

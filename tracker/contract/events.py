@@ -167,6 +167,20 @@ class EventHead(Struct, rename="camel", gc=False):
     anonymous_id: str | None = None
 
 
+class Received(EventHead, rename="camel", gc=False):
+    """An EventHead as the hop reads it, with what only a ProfileEvent should say: no endpoint writes it, but others who
+    can write to Kafka may."""
+
+    profile_id: Raw | UnsetType = UNSET
+    src: Raw | UnsetType = UNSET
+    counted: Raw | UnsetType = UNSET
+    hops: Raw | UnsetType = UNSET
+
+
+OURS: Final = ("profileId", "src", "counted", "hops")
+"""Fields of a ProfileEvent that an Event has not."""
+
+
 class EventIds(Struct, rename="camel", gc=False):
     """The fields of an Event that say more about whose it is; read only of events that may link ids."""
 
@@ -402,7 +416,7 @@ The two Verified ones are ours: a server sends them when a double opt-in or a co
 
 decode_event_ids = msgspec.json.Decoder(EventIds).decode
 """Decode what may link ids. Raises msgspec.DecodeError."""
-decode_event_head = msgspec.json.Decoder(EventHead).decode
+decode_event_head = msgspec.json.Decoder(Received).decode
 """Decode what the resolve hop needs. Raises msgspec.DecodeError (ValidationError for a wrong shape)."""
 decode_profile_event = msgspec.json.Decoder(ProfileEvent).decode
 """Decode a record of tracker.profile-events.v1 that is not a clock record. Raises msgspec.DecodeError."""
@@ -431,6 +445,16 @@ def with_profile(value: bytes, prefix: bytes, offset: int, index: int) -> bytes:
     if value[0] != 0x7B:  # JSON may begin with spaces
         value = value.lstrip(b" \t\r\n")
     return b"%s%d,%d],%s" % (prefix, offset, index, value[1:])
+
+
+_object: Final = msgspec.json.Decoder(dict[str, Raw])
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def without_ours(value: bytes) -> bytes:
+    """The Event's bytes without what would stand behind our own profileId and src, and so instead of them. Raises
+    msgspec.DecodeError, UnicodeDecodeError."""
+    return _encode({name: part for name, part in _object.decode(value).items() if name not in OURS})
 
 
 def event_label(event: ProfileEvent) -> str:

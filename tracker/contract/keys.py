@@ -43,6 +43,7 @@ touches lies in one slot of a Redis Cluster.
       {s:SITE}:k:NAME:VALUE   hash    NAME = order_id, checkout_id, cart_id: to = the profile that carried it first, and
                                       each other profile whose events it has led there
       {s:SITE}:run            string  id of the server's run that has all that there is of the site's identifiers
+      {s:SITE}:epochs         hash    partition of events -> the latest epoch whose owner asked for identifiers
       {s:SITE}:fit            hash    SIGNAL -> the last fit of its churn model, JSON; `lock` is {s:SITE}:fit:lock
       {s:SITE}:fit:lock       string  who fits now; expires
       {s:SITE}:merges         list    merges not yet known to be in Kafka (msgpack: winner, loser, rule, messageId, ms)
