@@ -367,10 +367,11 @@ async def test_reports_are_read_of_all_partitions_before_and_after_the_days_are_
             await read_retention(redis, settings, site, 3, NOW_MS),
             await read_usage(redis, settings, site, "30d", NOW_MS),
             await read_carts(redis, settings, site, "30d", "resolved", NOW_MS, "campaign"),
+            await read_carts(redis, settings, site, "30d", "resolved", NOW_MS, "product"),
         ]
 
     found = await answers()
-    messages, feedback, steps, retention, usage, carts = found
+    messages, feedback, steps, retention, usage, carts, products = found
     assert [(g["key"], g["unsubscribe_rate"]) for g in messages["groups"]] == [("c1", 0.25)]
     assert messages["reasons"][0] == {"channel": "email", "key": "too many", "count": 1, "share": 1.0}
     assert (feedback["total"]["nps"]["nps"], feedback["total"]["rating"]["mean"]) == (25.0, pytest.approx(14 / 3))
@@ -384,6 +385,7 @@ async def test_reports_are_read_of_all_partitions_before_and_after_the_days_are_
     assert (usage["dau"], usage["wau"], usage["mau"], usage["stickiness"]) == (1, 4, 4, 0.25)
     assert usage["active_minutes"] == 2.5
     assert [(g["key"], g["opened"], g["abandoned"]) for g in carts["groups"]] == [("tet", 4, 3)]
+    assert [(g["key"], g["abandoned"], g["abandonment_rate"]) for g in products["groups"]] == [("A", 3, 1.0)]
     await roll(bench.store, settings, site, ZONE, NOW_S, 30 * 86400)
     assert await answers() == found
 

@@ -15,7 +15,9 @@ from tests.unit.cart_vectors import context
 from tests.unit.counting import SETTINGS, T0_MS, Counting, page, track
 from tracker.contract.retention import FallingRules
 from tracker.contract.windows import Zone
-from tracker.counters import net, share
+from tracker.counters import carts, net
+from tracker.metrics import ANOMALIES, RATIOS
+from tracker.ratios import ratio
 from tracker.reports.messages import messages
 from tracker.reports.retention import retention
 from tracker.reports.usage import usage
@@ -219,5 +221,43 @@ def test_the_engagement_rate_of_the_spec() -> None:
     for i in range(800):
         found.take(track("Product Viewed" if i < 120 else "Email Delivered", pid=f"p{i}"))
     known, engaged = found.gauges["profiles_known|demo"], len(found.visits["demo:engaged"])
-    assert (engaged, known, share(engaged, known)) == (120, 800, 0.15)
-    assert share(0, 0) is None
+    assert (engaged, known, ratio("engagement.rate", engaged, known)) == (120, 800, 0.15)
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "scale", "value", "counted"),
+    [
+        (50, 1000, 1, 0.05, 0),
+        (0, 10, 1, 0.0, 0),
+        (10, 10, 1, 1.0, 0),
+        (3, 5, 100, 60.0, 0),
+        (0, 0, 1, None, 0),
+        (3, 0, 1, None, 0),
+        (3, 2, 1, 1.0, 1),
+        (3, 2, 100, 100.0, 1),
+        (-1, 2, 1, 0.0, 1),
+        (-1, -1, 1, None, 1),
+    ],
+)
+def test_a_ratio_is_null_of_nothing_and_a_part_beyond_its_whole_is_counted(
+    part: int, whole: int, scale: float, value: float | None, counted: int
+) -> None:
+    for name in RATIOS:
+        before = ANOMALIES[name]._value.get()
+        assert ratio(name, part, whole, scale) == value
+        assert ANOMALIES[name]._value.get() - before == counted
+
+
+def test_an_answer_whose_numbers_cannot_be_is_clamped_and_says_which_ratio_it_was() -> None:
+    """More left than mails were reported delivered, and more carts were recovered than left."""
+    before = {name: ANOMALIES[name]._value.get() for name in RATIOS}
+    found = messages({"message|email|delivered": 2, "message|email|unsubscribed": 3})
+    assert found["total"]["unsubscribe_rate"] == 1.0
+    odd = carts({"cart|opened": 2, "cart|abandoned": 1, "cart|recovered": 2})
+    assert (odd["recovery_rate"], odd["net_abandonment_rate"]) == (1.0, 0.0)
+    raised = {name: ANOMALIES[name]._value.get() - n for name, n in before.items()}
+    assert {name: n for name, n in raised.items() if n} == {
+        "messages.unsubscribe_rate": 2,  # of its group and of all
+        "carts.recovery_rate": 1,
+        "carts.net_abandonment_rate": 1,
+    }

@@ -102,6 +102,7 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
     "carts": (("cart_campaign", "cart_campaign_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "cart_products": (("cart_product", "cart_product_undone"), {"m": 200, "h": 1000, "d": MAX_COUNTER_FIELDS}),
     "feedback": (
         ("feedback", "feedback_undone", "feedback_by", "feedback_by_undone", "survey_reason"),
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
@@ -114,7 +115,8 @@ FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMIL
 OPEN_KINDS: Final = (
     "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
     "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
-    "cart_campaign", "cart_campaign_undone", "message_campaign", "message_template", "unsubscribe_reason",
+    "cart_campaign", "cart_campaign_undone", "cart_product", "cart_product_undone",
+    "message_campaign", "message_template", "unsubscribe_reason",
     "step", "step_undone", "feedback_by", "feedback_by_undone", "survey_reason",
 )  # fmt: skip
 """Kinds whose names clients make up, or that have very many. Names that come when the bucket is full are counted under
@@ -295,6 +297,11 @@ def cart_field(what: str) -> str:
 def cart_campaign_field(what: str, campaign: str) -> str:
     """The same by the campaign that brought the visitor who opened the cart; '': none."""
     return f"cart_campaign|{what}|{campaign}"
+
+
+def cart_product_field(what: str, product: str) -> str:
+    """Carts by what became of them, by a product that was in them."""
+    return f"cart_product|{what}|{product}"
 
 
 def cart_reason_field(reason: str) -> str:
