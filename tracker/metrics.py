@@ -50,6 +50,7 @@ RATIOS: Final = (
     "feedback.ces.easy_percent",
     "feedback.reviews.rate",
     "feedback.reasons.share",
+    "sales.renewal_rate",
     "engagement.rate",
     "profiles.percentile",
 )

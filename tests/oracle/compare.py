@@ -44,7 +44,7 @@ LANDMARK_MS, WEEK_MS, LEAST = 1_577_836_800_000, 7 * 86_400_000, 1 / 16
 UNCHECKED = re.compile(
     r"^\{clock\}:|^\{s:[^}]*\}:((id|ids|to|k|r):|(run|score)$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
     r"|^\{p\d+\}:rank$|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$|:g\.journey_"
-    r"|^\{p\d+\}:c:[\w-]+:(carts|cart_products|feedback|messages|retention|steps):"
+    r"|^\{p\d+\}:c:[\w-]+:(carts|cart_products|feedback|messages|retention|sales|steps):"
 )
 """Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), the
 median score, what differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the

@@ -20,6 +20,7 @@ from tracker.metrics import ANOMALIES, RATIOS
 from tracker.ratios import ratio
 from tracker.reports.messages import messages
 from tracker.reports.retention import retention
+from tracker.reports.sales import sales
 from tracker.reports.usage import usage
 
 ZONE = Zone("Asia/Ho_Chi_Minh")
@@ -222,6 +223,63 @@ def test_the_engagement_rate_of_the_spec() -> None:
         found.take(track("Product Viewed" if i < 120 else "Email Delivered", pid=f"p{i}"))
     known, engaged = found.gauges["profiles_known|demo"], len(found.visits["demo:engaged"])
     assert (engaged, known, ratio("engagement.rate", engaged, known)) == (120, 800, 0.15)
+
+
+def said(name: str, day: float, ends: float | None = None, **properties: Any) -> dict[str, Any]:
+    """Of a subscription, which runs until a day."""
+    until: dict[str, Any] = {"ends_at": day_ms(ends)} if ends is not None else {}
+    return track(name, day_ms(day), subscription_id="s1", **until, **properties)
+
+
+def day_ms(day: float) -> int:
+    return T0_MS + round(day * 86_400_000)
+
+
+def test_the_renewal_rate_is_of_the_subscriptions_that_were_due_whatever_came_first() -> None:
+    """Renewed on day 29 until day 60, which passes; renewed on day 65 after all, until day 90; then it is over."""
+    log = [
+        said("Subscription Started", 0, 30),
+        said("Subscription Renewed", 29, 60),
+        said("Subscription Renewed", 65, 90),
+    ]
+    for order in permutations(log):
+        found = Counting()
+        for event in order:
+            found.take(event).clock(day_ms(61))
+        assert (sales(found.net("sales"))["renewed"], sales(found.net("sales"))["lapsed"]) == (2, 0)
+        found.clock(day_ms(91))
+        answer = sales(found.net("sales"))
+        assert (answer["due"], answer["lapsed"], answer["renewal_rate"]) == (3, 1, pytest.approx(2 / 3))
+
+
+def test_a_subscription_that_is_cancelled_was_not_renewed_unless_it_goes_on() -> None:
+    found = Counting().take(said("Subscription Started", 0, 30), said("Subscription Cancelled", 10)).clock(day_ms(31))
+    assert sales(found.net("sales"))["renewal_rate"] == 0.0
+    found.take(said("Subscription Renewed", 40))  # until when is not said
+    assert sales(found.net("sales"))["renewal_rate"] == 1.0
+    assert sales({})["renewal_rate"] is None
+    assert sales({"sale|renewed": 3, "sale|lapsed": 1})["renewal_rate"] == 0.75
+
+
+def test_subscriptions_beyond_those_that_are_kept_stay_counted() -> None:
+    found = Counting()
+    for n in range(7):
+        found.take(track("Subscription Started", day_ms(n), subscription_id=f"s{n}", ends_at=day_ms(n + 0.5)))
+        found.clock(day_ms(n + 0.9))
+    assert sales(found.net("sales"))["lapsed"] == 7
+
+
+def test_cross_sells_and_upsells_are_counted_at_their_orders_whatever_came_first() -> None:
+    def order(day: float, category: str, tier: Any) -> dict[str, Any]:
+        products = [{"product_id": f"p{day}", "category": category, "tier": tier, "price": 1}]
+        return track("Order Completed", day_ms(day), order_id=f"o{day}", products=products)
+
+    log = [order(0, "tea", 1), order(1, "tea", 3), order(2, "cups", 2), order(3, "cups", 3.5)]
+    for draw in permutations(log):
+        answer = sales(Counting().take(*draw).net("sales"))
+        assert (answer["cross_sells"], answer["upsells"]) == (1, 2)
+    at = {minute for (family, minute) in Counting().take(*log).at if family == "sales"}
+    assert at == {day_ms(day) // 60_000 * 60 for day in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
     "steps": (("step", "step_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "sales": (("sale", "sale_undone"), dict.fromkeys(TIERS, 50)),
     "retention": (("cohort", "cohort_kept", "cohort_undone", "cohort_kept_undone"), dict.fromkeys(TIERS, 500)),
 }
 """Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
@@ -316,6 +317,11 @@ def cart_revenue_field(currency: str, campaign: str) -> str:
 def cohort_field(k: int, *, kept: bool = False) -> str:
     """Of the cohort whose bucket it is those active k weeks after their first; kept: and in the week before, too."""
     return f"cohort_kept|{k}" if kept else f"cohort|{k}"
+
+
+def sale_field(what: str) -> str:
+    """What customers buy more of: renewed and lapsed subscriptions, cross-sells (cross), upsells (up)."""
+    return f"sale|{what}"
 
 
 def step_field(from_: int, to: int, bucket: int) -> str:
