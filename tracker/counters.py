@@ -19,6 +19,7 @@ from tracker.contract import keys, windows
 from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
 from tracker.contract.triggers import rfc3339
 from tracker.contract.windows import WINDOWS, Zone
+from tracker.ratios import ratio
 
 GROUPS: Final[dict[str, tuple[str, str]]] = {
     "event": ("site", "event|"),
@@ -41,7 +42,13 @@ CARTS: Final = (
 )  # fmt: skip
 """What carts are counted by: what became of them. `emptied`, `converted`: without an abandonment before; `_checkout`:
 those that came to the checkout."""
-CARTS_BY: Final = ("campaign",)
+CARTS_BY: Final = {"campaign": ("carts", "cart_campaign"), "product": ("cart_products", "cart_product")}
+"""What carts are grouped by -> (family, kind of the counters)."""
+OF_PRODUCTS: Final = (
+    "converted", "abandoned", "recovered", "lost", "converted_late", "abandonment_rate", "net_abandonment_rate",
+    "recovery_rate",
+)  # fmt: skip
+"""Of `carts`, what is told by product: how a cart ended says what was in it, its beginning does not."""
 BASES: Final = ("resolved", "created")
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -116,13 +123,13 @@ async def read_carts(
 ) -> dict[str, Any]:
     """The answer of .../carts: of the carts opened in the window, what became of them. Raises RedisError.
 
-    `by` campaign: also by the campaign that brought the visitor who opened it.
+    `by` campaign: also by the campaign that brought the visitor who opened it; product: by what was in it.
     """
     sums, until = await read_sums(redis, settings, site, "site", "cart", window, now_ms)
     groups: dict[str, Any] = {}
     if by is not None:
-        parts, _ = await read_sums(redis, settings, site, "carts", "cart_campaign", window, now_ms)
-        groups = carts_by_campaign(parts, basis, limit)
+        parts, _ = await read_sums(redis, settings, site, *CARTS_BY[by], window, now_ms)
+        groups = carts_by_campaign(parts, basis, limit) if by == "campaign" else carts_by_product(parts, limit)
     return {"window": window, **carts(sums, basis), **groups, "complete_until": until}
 
 
@@ -131,14 +138,7 @@ def carts_by_campaign(sums: Mapping[str, int], basis: str = "resolved", limit: i
 
     `other_opened`: carts opened of the campaigns beyond the limit. `unnamed`: what was counted when a bucket was full.
     """
-    parts: dict[str, dict[str, int]] = {}
-    unnamed = 0
-    for field, n in sums.items():
-        what, bar, campaign = field.partition("|")[2].partition("|")
-        if bar:
-            parts.setdefault(campaign, {})[keys.cart_field(what)] = n
-        else:
-            unnamed += n
+    parts, unnamed = _parts_of(sums)
     opened = {campaign: part.get(keys.cart_field("opened"), 0) for campaign, part in parts.items()}
     ranked = sorted(parts, key=lambda campaign: (-opened[campaign], campaign))
     found = []
@@ -147,6 +147,38 @@ def carts_by_campaign(sums: Mapping[str, int], basis: str = "resolved", limit: i
         del of["reasons"], of["recovered_revenue"], of["basis"]
         found.append({"key": campaign or None, **of})
     return {"groups": found, "other_opened": sum(opened[c] for c in ranked[limit:]), "unnamed": unnamed}
+
+
+def carts_by_product(sums: Mapping[str, int], limit: int = DEFAULT_LIMIT) -> dict[str, Any]:
+    """What became of the carts that each product was in, of the products in the most.
+
+    In it when the cart was first abandoned, or when it was bought before that. A cart is in the group of each of its
+    products, so groups do not add up. `more_groups`: products beyond the limit.
+    """
+    parts, unnamed = _parts_of(sums)
+    resolved = {
+        product: part.get(keys.cart_field("abandoned"), 0) + part.get(keys.cart_field("converted"), 0)
+        for product, part in parts.items()
+    }
+    ranked = sorted((p for p, n in resolved.items() if n > 0), key=lambda product: (-resolved[product], product))
+    found = []
+    for product in ranked[:limit]:
+        of = carts(parts[product])
+        found.append({"key": product, **{name: of[name] for name in OF_PRODUCTS}})
+    return {"groups": found, "more_groups": max(0, len(ranked) - limit), "unnamed": unnamed}
+
+
+def _parts_of(sums: Mapping[str, int]) -> tuple[dict[str, dict[str, int]], int]:
+    """(name -> what became of carts, as fields of all carts -> n; what was counted under no name)."""
+    parts: dict[str, dict[str, int]] = {}
+    unnamed = 0
+    for field, n in sums.items():
+        what, bar, name = field.partition("|")[2].partition("|")
+        if bar:
+            parts.setdefault(name, {})[keys.cart_field(what)] = n
+        else:
+            unnamed += n
+    return parts, unnamed
 
 
 def carts(sums: Mapping[str, int], basis: str = "resolved") -> dict[str, Any]:
@@ -159,30 +191,21 @@ def carts(sums: Mapping[str, int], basis: str = "resolved") -> dict[str, Any]:
     resolved = n["abandoned"] + n["converted"]
     bought = n["converted"] + n["recovered"] + n["converted_late"]
     checkouts = n["abandoned_checkout"] + n["converted_checkout"]
-    created = _share(n["opened"] - bought, n["opened"])
+    part, whole = (n["opened"] - bought, n["opened"]) if basis == "created" else (n["abandoned"], resolved)
     return {
         **{what: n[what] for what in CARTS if not what.endswith("_checkout")},
         "open": max(0, n["opened"] - n["emptied"] - resolved),
         "basis": basis,
-        "abandonment_rate": created if basis == "created" else _share(n["abandoned"], resolved),
-        "net_abandonment_rate": _share(n["abandoned"] - n["recovered"], resolved),
-        "recovery_rate": _share(n["recovered"], n["abandoned"]),
-        "checkout_abandonment_rate": _share(n["abandoned_checkout"], checkouts),
+        "abandonment_rate": ratio("carts.abandonment_rate", part, whole),
+        "net_abandonment_rate": ratio("carts.net_abandonment_rate", n["abandoned"] - n["recovered"], resolved),
+        "recovery_rate": ratio("carts.recovery_rate", n["recovered"], n["abandoned"]),
+        "checkout_abandonment_rate": ratio("carts.checkout_abandonment_rate", n["abandoned_checkout"], checkouts),
         "reasons": [{"key": reason, "count": count} for (reason,), count in _parts(sums, "cart_reason")],
         "recovered_revenue": [
             {"currency": currency or None, "campaign": campaign, "minor": minor}
             for (currency, campaign), minor in _parts(sums, "cart_revenue")
         ],
     }
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def share(part: int, whole: int) -> float | None:
-    """A part that can't be more than the whole; None: of nothing. It is 1 where less of the whole was reported."""
-    return min(1.0, part / whole) if whole > 0 else None
 
 
 def _parts(sums: Mapping[str, int], kind: str) -> list[tuple[tuple[str, ...], int]]:

@@ -34,6 +34,27 @@ METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS", "other")
 SOURCES: Final = ("client", "import")
 OTHER: Final = "other"
 MAX_SITES: Final = 50
+RATIOS: Final = (
+    "carts.abandonment_rate",
+    "carts.net_abandonment_rate",
+    "carts.recovery_rate",
+    "carts.checkout_abandonment_rate",
+    "messages.delivery_rate",
+    "messages.unsubscribe_rate",
+    "messages.complaint_rate",
+    "messages.reasons.share",
+    "retention.retained",
+    "retention.churn",
+    "usage.stickiness",
+    "feedback.csat.percent",
+    "feedback.ces.easy_percent",
+    "feedback.reviews.rate",
+    "feedback.reasons.share",
+    "sales.renewal_rate",
+    "engagement.rate",
+    "profiles.percentile",
+)
+"""What the read API's answers have that is a part of something: report and field (tracker/ratios.py)."""
 
 _HTTP = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _PRODUCE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -50,6 +71,11 @@ _dead = Counter("tracker_dead_letters_total", "Events of batches that went to th
 _produce_errors = Counter("tracker_kafka_produce_errors_total", "Batches that Kafka did not ack.", ["retryable"])
 _repaired = Counter(
     "tracker_spool_repaired_total", "Places in the spool that can't be read, and records that Kafka refuses.", ["kind"]
+)
+_anomalies = Counter(
+    "tracker_metric_anomaly_total",
+    "Ratios in answers of the read API whose part was more than the whole, or below zero, and that were clamped.",
+    ["ratio"],
 )
 _build = Gauge("tracker_build_info", "Version of the endpoint.", ["version", "python"])
 
@@ -89,6 +115,7 @@ REJECTED: Final = {reason: _rejected.labels(reason) for reason in REASONS}
 DEAD_LETTERS: Final = {reason: _dead.labels(reason) for reason in REASONS}
 PRODUCE_ERRORS: Final = {retryable: _produce_errors.labels(retryable) for retryable in ("true", "false")}
 SPOOL_REPAIRED: Final = {kind: _repaired.labels(kind) for kind in ("truncated", "corrupt", "refused")}
+ANOMALIES: Final = {name: _anomalies.labels(name) for name in RATIOS}
 _by_answer: Final = {
     (r, m, c): _requests.labels(r, m, c) for r in _OF_EVENTS for m, c in (("POST", 200), ("POST", 503))
 }

@@ -27,6 +27,7 @@ from tracker.reports.feedback import read_feedback
 from tracker.reports.messages import BY as MESSAGES_BY
 from tracker.reports.messages import read_messages
 from tracker.reports.retention import DEFAULT_WEEKS, MAX_COHORTS, read_retention
+from tracker.reports.sales import read_sales
 from tracker.reports.steps import read_steps
 from tracker.reports.usage import read_usage
 from tracker.scores import DEFAULT_RANKING, MAX_RANKING, read_engagement, read_ranking
@@ -163,6 +164,12 @@ def router(current: Callable[[], Settings], redis: Redis, keys: Keys, guard: Gua
     ) -> dict[str, Any]:
         """Of those who were first active in a week, how many are active, and how many leave, in the weeks after it."""
         return await _answer(read_retention(redis, current(), site, _limit(weeks, MAX_COHORTS, "weeks"), _now_ms()))
+
+    @routes.get("/sales")
+    async def sales(site: str, window: Window = "30d") -> dict[str, Any]:
+        """Renewals of subscriptions of a rolling window, and orders of a new category or a higher tier."""
+        _check("window", window, WINDOWS)
+        return await _answer(read_sales(redis, current(), site, window, _now_ms()))
 
     @routes.get("/steps")
     async def steps(site: str, window: Window = "30d") -> dict[str, Any]:

@@ -22,7 +22,8 @@ from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.scoring import LeadRules, ScoreRules
 from tracker.contract.settings import Settings
-from tracker.counters import count_visitors, share
+from tracker.counters import count_visitors
+from tracker.ratios import ratio
 
 MAX_RANKING: Final = 500
 DEFAULT_RANKING: Final = 20
@@ -81,7 +82,7 @@ async def read_score(redis: Redis, settings: Settings, site: str, profile: dict[
         "e50": of.e50,
         "rank": place,
         "active": active,
-        "percentile": 100 * max(0, active - place) / active if place is not None and active else None,
+        "percentile": ratio("profiles.percentile", active - place, active, 100) if place is not None else None,
     }
 
 
@@ -203,7 +204,7 @@ async def read_engagement(redis: Redis, settings: Settings, site: str, window: s
         "window": window,
         "engaged": engaged,
         "known": known,
-        "rate": share(engaged, known),
+        "rate": ratio("engagement.rate", engaged, known),
         "mean_score": total / known if known else None,
         "active": sum(int(n) for n in replies[2::3]),
         "e50": of.e50,

@@ -859,6 +859,7 @@ export const EVENTS = {
   CHAT_ENDED: "Live Chat Conversation Ended",
   CALL_LOGGED: "Call Logged",
   FEATURE_USED: "Feature Used",
+  SUBSCRIPTION_RENEWED: "Subscription Renewed",
   CONSENT_UPDATED: "Consent Updated",
   SUBSCRIBED: "Subscribed",
   UNSUBSCRIBED: "Unsubscribed",

@@ -88,6 +88,8 @@ MAX_CARTS: Final = 8
 """Carts a visitor has at a time, ended ones too: more are a script, and each is read with every event."""
 MAX_LINKS: Final = 16
 """checkout_ids and order_ids whose cart is known, the latest: two for each cart."""
+MAX_COUNTED: Final = 20
+"""Products of a cart by which it is counted: its first ones."""
 MAX_ORDERS: Final = 50
 """Orders that are remembered; an older order_id that comes again counts again."""
 MAX_QUANTITY: Final = 1e6
@@ -167,6 +169,8 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """When the carts were opened that it recovered: the one that it is for first."""
     brought: tuple[str | None, ...] = ()
     """The campaigns of these; (): of none."""
+    left: tuple[tuple[str, ...], ...] = ()
+    """What these were left with, as Cart.left; (): nothing is known of any."""
 
 
 class Cart(Struct, frozen=True, omit_defaults=True):
@@ -207,6 +211,8 @@ class Cart(Struct, frozen=True, omit_defaults=True):
     """What the visitor said why it was left."""
     brought: str | None = None
     """The campaign that brought the visitor who opened the episode."""
+    left: tuple[str, ...] = ()
+    """Products that were in it when the episode was first abandoned: it counts as theirs whatever becomes of it."""
 
 
 class Carts(Struct, frozen=True, omit_defaults=True):
@@ -257,6 +263,11 @@ def reason_of(cart: Cart) -> str:
     return COUPON if cart.denied else SHIPPING if cart.shipping else PAYMENT if cart.failed else UNKNOWN
 
 
+def counted_of(items: tuple[Line, ...]) -> tuple[str, ...]:
+    """The products by which a cart is counted."""
+    return tuple(line.id for line in items[:MAX_COUNTED])
+
+
 def value_of(items: tuple[Line, ...]) -> float:
     """Sum of price x quantity, in the cart's currency, at most MAX_PRICE. Lines without a price count nothing."""
     return min(round(sum(i.price * i.qty for i in items if i.price is not None), 4), MAX_PRICE)
@@ -292,6 +303,7 @@ def advance(carts: Carts, until_ms: int, rules: Rules) -> tuple[Carts, list[Emis
                 seq=cart.seq + 1,
                 abandoned_ms=due,
                 told_ms=cart.told_ms if quiet else due,
+                left=cart.left if cart.seq else counted_of(cart.items),
             )
             out.append(Emission("cart.abandoned", due, cart, quiet=quiet))
         else:
@@ -346,7 +358,7 @@ def _ended(cart: Cart, to: State, ms: int) -> Cart:
     return Cart(
         key=cart.key, state=to, at_ms=max(ms, cart.at_ms), episode=cart.episode,
         opened_ms=cart.opened_ms if lost else 0, opened_by=cart.opened_by if lost else "",
-        brought=cart.brought if lost else None,
+        brought=cart.brought if lost else None, left=cart.left if lost else (),
     )  # fmt: skip
 
 
@@ -539,7 +551,8 @@ def _order(carts: Carts, e: Entry, rules: Rules, out: list[Emission]) -> Carts:
         recovered = [c for c in closed if c.key in by]
         brought = tuple(c.brought for c in recovered) if any(c.brought for c in recovered) else ()
         opened = tuple(c.opened_ms for c in recovered)
-        order = replace(order, by=next(iter(by.values())), gain=gain, opened_ms=opened, brought=brought)
+        left = tuple(c.left for c in recovered) if any(c.left for c in recovered) else ()
+        order = replace(order, by=next(iter(by.values())), gain=gain, opened_ms=opened, brought=brought, left=left)
     carts = replace(carts, at_ms=max(e.ms, carts.at_ms), orders=(*carts.orders[1 - MAX_ORDERS :], order))
     out.append(Emission("order.completed", e.ms, first, order))
     for cart in closed:
@@ -634,6 +647,7 @@ def _merged(carts: list[Cart], closed_ms: int) -> Cart:
         shipping=newer.shipping,
         failed=older.failed or newer.failed,
         answer=newer.answer or older.answer,
+        left=tuple(dict.fromkeys((*older.left, *newer.left)))[:MAX_COUNTED],
     )
 
 

@@ -30,6 +30,7 @@ from stream.core.cart import (
     Line,
     Rules,
     What,
+    counted_of,
     reason_of,
     rules_of,
     value_of,
@@ -379,15 +380,15 @@ def counted(x: Emission) -> Iterator[tuple[str, int, int]]:
     cart, ms = x.cart, x.cart.opened_ms
     match x.what:
         case "cart.opened" | "cart.lost" | "cart.converted_late":
-            yield from _cart(x.what.removeprefix("cart."), 1, ms, cart.brought)
+            yield from _cart(x.what.removeprefix("cart."), 1, ms, cart.brought, cart.left)
         case "cart.emptied" if cart.seq == 0:
             yield from _cart("emptied", 1, ms, cart.brought)
         case "cart.converted":
-            yield from _cart("converted", 1, ms, cart.brought)
+            yield from _cart("converted", 1, ms, cart.brought, counted_of(cart.items))
             if cart.stage:
                 yield from _cart("converted_checkout", 1, ms, cart.brought)
         case "cart.abandoned" if cart.seq == 1:
-            yield from _cart("abandoned", 1, ms, cart.brought)
+            yield from _cart("abandoned", 1, ms, cart.brought, cart.left)
             yield keys.cart_reason_field(reason_of(cart)), 1, ms
             if cart.stage:
                 yield from _cart("abandoned_checkout", 1, ms, cart.brought)
@@ -398,21 +399,26 @@ def counted(x: Emission) -> Iterator[tuple[str, int, int]]:
             yield keys.cart_reason_field(reason_of(cart)), 1, ms
         case "cart.recovered":
             assert x.order is not None
-            yield from _cart("recovered", 1, ms, cart.brought)
+            yield from _cart("recovered", 1, ms, cart.brought, cart.left)
             if x.order.gain:
                 yield _revenue_field(x), shop.minor(x.order.gain, x.order.cur), ms
         case "cart.recovery_reversed":
             assert x.order is not None
             brought = x.order.brought or (None,) * len(x.order.opened_ms)
-            for opened_ms, campaign in zip(x.order.opened_ms, brought, strict=True):
-                yield from _cart("recovered", -1, opened_ms, campaign)
+            left = x.order.left or ((),) * len(x.order.opened_ms)
+            for opened_ms, campaign, products in zip(x.order.opened_ms, brought, left, strict=True):
+                yield from _cart("recovered", -1, opened_ms, campaign, products)
             if x.order.gain and x.order.opened_ms:
                 yield _revenue_field(x), -shop.minor(x.order.gain, x.order.cur), x.order.opened_ms[0]
 
 
-def _cart(what: str, n: int, ms: int, brought: str | None) -> Iterator[tuple[str, int, int]]:
+def _cart(
+    what: str, n: int, ms: int, brought: str | None, products: tuple[str, ...] = ()
+) -> Iterator[tuple[str, int, int]]:
     yield keys.cart_field(what), n, ms
     yield keys.cart_campaign_field(what, brought or ""), n, ms
+    for product in products:
+        yield keys.cart_product_field(what, product), n, ms
 
 
 def _revenue_field(x: Emission) -> str:

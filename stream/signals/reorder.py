@@ -1,4 +1,5 @@
-"""Who is due to buy again, or whose subscription ends: `reorder_due`. The rules are stream/core/reorder.py's.
+"""Who is due to buy again, or whose subscription ends: `reorder_due`; and the counters of what customers buy more of.
+The rules are stream/core/reorder.py's.
 
 Its orders are those of the signal `purchase`; here is kept only what was in the latest.
 """
@@ -21,7 +22,14 @@ from stream.core.reorder import Basket, Due, Reorder, Subscription
 from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
-from tracker.contract.events import MAX_TIME_MS, ORDER_COMPLETED, SUBSCRIPTION_EVENTS, ProfileEvent
+from tracker.contract.events import (
+    MAX_TIME_MS,
+    ORDER_COMPLETED,
+    SUBSCRIPTION_EVENTS,
+    SUBSCRIPTION_RENEWED,
+    ProfileEvent,
+)
+from tracker.contract.keys import sale_field, undone_field
 from tracker.contract.models import Model
 from tracker.contract.retention import ReorderRules
 from tracker.contract.triggers import REORDER_DUE, CartLine, ReorderDue, TriggerKind, rfc3339
@@ -41,6 +49,8 @@ class _Subscription(Struct):
     expires_at: Any = None
     renews_at: Any = None
     current_period_end: Any = None
+    tier: Any = None
+    plan: Any = None
 
 
 _subscription = msgspec.json.Decoder(_Subscription)
@@ -64,11 +74,15 @@ class ReorderSignal(Signal[Reorder]):
             id = shop.order_id(p) or f"message:{event.message_id}"
             lines = (shop.listed(p) or ())[: reorder.MAX_LINES]
             # When it makes a difference to `purchase`, `settle` follows.
-            return Result(state=reorder.bought(before, Basket(event.timestamp_ms, id, lines), shop.categories(p)))
-        about = _said(event, ctx.utc_offset_ms)
-        if about is None:
-            return Result(state=state)
-        return Result(state=reorder.with_due(reorder.said(before, about), _orders(ctx), rules))
+            basket = Basket(event.timestamp_ms, id, lines)
+            return _counted(reorder.bought(before, basket, shop.categories(p), shop.tiers(p)), rules, before)
+        about = read_part(_subscription, event.properties) or _Subscription()
+        after = reorder.said(before, _said(event, about, ctx.utc_offset_ms))
+        if SUBSCRIPTION_EVENTS[event.event or ""]:
+            after = reorder.of_tiers(after, shop.tiers(about), event.timestamp_ms)
+        renewed = ((sale_field("renewed"), 1, event.timestamp_ms),) if event.event == SUBSCRIPTION_RENEWED else ()
+        found = _counted(reorder.with_due(after, _orders(ctx), rules), rules, before)
+        return replace(found, counts_at=(*renewed, *found.counts_at))
 
     def settle(self, state: Reorder | None, now_ms: int, ctx: Context) -> Result:
         """The orders have changed."""
@@ -82,12 +96,14 @@ class ReorderSignal(Signal[Reorder]):
     def fire(self, state: Reorder, now_ms: int, ctx: Context) -> Result:
         if state.due_ms is None or state.due_ms > now_ms:
             return Result(state=state)
-        after, due = reorder.fire(state, now_ms, _orders(ctx), _rules(ctx))
-        return Result(state=after, triggers=tuple(_trigger(each, ctx) for each in due))
+        rules = _rules(ctx)
+        after, due = reorder.fire(state, now_ms, _orders(ctx), rules)
+        return replace(_counted(after, rules, state), triggers=tuple(_trigger(each, ctx) for each in due))
 
     def merge(self, one: Reorder, other: Reorder, now_ms: int, ctx: Context) -> Result:
         """The orders of both come by another part, and `settle` follows."""
-        return Result(state=reorder.with_due(reorder.merged(one, other), _orders(ctx), _rules(ctx)))
+        rules = _rules(ctx)
+        return _counted(reorder.with_due(reorder.merged(one, other), _orders(ctx), rules), rules, one, other)
 
     def still_true(self, state: Reorder, kind: TriggerKind, data: Any) -> bool:
         """No order came since."""
@@ -105,11 +121,16 @@ class ReorderSignal(Signal[Reorder]):
                 for due in reorder.dues(state, _orders(ctx), _rules(ctx))
             ],
             "subscriptions": [
-                {"subscription_id": s.id or None, "ends": rfc3339(s.ends_ms) if s.ends_ms else None}
+                {
+                    "subscription_id": s.id or None, "ends": rfc3339(s.ends_ms) if s.ends_ms > 0 else None,
+                    "lapsed": s.id in state.over,
+                }
                 for s in state.subscriptions
             ],
             "categories": {name: rfc3339(ms) for name, ms in state.categories.items()},
-            "cross_sells": state.cross_sells,
+            "cross_sells": len(state.cross_sells),
+            "tiers": {name: rfc3339(ms) for name, ms in state.tiers.items()},
+            "upsells": len(state.upsells(_rules(ctx).ranking)),
             "due": rfc3339(state.due_ms) if state.due_ms is not None else None,
         }  # fmt: skip
 
@@ -128,21 +149,28 @@ def _rules(ctx: Context) -> ReorderRules:
     return last[2]
 
 
+def _counted(after: Reorder, rules: ReorderRules, *before: Reorder) -> Result:
+    """The state, and what it counts more or less than the ones before."""
+    counts = tuple(
+        (sale_field(what) if n > 0 else undone_field(sale_field(what)), abs(n), ms)
+        for what, n, ms in reorder.sales(after, before, rules.ranking)
+    )
+    return Result(state=after, counts_at=counts)
+
+
 def _orders(ctx: Context) -> Mapping[str, Order]:
     purchases = ctx.states.get(PURCHASE)
     return purchases.orders if purchases is not None else {}
 
 
-def _said(event: ProfileEvent, utc_offset_ms: int) -> Subscription | None:
-    """None: it does not say until when."""
-    p = read_part(_subscription, event.properties) or _Subscription()
+def _said(event: ProfileEvent, p: _Subscription, utc_offset_ms: int) -> Subscription:
     id = shop.text(p.subscription_id, shop.MAX_ID_CHARS) or ""
     if not SUBSCRIPTION_EVENTS[event.event or ""]:
-        return Subscription(event.timestamp_ms, id, 0)
+        return Subscription(event.timestamp_ms, id, reorder.CANCELLED)
     for given in (p.ends_at, p.end_date, p.expires_at, p.renews_at, p.current_period_end):
         if (ends_ms := _time(given, utc_offset_ms)) is not None:
             return Subscription(event.timestamp_ms, id, ends_ms)
-    return None
+    return Subscription(event.timestamp_ms, id, reorder.UNSAID)
 
 
 def _time(given: object, utc_offset_ms: int) -> int | None:

@@ -7,7 +7,7 @@ product_id goes by its sku, else its name. Texts are cut, addresses that are too
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -59,6 +59,8 @@ class Properties(Struct):
     shipping: Any = None
     reason: Any = None
     type: Any = None
+    tier: Any = None
+    plan: Any = None
 
 
 _properties = msgspec.json.Decoder(Properties)
@@ -161,6 +163,25 @@ def categories(p: Properties) -> list[str]:
         name = text(item.get("category"), MAX_ID_CHARS) if isinstance(item, dict) else None
         if name is not None and len(found) < MAX_CATEGORIES:
             found[name] = None
+    return list(found)
+
+
+class Tiered(Protocol):
+    tier: Any
+    plan: Any
+
+
+def tiers(p: Tiered) -> list[str]:
+    """What was bought by how high it is: each product's `tier`, else the event's `tier`, else its `plan`; in small
+    letters, each once, at most 20."""
+    found: dict[str, None] = {}
+    listed = getattr(p, "products", None)
+    of_products = [item.get("tier") for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    for given in of_products:
+        if len(found) < MAX_CATEGORIES and (name := text(given, MAX_ID_CHARS)) is not None:
+            found[name.casefold()] = None
+    if not found and (name := text(p.tier, MAX_ID_CHARS) or text(p.plan, MAX_ID_CHARS)) is not None:
+        found[name.casefold()] = None
     return list(found)
 
 

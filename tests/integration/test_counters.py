@@ -35,6 +35,7 @@ from tracker.counters import read_carts, read_counters, read_visitors
 from tracker.reports.feedback import read_feedback
 from tracker.reports.messages import read_messages
 from tracker.reports.retention import read_retention
+from tracker.reports.sales import read_sales
 from tracker.reports.steps import read_steps
 from tracker.reports.usage import read_usage
 
@@ -46,7 +47,7 @@ NOW_S = NOW_MS // 1000
 DAY_MS = 86_400_000
 PAGES = ("/", "/a", "/b?x=1", "https://shop.example/a/")
 
-COUNTING = ("cart", "score", "usage")
+COUNTING = ("cart", "purchase", "reorder", "score", "usage")
 """Signals that count something here."""
 
 
@@ -344,8 +345,12 @@ async def test_reports_are_read_of_all_partitions_before_and_after_the_days_are_
     """Two weeks of four visitors, one a partition. Without Redis: tests/unit/test_reports.py and its neighbours."""
     site, week_ms, settings = new_site(), 7 * DAY_MS, bench.settings
 
-    def event(partition: int, name: str, weeks_ago: int = 0, **properties: object) -> dict[str, Any]:
-        about = {"site": site, "profileId": visitor(site, partition), "timestampMs": NOW_MS - weeks_ago * week_ms}
+    def event(partition: int, name: str, weeks_ago: float = 0, **properties: object) -> dict[str, Any]:
+        about = {
+            "site": site,
+            "profileId": visitor(site, partition),
+            "timestampMs": NOW_MS - round(weeks_ago * week_ms),
+        }
         about["channel"] = "email" if name.startswith("Email") else "site"
         return {**about, "event": name, "properties": properties, "campaign": {"name": "tet"}}
 
@@ -355,6 +360,7 @@ async def test_reports_are_read_of_all_partitions_before_and_after_the_days_are_
         events += [event(p, "Product Added", 1, product_id="A"), event(p, "Feature Used", 1)]
         if p < 3:
             events += [event(p, "Product Viewed"), event(p, "Product Reviewed", rating=5 - p % 2)]
+        events += [event(p, "Subscription Renewed" if p else "Subscription Cancelled", 1.001)]
         if p == 0:
             events += [event(p, "Email Unsubscribed", campaign_id="c1", reason="Too many"), event(p, "Feature Used")]
         await bench.take(p, events)
@@ -367,10 +373,12 @@ async def test_reports_are_read_of_all_partitions_before_and_after_the_days_are_
             await read_retention(redis, settings, site, 3, NOW_MS),
             await read_usage(redis, settings, site, "30d", NOW_MS),
             await read_carts(redis, settings, site, "30d", "resolved", NOW_MS, "campaign"),
+            await read_carts(redis, settings, site, "30d", "resolved", NOW_MS, "product"),
+            await read_sales(redis, settings, site, "30d", NOW_MS),
         ]
 
     found = await answers()
-    messages, feedback, steps, retention, usage, carts = found
+    messages, feedback, steps, retention, usage, carts, products, sales = found
     assert [(g["key"], g["unsubscribe_rate"]) for g in messages["groups"]] == [("c1", 0.25)]
     assert messages["reasons"][0] == {"channel": "email", "key": "too many", "count": 1, "share": 1.0}
     assert (feedback["total"]["nps"]["nps"], feedback["total"]["rating"]["mean"]) == (25.0, pytest.approx(14 / 3))
@@ -384,6 +392,8 @@ async def test_reports_are_read_of_all_partitions_before_and_after_the_days_are_
     assert (usage["dau"], usage["wau"], usage["mau"], usage["stickiness"]) == (1, 4, 4, 0.25)
     assert usage["active_minutes"] == 2.5
     assert [(g["key"], g["opened"], g["abandoned"]) for g in carts["groups"]] == [("tet", 4, 3)]
+    assert [(g["key"], g["abandoned"], g["abandonment_rate"]) for g in products["groups"]] == [("A", 3, 1.0)]
+    assert (sales["due"], sales["renewal_rate"]) == (4, 0.75)
     await roll(bench.store, settings, site, ZONE, NOW_S, 30 * 86400)
     assert await answers() == found
 

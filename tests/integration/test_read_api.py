@@ -164,6 +164,7 @@ async def test_visitors_have_windows_too(stack: Stack) -> None:
     [
         ("messages?by=campaign", "groups"), ("feedback?by=product&limit=5", "total"), ("steps", "moves"),
         ("retention?weeks=53", "cohorts"), ("usage", "stickiness"), ("carts?by=campaign", "groups"),
+        ("carts?by=product", "more_groups"), ("sales", "renewal_rate"),
     ],
 )  # fmt: skip
 async def test_a_site_with_nothing_has_reports_of_nothing(stack: Stack, path: str, part: str) -> None:

@@ -32,7 +32,7 @@ NEW: Cart = {
     "key": "", "state": "none", "at_ms": 0, "episode": 0, "stage": 0, "seq": 0, "opened_ms": 0, "opened_by": "",
     "last_ms": 0, "abandoned_ms": 0, "told_ms": 0, "items": [], "cur": None, "touch": None, "checkout": None,
     "link": None, "denied": False, "shipping": False, "failed": False, "answer": None,
-    "brought": None,
+    "brought": None, "left": [],
 }  # fmt: skip
 NONE: Carts = {"at_ms": 0, "carts": [], "orders": [], "links": {}}
 IN_USE = ("open", "reopened", "abandoned")
@@ -92,6 +92,8 @@ def run_timers(carts: Carts, until_ms: int, rules: Rules, said: list[Said]) -> N
             continue
         quiet = cart["seq"] > 0 and due - cart["told_ms"] < rules.repeat_ms
         cart["state"] = "abandoned"
+        if cart["seq"] == 0:
+            cart["left"] = [x["id"] for x in cart["items"]][:20]
         cart["seq"] += 1
         cart["at_ms"] = cart["abandoned_ms"] = due
         if not quiet:
@@ -103,7 +105,7 @@ def end(cart: Cart, state: str, ms: int) -> None:
     """The episode is over: what belonged to it goes; a lost one may still be bought, so its beginning stays."""
     kept = {name: cart[name] for name in ("key", "episode")}
     if state == "lost":
-        kept |= {name: cart[name] for name in ("opened_ms", "opened_by", "brought")}
+        kept |= {name: cart[name] for name in ("opened_ms", "opened_by", "brought", "left")}
     at_ms = max(ms, cart["at_ms"])
     cart.clear()
     cart.update({**copied(NEW), **kept, "state": state, "at_ms": at_ms})
@@ -288,7 +290,7 @@ def apply_order(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
     closed = [first, *(c for c in used if c is not first)] if closes else []
     order = {
         "id": id, "ms": e["ms"], "value": e["value"] or 0.0, "cur": e["cur"] or first["cur"], "by": None, "back": 0.0,
-        "reversed": False, "gain": 0.0, "opened_ms": [], "brought": [],
+        "reversed": False, "gain": 0.0, "opened_ms": [], "brought": [], "left": [],
     }  # fmt: skip
     by = {}
     for cart in closed:
@@ -297,6 +299,9 @@ def apply_order(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
             by[cart["key"]] = touch[0] if touch is not None and e["ms"] - touch[1] <= rules.click_ms else "organic"
             order["opened_ms"].append(cart["opened_ms"])
             order["brought"].append(cart["brought"])
+            order["left"].append(cart["left"])
+    if not any(order["left"]):
+        order["left"] = []
     if not any(order["brought"]):
         order["brought"] = []
     if by:
@@ -588,6 +593,7 @@ def merged_cart(carts: list[Cart], closed_ms: int) -> Cart:
         out["touch"] = max((c["touch"] for c in used if c["touch"]), key=lambda t: (t[1], t[0]), default=None)
         out["denied"], out["failed"] = (any(c[f] for c in used) for f in ("denied", "failed"))
         out["shipping"] = used[1]["shipping"]
+        out["left"] = list(dict.fromkeys([*used[0]["left"], *used[1]["left"]]))[:20]
     return {**out, **ends}
 
 

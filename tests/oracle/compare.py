@@ -21,6 +21,7 @@ ENTRY: Json = {
 LINE = {"qty": 1, "price": None, "name": None, "url": None, "img": None}
 ORDER: Json = {
     "value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False, "gain": 0.0, "opened_ms": [], "brought": [],
+    "left": [],
 }  # fmt: skip
 TOLD = {"quiet": False, "unsure": False, "key": "", "order": None}
 ABOUT: Json = {"events": 0, "user_id": None, "anonymous_ids": [], "traits": {}, "traits_ms": {}, "channels": {}}
@@ -43,7 +44,7 @@ LANDMARK_MS, WEEK_MS, LEAST = 1_577_836_800_000, 7 * 86_400_000, 1 / 16
 UNCHECKED = re.compile(
     r"^\{clock\}:|^\{s:[^}]*\}:((id|ids|to|k|r):|(run|score|epochs)$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
     r"|^\{p\d+\}:rank$|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$|:g\.journey_"
-    r"|^\{p\d+\}:c:[\w-]+:(carts|feedback|messages|retention|steps):"
+    r"|^\{p\d+\}:c:[\w-]+:(carts|cart_products|feedback|messages|retention|sales|steps):"
 )
 """Identifiers and purchases (tests/oracle/people.py looks at them), rolled-up days (whose sums readers check), the
 median score, what differs by run, what is counted for Prometheus alone, contacts and the gate's memory, of which the

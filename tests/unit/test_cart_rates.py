@@ -28,7 +28,7 @@ from tests.unit.cart_vectors import (
 from tests.unit.counting import T0_MS as BEGIN_MS
 from tests.unit.counting import Counting, track
 from tracker.contract.events import CHECKOUT_STEP_VIEWED, ProfileEvent
-from tracker.counters import carts, carts_by_campaign
+from tracker.counters import carts, carts_by_campaign, carts_by_product
 
 
 def counted(*visitors: list[ProfileEvent], now_s: float) -> Counter[str]:
@@ -86,7 +86,7 @@ def test_a_retraction_is_taken_off() -> None:
     rig.clock(H)
     rig.take(order(60, received_s=2 * H))
     sums = Counter({field: n for (field, _), n in rig.counts().items()})
-    of_none = {"cart_campaign|opened|": 1, "cart_campaign|converted|": 1}
+    of_none = {"cart_campaign|opened|": 1, "cart_campaign|converted|": 1, "cart_product|converted|A": 1}
     assert sums == {"cart|opened": 1, "cart|converted": 1, **of_none}
     assert ("cart_undone|abandoned", 1) in [(field, n) for r in rig.results for field, n, _ in r.counts_at]
 
@@ -184,3 +184,56 @@ def test_campaigns_beyond_the_limit_and_a_full_bucket_are_told() -> None:
     answer = carts_by_campaign(sums, limit=1)
     assert [g["key"] for g in answer["groups"]] == ["a"]
     assert (answer["other_opened"], answer["unnamed"]) == (3, 7)
+
+
+def by_product(found: Counting) -> dict[str, dict[str, Any]]:
+    return {g["key"]: g for g in carts_by_product(found.net("cart_products"))["groups"]}
+
+
+def at(hours: float) -> int:
+    return BEGIN_MS + round(hours * H * 1000)
+
+
+def test_carts_are_told_apart_by_what_was_in_them() -> None:
+    """A lies in three carts that are left, one of which is bought after all, and in one that is bought at once."""
+    found = Counting()
+    for pid, products in (("p1", "AB"), ("p2", "A"), ("p3", "AC"), ("p4", "AB"), ("p5", "C")):
+        found.take(*(track("Product Added", at(0), pid, product_id=id, price=10) for id in products))
+    found.take(track("Product Removed", at(0.1), "p4", product_id="B"))
+    found.take(track("Order Completed", at(0.5), "p4", order_id="o4"))
+    found.take(track("Product Removed", at(0.5), "p5", product_id="C"))
+    found.clock(at(2))
+    found.take(track("Product Added", at(3), "p1", product_id="D"))  # it was not in it when it was left
+    found.take(track("Order Completed", at(3.5), "p1", order_id="o1", total=10))
+    found.clock(at(8 * 24))
+    found.take(track("Order Completed", at(8 * 24), "p3", order_id="o3", total=10))
+    wanted = {"A": (1, 3, 1, 2, 1), "B": (0, 1, 1, 0, 0), "C": (0, 1, 0, 1, 1)}
+    groups = by_product(found)
+    told = ("converted", "abandoned", "recovered", "lost", "converted_late")
+    assert {key: tuple(g[what] for what in told) for key, g in groups.items()} == wanted
+    assert list(groups) == ["A", "B", "C"], "the products in the most carts first"
+    rates = ("abandonment_rate", "net_abandonment_rate", "recovery_rate")
+    assert [groups["A"][rate] for rate in rates] == [0.75, 0.5, pytest.approx(1 / 3)]
+    found.take(track("Order Cancelled", at(4), "p1", order_id="o1"))
+    assert [by_product(found)[key]["recovered"] for key in "AB"] == [0, 0], "it was given back"
+
+
+def test_a_late_order_takes_the_products_of_its_cart_with_it() -> None:
+    found = Counting().take(*(track("Product Added", at(0), product_id=id) for id in "AB"))
+    found.clock(at(2))
+    assert {key: g["abandoned"] for key, g in by_product(found).items()} == {"A": 1, "B": 1}
+    found.take(track("Order Completed", at(0.5), order_id="o1"))
+    assert {key: (g["abandoned"], g["converted"]) for key, g in by_product(found).items()} == {"A": (0, 1), "B": (0, 1)}
+
+
+def test_a_cart_of_very_many_products_counts_for_its_first_ones() -> None:
+    products = [{"product_id": f"p{n}", "price": 1} for n in range(100)]
+    found = Counting().take(track("Cart Viewed", at(0), products=products)).clock(at(2))
+    assert by_product(found).keys() == {f"p{n}" for n in range(20)}
+
+
+def test_products_beyond_the_limit_and_a_full_bucket_are_told() -> None:
+    sums = {"cart_product|abandoned|a": 3, "cart_product|converted|b": 2, "cart_product|": 7, "cart_product|lost|c": 1}
+    answer = carts_by_product(sums, limit=1)
+    assert [g["key"] for g in answer["groups"]] == ["a"]
+    assert (answer["more_groups"], answer["unnamed"]) == (1, 7)

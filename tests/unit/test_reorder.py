@@ -8,13 +8,14 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from stream.core.reorder import rank_of
 from stream.signals.base import Result, Trigger
 from stream.signals.purchase import PurchaseSignal
 from stream.signals.reorder import ReorderSignal, _time
 from tests.unit.cart_vectors import SETTINGS, T0_MS, context, event
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MODEL
-from tracker.contract.retention import ReorderRules
+from tracker.contract.retention import ReorderRules, check
 from tracker.contract.settings import Site
 from tracker.contract.triggers import ReorderDue
 
@@ -158,7 +159,38 @@ def test_an_order_with_a_new_category_is_a_cross_sell_whatever_came_first() -> N
     states = [r.states["reorder"] for r in (one, other)]
     both, again = (SIGNALS[1].merge(a, b, T0_MS, one.ctx).state for a, b in (states, states[::-1]))
     assert both == again
-    assert both.cross_sells == 1
+    assert both.cross_sells == (T0_MS + 5 * D * 1000,)
+
+
+def test_an_order_of_a_higher_tier_than_any_before_is_an_upsell() -> None:
+    """Domain: A464. By the site's list; capitals do not matter, and what is not in it counts for nothing."""
+
+    def plan(day: float, **properties: Any) -> ProfileEvent:
+        return event("Subscription Started", day * D, {"ends_at": T0_MS + 400 * D * 1000, **properties})
+
+    def order(day: float, *tiers: str) -> ProfileEvent:
+        lines = [{"product_id": f"p{t}", "price": 1, "tier": t} for t in tiers]
+        return event("Order Completed", day * D, {"order_id": f"o{day}", "products": lines})
+
+    log = [
+        plan(0, plan="Basic"), order(10, "pro", "basic"), plan(20, tier="other"), order(30, "BASIC"), order(40, "Pro"),
+        plan(50, tier=" Max "),
+    ]  # fmt: skip
+    for draw in range(6):
+        random.Random(draw).shuffle(log)
+        rig = Rig(tiers=("basic", "Pro", "max"))
+        for e in log:
+            rig.fold(e)
+        said = SIGNALS[1].explain(rig.states["reorder"], T0_MS, rig.ctx)
+        assert (said["upsells"], list(said["tiers"])) == (2, ["basic", "pro", "other", "max"])
+    assert rank_of("2", ()) == 2
+    assert [rank_of(tier, ()) for tier in ("pro", "nan", "inf")] == [None] * 3
+
+
+@pytest.mark.parametrize("tiers", [("basic", "Basic "), ("",), tuple(f"t{n}" for n in range(51))])
+def test_tiers_that_cannot_be_ranked_are_refused(tiers: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"reorder\.tiers"):
+        check(ReorderRules(tiers=tiers), {})
 
 
 def test_an_order_that_was_given_back_was_none() -> None:

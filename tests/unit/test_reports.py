@@ -15,9 +15,12 @@ from tests.unit.cart_vectors import context
 from tests.unit.counting import SETTINGS, T0_MS, Counting, page, track
 from tracker.contract.retention import FallingRules
 from tracker.contract.windows import Zone
-from tracker.counters import net, share
+from tracker.counters import carts, net
+from tracker.metrics import ANOMALIES, RATIOS
+from tracker.ratios import ratio
 from tracker.reports.messages import messages
 from tracker.reports.retention import retention
+from tracker.reports.sales import sales
 from tracker.reports.usage import usage
 
 ZONE = Zone("Asia/Ho_Chi_Minh")
@@ -219,5 +222,100 @@ def test_the_engagement_rate_of_the_spec() -> None:
     for i in range(800):
         found.take(track("Product Viewed" if i < 120 else "Email Delivered", pid=f"p{i}"))
     known, engaged = found.gauges["profiles_known|demo"], len(found.visits["demo:engaged"])
-    assert (engaged, known, share(engaged, known)) == (120, 800, 0.15)
-    assert share(0, 0) is None
+    assert (engaged, known, ratio("engagement.rate", engaged, known)) == (120, 800, 0.15)
+
+
+def said(name: str, day: float, ends: float | None = None, **properties: Any) -> dict[str, Any]:
+    """Of a subscription, which runs until a day."""
+    until: dict[str, Any] = {"ends_at": day_ms(ends)} if ends is not None else {}
+    return track(name, day_ms(day), subscription_id="s1", **until, **properties)
+
+
+def day_ms(day: float) -> int:
+    return T0_MS + round(day * 86_400_000)
+
+
+def test_the_renewal_rate_is_of_the_subscriptions_that_were_due_whatever_came_first() -> None:
+    """Renewed on day 29 until day 60, which passes; renewed on day 65 after all, until day 90; then it is over."""
+    log = [
+        said("Subscription Started", 0, 30),
+        said("Subscription Renewed", 29, 60),
+        said("Subscription Renewed", 65, 90),
+    ]
+    for order in permutations(log):
+        found = Counting()
+        for event in order:
+            found.take(event).clock(day_ms(61))
+        assert (sales(found.net("sales"))["renewed"], sales(found.net("sales"))["lapsed"]) == (2, 0)
+        found.clock(day_ms(91))
+        answer = sales(found.net("sales"))
+        assert (answer["due"], answer["lapsed"], answer["renewal_rate"]) == (3, 1, pytest.approx(2 / 3))
+
+
+def test_a_subscription_that_is_cancelled_was_not_renewed_unless_it_goes_on() -> None:
+    found = Counting().take(said("Subscription Started", 0, 30), said("Subscription Cancelled", 10)).clock(day_ms(31))
+    assert sales(found.net("sales"))["renewal_rate"] == 0.0
+    found.take(said("Subscription Renewed", 40))  # until when is not said
+    assert sales(found.net("sales"))["renewal_rate"] == 1.0
+    assert sales({})["renewal_rate"] is None
+    assert sales({"sale|renewed": 3, "sale|lapsed": 1})["renewal_rate"] == 0.75
+
+
+def test_subscriptions_beyond_those_that_are_kept_stay_counted() -> None:
+    found = Counting()
+    for n in range(7):
+        found.take(track("Subscription Started", day_ms(n), subscription_id=f"s{n}", ends_at=day_ms(n + 0.5)))
+        found.clock(day_ms(n + 0.9))
+    assert sales(found.net("sales"))["lapsed"] == 7
+
+
+def test_cross_sells_and_upsells_are_counted_at_their_orders_whatever_came_first() -> None:
+    def order(day: float, category: str, tier: Any) -> dict[str, Any]:
+        products = [{"product_id": f"p{day}", "category": category, "tier": tier, "price": 1}]
+        return track("Order Completed", day_ms(day), order_id=f"o{day}", products=products)
+
+    log = [order(0, "tea", 1), order(1, "tea", 3), order(2, "cups", 2), order(3, "cups", 3.5)]
+    for draw in permutations(log):
+        answer = sales(Counting().take(*draw).net("sales"))
+        assert (answer["cross_sells"], answer["upsells"]) == (1, 2)
+    at = {minute for (family, minute) in Counting().take(*log).at if family == "sales"}
+    assert at == {day_ms(day) // 60_000 * 60 for day in (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "scale", "value", "counted"),
+    [
+        (50, 1000, 1, 0.05, 0),
+        (0, 10, 1, 0.0, 0),
+        (10, 10, 1, 1.0, 0),
+        (3, 5, 100, 60.0, 0),
+        (0, 0, 1, None, 0),
+        (3, 0, 1, None, 0),
+        (3, 2, 1, 1.0, 1),
+        (3, 2, 100, 100.0, 1),
+        (-1, 2, 1, 0.0, 1),
+        (-1, -1, 1, None, 1),
+    ],
+)
+def test_a_ratio_is_null_of_nothing_and_a_part_beyond_its_whole_is_counted(
+    part: int, whole: int, scale: float, value: float | None, counted: int
+) -> None:
+    for name in RATIOS:
+        before = ANOMALIES[name]._value.get()
+        assert ratio(name, part, whole, scale) == value
+        assert ANOMALIES[name]._value.get() - before == counted
+
+
+def test_an_answer_whose_numbers_cannot_be_is_clamped_and_says_which_ratio_it_was() -> None:
+    """More left than mails were reported delivered, and more carts were recovered than left."""
+    before = {name: ANOMALIES[name]._value.get() for name in RATIOS}
+    found = messages({"message|email|delivered": 2, "message|email|unsubscribed": 3})
+    assert found["total"]["unsubscribe_rate"] == 1.0
+    odd = carts({"cart|opened": 2, "cart|abandoned": 1, "cart|recovered": 2})
+    assert (odd["recovery_rate"], odd["net_abandonment_rate"]) == (1.0, 0.0)
+    raised = {name: ANOMALIES[name]._value.get() - n for name, n in before.items()}
+    assert {name: n for name, n in raised.items() if n} == {
+        "messages.unsubscribe_rate": 2,  # of its group and of all
+        "carts.recovery_rate": 1,
+        "carts.net_abandonment_rate": 1,
+    }

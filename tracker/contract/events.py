@@ -283,8 +283,9 @@ CALL_LOGGED: Final = "Call Logged"  # †
 FEATURE_USED: Final = "Feature Used"  # †
 USAGE_EVENTS: Final[frozenset[str]] = frozenset(("Page Engaged", FEATURE_USED))
 """Somebody is using what the site offers †: the first is the snippet's, every 15 s while a page is read."""
+SUBSCRIPTION_RENEWED: Final = "Subscription Renewed"
 SUBSCRIPTION_EVENTS: Final[dict[str, bool]] = {
-    "Subscription Started": True, "Subscription Renewed": True, "Subscription Cancelled": False,
+    "Subscription Started": True, SUBSCRIPTION_RENEWED: True, "Subscription Cancelled": False,
 }  # fmt: skip
 """A subscription † runs until a time, or does not go on."""
 

@@ -131,6 +131,7 @@ _TRACKS: Final[dict[str, dict[str, Any]]] = {
     events.AD_CLICKED: {"campaign_id": "tet", "channel": "ads"},
     events.PRODUCTS_COMPARED: {"products": [_LINE]},
     events.FEATURE_USED: {"feature": "subscription-pause"},
+    events.SUBSCRIPTION_RENEWED: {"subscription_id": "s-1", "plan": "pro", "ends_at": "2026-12-24T00:00:00+07:00"},
 }  # fmt: skip
 
 

@@ -103,11 +103,13 @@ FAMILIES: Final[dict[str, tuple[tuple[str, ...], dict[str, int]]]] = {
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
     "carts": (("cart_campaign", "cart_campaign_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "cart_products": (("cart_product", "cart_product_undone"), {"m": 200, "h": 1000, "d": MAX_COUNTER_FIELDS}),
     "feedback": (
         ("feedback", "feedback_undone", "feedback_by", "feedback_by_undone", "survey_reason"),
         {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS},
     ),
     "steps": (("step", "step_undone"), {"m": 500, "h": 1000, "d": MAX_COUNTER_FIELDS}),
+    "sales": (("sale", "sale_undone"), dict.fromkeys(TIERS, 50)),
     "retention": (("cohort", "cohort_kept", "cohort_undone", "cohort_kept_undone"), dict.fromkeys(TIERS, 500)),
 }
 """Family of counters (one hash a bucket) -> (its kinds: how fields begin, fields of one bucket by tier)."""
@@ -115,7 +117,8 @@ FAMILY_OF: Final[dict[str, str]] = {kind: family for family, (kinds, _) in FAMIL
 OPEN_KINDS: Final = (
     "event", "popup", "campaign", "page", "screen", "product", "promotion", "form",
     "cart_reason", "cart_reason_undone", "cart_revenue", "cart_revenue_undone",
-    "cart_campaign", "cart_campaign_undone", "message_campaign", "message_template", "unsubscribe_reason",
+    "cart_campaign", "cart_campaign_undone", "cart_product", "cart_product_undone",
+    "message_campaign", "message_template", "unsubscribe_reason",
     "step", "step_undone", "feedback_by", "feedback_by_undone", "survey_reason",
 )  # fmt: skip
 """Kinds whose names clients make up, or that have very many. Names that come when the bucket is full are counted under
@@ -298,6 +301,11 @@ def cart_campaign_field(what: str, campaign: str) -> str:
     return f"cart_campaign|{what}|{campaign}"
 
 
+def cart_product_field(what: str, product: str) -> str:
+    """Carts by what became of them, by a product that was in them."""
+    return f"cart_product|{what}|{product}"
+
+
 def cart_reason_field(reason: str) -> str:
     return f"cart_reason|{reason}"
 
@@ -310,6 +318,11 @@ def cart_revenue_field(currency: str, campaign: str) -> str:
 def cohort_field(k: int, *, kept: bool = False) -> str:
     """Of the cohort whose bucket it is those active k weeks after their first; kept: and in the week before, too."""
     return f"cohort_kept|{k}" if kept else f"cohort|{k}"
+
+
+def sale_field(what: str) -> str:
+    """What customers buy more of: renewed and lapsed subscriptions, cross-sells (cross), upsells (up)."""
+    return f"sale|{what}"
 
 
 def step_field(from_: int, to: int, bucket: int) -> str:

@@ -8,6 +8,7 @@
     [sites.shop.reorder]
     days = 0                         # for who has too few orders to go by; 0: they are not reminded
     products = { "coffee-500" = 30 } # the same for a product
+    tiers = ["basic", "pro"]         # of products and plans, from the lowest up: who buys higher is an upsell
 
     [sites.shop.usage]               # and [sites.shop.engagement]
     enter = 0.5                      # of what it was before; 0: never
@@ -20,11 +21,13 @@ docs/signals.md has the formulas.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
 MAX_PRODUCTS: Final = 1000
+MAX_RANKED: Final = 50
 Days = Annotated[float, Meta(gt=0, le=3650)]
 
 
@@ -53,6 +56,18 @@ class ReorderRules(Struct, frozen=True, forbid_unknown_fields=True):
     products: Annotated[
         dict[str, Days], Meta(description="Product id -> the same when the last order has it: the soonest counts.")
     ] = {}
+    tiers: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Tiers of products and plans, from the lowest up: an order of a higher one than any before is "
+            "an upsell. Without them tiers that are numbers are compared."
+        ),
+    ] = ()
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """As they stand in states."""
+        return _ranking(self.tiers)
 
 
 class FallingRules(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,10 +83,18 @@ class FallingRules(Struct, frozen=True, forbid_unknown_fields=True):
     gap_d: Annotated[float, Meta(description="Least time between two that are told.", ge=0)] = 14.0
 
 
+@lru_cache(256)
+def _ranking(tiers: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(tier.strip().casefold() for tier in tiers)
+
+
 def check(reorder: ReorderRules, falling: dict[str, FallingRules]) -> None:
     """Raises ValueError with one line on what can't be used."""
     if len(reorder.products) > MAX_PRODUCTS:
         raise ValueError(f"reorder.products: {len(reorder.products)} products, {MAX_PRODUCTS} at most")
+    ranking = reorder.ranking
+    if len(ranking) > MAX_RANKED or len(set(ranking)) < len(ranking) or "" in ranking:
+        raise ValueError(f"reorder.tiers: {MAX_RANKED} at most, each once, none empty")
     for table, rules in falling.items():
         if rules.enter > rules.leave:
             raise ValueError(f"{table}.enter must not be above {table}.leave")

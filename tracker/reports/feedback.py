@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 
 from tracker.contract import spans
 from tracker.contract.settings import Settings
-from tracker.counters import read_sums, share
+from tracker.counters import read_sums
+from tracker.ratios import ratio
 
 BY: Final = ("channel", "campaign", "product", "agent")
 SATISFIED: Final[dict[str, int]] = {"2": 2, "3": 3, "5": 4, "7": 6}
@@ -64,7 +65,7 @@ def feedback(sums: Mapping[str, int], by: str = "channel", limit: int = 100) -> 
         "unnamed": unnamed,
         "total": summary(total),
         "reasons": [
-            {"survey": type, "key": reason, "count": n, "share": share(n, of_type[type])}
+            {"survey": type, "key": reason, "count": n, "share": ratio("feedback.reasons.share", n, of_type[type])}
             for (type, reason), n in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         ][:limit],
     }
@@ -81,7 +82,7 @@ def summary(values: Values) -> dict[str, Any]:
         "reviews": {
             "requested": reviews["requested"],
             "received": reviews["received"],
-            "rate": share(reviews["received"], reviews["requested"]),
+            "rate": ratio("feedback.reviews.rate", reviews["received"], reviews["requested"]),
         },
         "support": {
             "tickets": support["ticket"],
@@ -119,7 +120,7 @@ def csat(scores: Mapping[str, int]) -> dict[str, Any]:
     return {
         "n": n,
         "satisfied": satisfied,
-        "percent": 100 * satisfied / n if n > 0 else None,
+        "percent": ratio("feedback.csat.percent", satisfied, n, 100),
         "mean": total / n if n > 0 else None,
         "distribution": {value: count for value, count in sorted(scores.items()) if count},
     }
@@ -128,7 +129,7 @@ def csat(scores: Mapping[str, int]) -> dict[str, Any]:
 def ces(scores: Mapping[str, int]) -> dict[str, Any]:
     n = sum(scores.values())
     easy = sum(count for score, count in scores.items() if float(score) >= EASY)
-    return {"n": n, "mean": _mean(scores), "easy_percent": 100 * easy / n if n > 0 else None}
+    return {"n": n, "mean": _mean(scores), "easy_percent": ratio("feedback.ces.easy_percent", easy, n, 100)}
 
 
 def rating(stars: Mapping[str, int]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from tracker.contract.settings import Settings
-from tracker.counters import read_sums, share
+from tracker.counters import read_sums
+from tracker.ratios import ratio
 
 BY: Final[dict[str, tuple[str, str]]] = {
     "channel": ("site", "message"),
@@ -70,12 +71,17 @@ def messages(sums: Mapping[str, int], by: str = "channel", limit: int = 100) -> 
         "unnamed": unnamed,
         "total": _rated(total),
         "reasons": [
-            {"channel": channel or None, "key": reason, "count": n, "share": share(n, reasons.total())}
+            {
+                "channel": channel or None,
+                "key": reason,
+                "count": n,
+                "share": ratio("messages.reasons.share", n, reasons.total()),
+            }
             for (channel, reason), n in largest_reasons
         ],
     }
 
 
 def _rated(counts: Counter[str]) -> dict[str, Any]:
-    rates = {name: share(counts[part], counts[whole]) for name, (part, whole) in RATES.items()}
+    rates = {name: ratio(f"messages.{name}", counts[part], counts[whole]) for name, (part, whole) in RATES.items()}
     return {"counts": dict(sorted(counts.items())), **rates}

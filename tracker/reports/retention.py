@@ -17,7 +17,8 @@ from stream.core.retention import MAX_WEEKS, monday, week_of
 from tracker.contract import keys
 from tracker.contract.settings import Settings
 from tracker.contract.windows import DAY_S
-from tracker.counters import ask_clocks, complete_until, net, share, zone_of
+from tracker.counters import ask_clocks, complete_until, net, zone_of
+from tracker.ratios import ratio
 
 DEFAULT_WEEKS: Final = 12
 MAX_COHORTS: Final = 53
@@ -75,10 +76,10 @@ def retention(counts: Mapping[int, Mapping[str, int]], this_week: int) -> dict[s
 
 
 def _period(k: int, n: Mapping[str, int]) -> dict[str, Any]:
-    kept = share(n["kept"], n["before"])
+    kept = ratio("retention.churn", n["kept"], n["before"])
     return {
         "k": k,
         "active": n["active"],
-        "retained": share(n["active"], n["size"]),
+        "retained": ratio("retention.retained", n["active"], n["size"]),
         "churn": None if kept is None else 1 - kept,
     }

@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 
 from tracker.contract import keys
 from tracker.contract.settings import Settings
-from tracker.counters import count_visitors, read_sums, share
+from tracker.counters import count_visitors, read_sums
+from tracker.ratios import ratio
 
 GRAIN: Final = 60
 """Users are known to the hour, minutes."""
@@ -38,6 +39,6 @@ def usage(dau: int, wau: int, mau: int, minutes_24h: float) -> dict[str, Any]:
         "dau": dau,
         "wau": wau,
         "mau": mau,
-        "stickiness": share(dau, mau),
+        "stickiness": ratio("usage.stickiness", dau, mau),
         "minutes_a_user": minutes_24h / dau if dau else None,
     }
