@@ -1,30 +1,28 @@
 """The signals hop's core: records of profile-events in, effects out. No I/O, no clock: time is in the log.
 
 A chunk is folded in two steps: `decode` (stream/records.py) tells which profiles it touches, so that the shell can load
-them; `fold` gives the effects (stream/effects.py), which `blob` makes ready for apply.lua. Folding is the same wherever
-a chunk begins or ends: timers due <= an event's timestamp fire before it for its own profile, and clock records fire
-all others.
+them; `fold` gives the effects (stream/effects.py), which `blob` makes ready for apply.lua (stream/blob.py). Folding is
+the same wherever a chunk begins or ends: timers due <= an event's timestamp fire before it for its own profile, and
+clock records fire all others.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
-from math import isfinite
 from typing import Any, Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from stream import handover, metrics, naming
+from stream.blob import Blobs
 from stream.core.parts import UNREADABLE
-from stream.core.score import log_sum
 from stream.effects import MOVED, Effects, Outgoing
 from stream.handover import Sender, Sent
 from stream.plans import Plan, Step, check_reads, plan_of
 from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
 from stream.records import Decoded, Poison
-from stream.redis_store import binary, packb
 from stream.signals.base import Context, Result, Signal, Trigger
 from stream.stored import Newer, StateError
 from stream.telling import Teller
@@ -41,7 +39,7 @@ from tracker.contract.merges import (
     Merge,
     Unmerge,
 )
-from tracker.contract.models import Model, Models, encode_model, field_of
+from tracker.contract.models import Model, Models
 from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.windows import Zone
@@ -51,10 +49,7 @@ TRY_AGAIN_MS: Final = 3_600_000
 MAX_STEPS: Final = 1000
 """Timers of a profile that fire one by one between two records; then what is left of a signal fires as one."""
 _CHANNELS: Final = frozenset(CHANNELS)
-_TIERS: Final = [[tier, ttl_s] for tier, (_, ttl_s) in keys.TIERS.items()]
 _LEAST_KEPT_MS: Final = min(ttl_s for _, ttl_s in keys.TIERS.values()) * 1000
-_CAPS: Final = {family: [caps[tier] for tier in keys.TIERS] for family, (_, caps) in keys.FAMILIES.items()}
-_OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
 _KNOWN: Final = (("profiles_known", 1),)
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -72,6 +67,7 @@ class Folder:
         """What is read of others, by any signal."""
         self._signals = tuple(signals)
         self._ranking = next((s for s in signals if s.ranks), None)
+        self.blob = Blobs(self.codec, self._ranking, self.zone)
         self._zone = Zone(DEFAULT_TIME_ZONE)
         self._models: Models = {}
         """Those of the fold under way, where it stands in the log."""
@@ -85,6 +81,7 @@ class Folder:
         self._plans = {name: plan_of(self._signals, site, plans) for name, site in settings.sites.items()}
         self._plan = plan_of(self._signals, None, plans)
         self._teller.reconfigure(settings)
+        self.blob.settings = settings
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
         ranking = self._ranking
         self.rank_rules = {site: ranking.rank_rules(site, settings) for site in settings.sites} if ranking else {}
@@ -602,77 +599,6 @@ class Folder:
             seen=about,
         )
 
-    def blob(self, fx: Effects, *, epoch: int, seq: int, base: int, next: int) -> dict[str, Any]:
-        """The argument of apply.lua. Clears the profiles' marks: what is in the blob counts as written."""
-        writes, dues, merged = [], [], []
-        ranks: dict[str, tuple[list[float | str], list[str]]] = {}
-        ranking = self._ranking.name if self._ranking is not None else ""
-        for profile in fx.touched.values():
-            if profile.changed:
-                if profile.merged_into is not None:
-                    merged.append(profile.part)
-                    ranks.setdefault(profile.site, ([], []))[1].append(profile.id)
-                elif ranking in profile.changed:
-                    self._rank(profile, *ranks.setdefault(profile.site, ([], [])))
-                writes.append(self.codec.write(profile))
-                profile.changed.clear()
-            if profile.due_ms != profile.stored_due_ms:
-                due = min(profile.due_ms, keys.MAX_COUNT) if profile.due_ms is not None else False
-                dues.append([f"{profile.site}|{profile.id}", due])
-                profile.stored_due_ms = profile.due_ms
-        for site, id in fx.unranked:
-            ranks.setdefault(site, ([], []))[1].append(id)
-        return {
-            "epoch": epoch,
-            "seq": seq,
-            "base": base,
-            "next": next,
-            "clock": fx.clock_ms,
-            "src": [[p, f"{offset}:{sub}"] for p, (offset, sub) in fx.src.items()],
-            "merged": merged,
-            "writes": writes,
-            "ttl": self.settings.profile_ttl_d * 86_400,
-            "counts": [
-                [site, family, buckets, *_columns(fields)]
-                for (family, site, place), fields in fx.counts().items()
-                if (buckets := self._buckets(site, place))
-            ],
-            "tiers": _TIERS,
-            "caps": _CAPS,
-            "open": _OPEN,
-            **fx.visits.blob(fx.clock_ms),
-            "models": _flat({field_of(m): binary(encode_model(m)) for m in fx.models}),
-            "ranks": [[site, self._least_rank(site, fx.clock_ms), *each] for site, each in ranks.items()],
-            "ranked": _flat(fx.ranked),
-            "sums": [[site, _flat({f: log_sum(logs) for f, logs in sums.items()})] for site, sums in fx.sums.items()],
-            "gauges": _flat({name: n for name, n in fx.gauges.items() if n}),
-            "due": dues,
-            "out": [binary(packb(t)) for t in fx.triggers],
-        }
-
-    def _buckets(self, site: str, place: int) -> Sequence[int | bool]:
-        """The bucket of each tier; False: of no use any more. Empty when none is of use."""
-        buckets = self.zone(site).buckets(place)
-        over = place % 60
-        if not over:
-            return buckets
-        return (*(False,) * over, *buckets[over:]) if over < len(buckets) else ()
-
-    # -- the ranking
-
-    def _rank(self, profile: Profile, places: list[float | str], none: list[str]) -> None:
-        """The profile's place, as its state is now: once a chunk, however many events it had."""
-        assert self._ranking is not None
-        rank = self._ranking.rank(profile.states[self._ranking.name], profile.site, self.settings)
-        if rank is None or not isfinite(rank):
-            none.append(profile.id)
-        else:
-            places += (rank, profile.id)
-
-    def _least_rank(self, site: str, clock_ms: int) -> float | bool:
-        least = self._ranking.least_rank(site, self.settings, clock_ms) if self._ranking is not None else None
-        return False if least is None or not clock_ms else least
-
     def rank_again(self, profiles: Iterable[Profile], clock_ms: int) -> Effects:
         """The effects of other rules for scores on profiles: their ranks and their timers. Nothing is triggered: an
         upward step is taken, and told, with the next event."""
@@ -717,15 +643,3 @@ def _add(sums: dict[tuple[str, int], dict[str, int]], key: tuple[str, int], fiel
         into = sums[key] = {}
     for name, n in fields:
         into[name] = into.get(name, 0) + n
-
-
-def _columns(fields: dict[str, int]) -> tuple[list[str], list[int]]:
-    """Fields and counts, with their sum; none beyond keys.MAX_COUNT."""
-    counts, total = list(fields.values()), sum(fields.values())
-    if total > keys.MAX_COUNT:
-        counts, total = [min(n, keys.MAX_COUNT) for n in counts], keys.MAX_COUNT
-    return [*fields, keys.SUM_FIELD], [*counts, total]
-
-
-def _flat(fields: Mapping[str, Any]) -> list[Any]:
-    return [x for pair in fields.items() for x in pair]

@@ -18,7 +18,7 @@ from faust.types import TP
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from stream import fold, records
+from stream import blob, records
 from stream.fold import Folder
 from stream.profile import Profile
 from stream.redis_store import Store
@@ -231,7 +231,7 @@ async def test_large_chunks_and_large_buckets_are_added_up_exactly(bench: Bench,
 async def test_names_beyond_a_buckets_limit_are_counted_under_no_name_and_nothing_is_lost(
     bench: Bench, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fold, "_CAPS", {**fold._CAPS, "campaign": [9] * 3, "content": [4] * 3})
+    monkeypatch.setattr(blob, "_CAPS", {**blob._CAPS, "campaign": [9] * 3, "content": [4] * 3})
     site = new_site()
     for names in (("/a", "/b"), ("/c", "/d", "/a"), ("/e", "/f", "/b")):
         await bench.take(
