@@ -192,7 +192,7 @@ async def test_every_bucket_of_every_tier_is_what_a_calendar_says_however_late_a
         await bench.take(partition, left[:n])
         left = left[n:]
     assert await stored(redis, partition, site) == naive(events)
-    # Visitors: the latest minute of each, in each channel; the days' HyperLogLogs count so few exactly.
+    # Visitors: the latest minute of each, in each channel. Of so few a day's HyperLogLog takes two for one once in 250 runs.
     for channel in ("all", "site", "email", "other", "sms"):
         of = [e for e in events if channel in ("all", {"?": "other"}.get(e["channel"], e["channel"]))]
         last: dict[str, float] = {}
@@ -204,7 +204,8 @@ async def test_every_bucket_of_every_tier_is_what_a_calendar_says_however_late_a
         kept: Any = await redis.zrange(keys.visitors_key(partition, site, channel), 0, -1, withscores=True)
         assert dict(kept) == last
         for day, ids in dates.items():
-            assert await redis.pfcount(keys.visitor_day_key(partition, site, channel, day)) == len(ids)
+            counted = await redis.pfcount(keys.visitor_day_key(partition, site, channel, day))
+            assert len(ids) - 1 <= counted <= len(ids)
 
 
 async def test_large_chunks_and_large_buckets_are_added_up_exactly(bench: Bench, redis: Redis) -> None:
