@@ -192,7 +192,7 @@ async def test_every_bucket_of_every_tier_is_what_a_calendar_says_however_late_a
         await bench.take(partition, left[:n])
         left = left[n:]
     assert await stored(redis, partition, site) == naive(events)
-    # Visitors: the latest minute of each, in each channel. Of so few a day's HyperLogLog takes two for one once in 250 runs.
+    # Visitors: the latest minute of each in each channel. A day's HyperLogLog takes two for one in a run of 250.
     for channel in ("all", "site", "email", "other", "sms"):
         of = [e for e in events if channel in ("all", {"?": "other"}.get(e["channel"], e["channel"]))]
         last: dict[str, float] = {}
