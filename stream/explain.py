@@ -18,6 +18,7 @@ from stream.core.gate import Gate, Rules
 from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal, Trigger
 from stream.stored import StateError, Stored
+from tracker.contract.models import SIGNALS as MODELLED
 from tracker.contract.models import Models
 from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
 from tracker.contract.triggers import rfc3339
@@ -25,6 +26,11 @@ from tracker.contract.windows import Zone
 
 EXPLAINED: Final[dict[str, Signal[Any]]] = {s.name: s for s in SIGNALS if s.state_type is not type(None)}
 """Signals that keep something of a profile."""
+CHURN: Final = (
+    "on", "risk", "band", "p_alive", "likelihood", "horizon_days", "x", "t_x_days", "t_days", "crosses", "model",
+    "confidence", "values", "currency", "mean_value", "clv", "high_value",
+)  # fmt: skip
+"""Of a churn signal's explanation, what a profile says without being asked why."""
 MAX_TIMERS: Final = 3
 """How many of a signal's next timers are looked at."""
 
@@ -72,6 +78,30 @@ def explain(
             continue
         explained[name] = {**said, "inputs": _inputs(signal, settings, site)} | ({"off": True} if name in off else {})
     return explained
+
+
+def churn(
+    settings: Settings,
+    site: str,
+    profile_id: str,
+    about: Mapping[str, Any],
+    fields: Mapping[str, str],
+    models: Models,
+    now_ms: int,
+) -> dict[str, dict[str, Any]]:
+    """Churn signal -> how it stands now: risk and probabilities are of `now_ms`, by the parameters that are named."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in MODELLED:
+        if name not in fields:
+            continue
+        try:
+            state = _stored[name].decode(fields[name], f"{site}:{profile_id}")
+        except StateError:
+            continue  # `explain` says why
+        known = _Known(settings, site, profile_id, about, {name: state}, models, None)
+        said = known.say(EXPLAINED[name], state, now_ms, stands_still=True)["state"]
+        found[name] = {field: said[field] for field in CHURN}
+    return found
 
 
 def _inputs(signal: Signal[Any], settings: Settings, site: str) -> dict[str, Any]:

@@ -365,7 +365,7 @@ class Worker:
                     keep_rolled(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, lambda: self.settings)
                 ),
                 asyncio.create_task(
-                    keep_fitted(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, self.settings)
+                    keep_fitted(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, lambda: self.settings)
                 ),
             ]
             if self._watch is not None:

@@ -125,7 +125,8 @@ def kafka_container() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def stack(kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One endpoint and one worker for all tests that don't break them; `stack.site()` is a site of one's own."""
-    stack = Stack(tmp_path_factory.mktemp("stack"), Servers(kafka_bootstrap, redis_url)).start()
+    servers = Servers(kafka_bootstrap, redis_url)
+    stack = Stack(tmp_path_factory.mktemp("stack"), servers, fit_check_s=1).start()
     try:
         yield stack
     finally:

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import msgspec
 from redis.asyncio import Redis
 
-from stream.explain import EXPLAINED, explain
+from stream.explain import EXPLAINED, churn, explain
 from tracker.contract import keys, models
 from tracker.contract.codec import partition_of
 from tracker.contract.ids import ID_TYPES, normal
@@ -35,16 +35,17 @@ async def read_profile(
     stored = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(keys.profile_key(partition, site, profile_id)))
     if not stored:
         return None
-    fields = {_text(name): state for name, state in stored.items()}
+    fields = {_text(name): _text(state) for name, state in stored.items()}
     parts = {name: msgspec.json.decode(state) for name, state in fields.items()}
     about = parts.pop("about", {})
     found = {"profile_id": profile_id, "site": site, "about": about, "signals": shown(parts)}
     found["engagement"] = await read_score(redis, settings, site, found, now_ms)
+    modelled = not fields.keys().isdisjoint(models.SIGNALS)
+    parameters = await _models(redis, partition, site) if explained or modelled else {}
+    found["churn"] = churn(settings, site, profile_id, about, fields, parameters, now_ms)
     if explained:
-        texts = {name: _text(state) for name, state in fields.items()}
-        parameters = await _models(redis, partition, site)
         found["explained"] = explain(
-            settings, site, profile_id, about, texts, parameters, now_ms, (found["engagement"] or {}).get("e50")
+            settings, site, profile_id, about, fields, parameters, now_ms, (found["engagement"] or {}).get("e50")
         )
     return found
 

@@ -26,7 +26,6 @@ from tracker.contract.windows import DAY_S, HOUR_S, Zone
 
 log = logging.getLogger(__name__)
 
-EVERY_S: Final = 300.0
 FIT_TIMEOUT_S: Final = 1800.0
 
 
@@ -54,14 +53,14 @@ def is_due(now_s: int, hour: int, zone: Zone, fitted_s: int | None, began_s: int
     return fitted_s < at_s if fitted_s is not None else began_s < at_s
 
 
-async def keep_fitted(is_ours: Callable[[], bool], store: Store, settings: Settings) -> None:
-    """For ever: each night's fits."""
-    zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
+async def keep_fitted(is_ours: Callable[[], bool], store: Store, current: Callable[[], Settings]) -> None:
+    """For ever: each night's fits. `current`: the settings as they are now, sites change."""
     began_s = int(time())
     tried: dict[str, int] = {}
-    while settings.fit_hour >= 0:
-        await asyncio.sleep(EVERY_S)
-        for site, zone in zones.items():
+    while current().fit_hour >= 0:
+        await asyncio.sleep(current().fit_check_s)
+        settings = current()
+        for site, about in settings.sites.items():
             if not is_ours():
                 metrics.forget_bands()
                 break
@@ -76,7 +75,7 @@ async def keep_fitted(is_ours: Callable[[], bool], store: Store, settings: Setti
             done = [each.at_ms // 1000 for each in fitted]
             if site in tried:
                 done.append(tried[site])  # One that failed is tried again the next night, not at once.
-            if is_due(int(time()), settings.fit_hour, zone, max(done, default=None), began_s):
+            if is_due(int(time()), settings.fit_hour, Zone(about.time_zone), max(done, default=None), began_s):
                 tried[site] = int(time())
                 await fit(site, settings)
 

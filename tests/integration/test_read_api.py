@@ -218,7 +218,7 @@ async def test_a_profile_is_found_by_each_of_its_ids(stack: Stack, redis: Redis,
     await redis.set(keys.identifier_key(site.name, "user_id", value), profile_id)
     expected = {
         "profile_id": profile_id, "site": site.name, "about": about,
-        "signals": {"cart": {"stage": "cart"}, "churn": None}, "engagement": None,
+        "signals": {"cart": {"stage": "cart"}, "churn": None}, "engagement": None, "churn": {},
     }  # fmt: skip
     for id_type, id_ in (("user_id", value), ("profile_id", profile_id)):
         path = f"/api/v1/sites/{site.name}/profiles/{id_type}/{quote(id_, safe='')}"

@@ -6,10 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
+from stream.core import churn as churn_core
 from stream.core.gate import Gate, Held, Told
-from stream.explain import explain
+from stream.explain import churn, explain
 from stream.signals.cart import CartSignal
 from tests.unit.cart_vectors import T0_MS, context, event
+from tracker.contract.examples import MODEL
 from tracker.contract.settings import Settings, Site, TriggerPolicy
 from tracker.contract.triggers import rfc3339
 
@@ -67,3 +69,32 @@ def test_a_signal_that_is_off_stands_still_and_a_state_that_cant_be_read_is_said
     assert broken.keys() == {"cart"}
     assert broken["cart"]["state"] is None
     assert "version 99" in broken["cart"]["unreadable"]
+
+
+def test_churn_is_told_as_of_now_and_by_the_parameters_that_are_named() -> None:
+    """MBG/NBD's vector of domain.md 4.3: x 2, t_x 30.43, T 38.86 weeks, horizon 39. No event, no timer in between."""
+    week_ms, first_d = 7 * 86_400_000, 20_000
+    days = [first_d, first_d + 100, first_d + 213]
+    zero_ms = first_d * 86_400_000
+    fields = {"purchase": msgspec.json.encode({"_v": 2, "days": days, "zero_ms": zero_ms}).decode()}
+    settings = Settings(sites={"s": Site("wk_12345678", "sk_12345678", time_zone="UTC")}, churn_horizon_d=273)
+    model = msgspec.structs.replace(MODEL, r=0.525, alpha=6.183, a=0.891, b=1.614, version=7, site="s")
+
+    def now(weeks: float, **models: Any) -> dict[str, Any]:
+        return churn(settings, "s", "p", {}, fields, models.get("models", {}), zero_ms + round(weeks * week_ms))[
+            "purchase"
+        ]
+
+    fitted = now(38.86, models={("s", "purchase"): model})
+    t_x = 213 / 7
+    assert (fitted["x"], fitted["model"], fitted["confidence"]) == (2, "mbg_nbd:7", model.confidence)
+    p = churn_core.p_alive(churn_core.Params(0.525, 6.183, 0.891, 1.614), 2, t_x, 38.86)
+    assert abs(fitted["p_alive"] - p) < 1e-9
+    assert abs(fitted["p_alive"] - 0.706202265118) < 1e-3, "t_x is 30.43 there"
+    later = [now(weeks) for weeks in (31, 40, 60, 100)]
+    risks = [each["risk"] for each in later]
+    assert risks == sorted(risks)
+    assert later[0]["band"] != "high"
+    assert later[-1]["band"] == "high"
+    assert later[0]["model"] == "mbg_nbd:prior-1"
+    assert churn(settings, "s", "p", {}, {"purchase": PROBLEM}, {}, T0_MS) == {}

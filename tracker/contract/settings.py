@@ -651,6 +651,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             le=23,
         ),
     ] = 3
+    fit_check_s: Annotated[
+        float,
+        _s("s", "How often a worker looks whether a site's fit of the night is due, and shows the last one.", gt=0),
+    ] = 300.0
     fit_max_customers: Annotated[
         int, _s("customers", "Most histories that a fit takes; of more a sample by profile id.", ge=1000)
     ] = 1_000_000
