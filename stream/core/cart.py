@@ -270,7 +270,7 @@ def counted_of(items: tuple[Line, ...]) -> tuple[str, ...]:
 
 def value_of(items: tuple[Line, ...]) -> float:
     """Sum of price x quantity, in the cart's currency, at most MAX_PRICE. Lines without a price count nothing."""
-    return min(round(sum(i.price * i.qty for i in items if i.price is not None), 4), MAX_PRICE)
+    return min(round(sum((i.price * i.qty for i in items if i.price is not None), 0.0), 4), MAX_PRICE)
 
 
 def due_ms(carts: Carts, rules: Rules) -> int | None:

@@ -198,3 +198,22 @@ def test_a_wrong_now_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "x").write_text("")
     assert run(["fold", "--signal", "cart", "x", "--now", "today"]) == 2
     assert "--now" in capsys.readouterr().err
+
+
+def test_of_equal_times_the_order_of_the_file_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also beyond nine lines, whose numbers are no texts in order."""
+    lines = [{"event": "Product Added", "timestamp": 0, "properties": {"product_id": str(n)}} for n in range(12)]
+    lines.append({"event": "Cart Viewed", "timestamp": 0, "properties": {"products": []}})
+    assert fold(lines, 7200, capsys)["state"]["state"] == "EMPTY"
+
+
+def test_a_file_without_events_has_an_answer_of_the_same_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    found = fold([], 10, capsys)
+    one = fold([{"event": "Unknown", "timestamp": 0}], 10, capsys)
+    assert found.keys() == one.keys()
+    assert (found["state"], found["emissions"], found["triggers"], found["due"]) == (None, [], [], None)
+
+
+def test_churn_is_that_of_purchases(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [{"event": "Order Completed", "timestamp": 0, "properties": {"order_id": "1", "total": 5}}]
+    assert fold(lines, 10, capsys, "churn") == fold(lines, 10, capsys, "purchase")

@@ -22,6 +22,8 @@ from tracker.intake.draft import DEFAULT_POLICY
 from tracker.intake.time import parse_ms
 
 NAMES: Final = tuple(s.name for s in SIGNALS if s.state_type is not type(None))
+ALIASES: Final = {"churn": "purchase"}
+"""What people call a signal -> its name."""
 SOMEBODY: Final = "somebody"
 """anonymousId of a file that names nobody."""
 LEAST_MS: Final = 100_000_000_000
@@ -30,7 +32,9 @@ _object: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 @click.command()
-@click.option("--signal", "name", type=click.Choice(NAMES), required=True, help="Whose state and emissions.")
+@click.option(
+    "--signal", "name", type=click.Choice((*NAMES, *ALIASES)), required=True, help="Whose state and emissions."
+)
 @click.argument("file", type=click.File("rb"), metavar="FILE.jsonl")
 @click.option("--now", required=True, metavar="TIME", help="How far the clock goes: later events have not happened.")
 @click.option("--site", metavar="NAME", help="Whose settings hold.  [default: the only one of tracker.toml, else demo]")
@@ -42,11 +46,13 @@ def fold(name: str, file: Iterable[bytes], now: str, site: str | None, verbose: 
     Spec) with its `timestamp`; TIME and timestamps are ISO 8601 or seconds or milliseconds since 1970. Lines come in
     in the order of the file, each when it happened or when the one before it came in, or, if it says so, at its
     `receivedAt`: a line with an earlier timestamp than one before it is a late event. Without `type` it is a track
-    call, without `messageId` it gets one from its line's number; a messageId that was there before counts once.
+    call, without `messageId` it gets one from its line's number, so that of equal times the order of the file counts; a
+    messageId that was there before counts once.
 
     Lines that share an id (userId, anonymousId, previousId) are one person from the first line on: a simple union,
     without the limits that the identity rules have. A line without any id is of the person of the line before it.
     """
+    name = ALIASES.get(name, name)
     settings = contract_settings.load()
     site = site or (next(iter(settings.sites)) if len(settings.sites) == 1 else DEMO_SITE)
     try:
@@ -61,7 +67,7 @@ def fold(name: str, file: Iterable[bytes], now: str, site: str | None, verbose: 
     for n, text in enumerate(file, 1):
         if text.strip():
             lines.take(n, text)
-    people = lines.people()
+    people = lines.people() or [("person-1", iter(()))]
     if verbose:
         for line in lines.taken:
             sys.stderr.write(f"{line.n}: {line.what()}\n")
@@ -139,7 +145,7 @@ class _Lines:
         ids = [str(fields[name]) for name in ("userId", "anonymousId", "previousId") if fields.get(name)]
         nobody = not fields.get("userId") and not fields.get("anonymousId")
         wire = {
-            **fields, "type": fields.get("type") or "track", "messageId": fields.get("messageId") or f"line-{n}",
+            **fields, "type": fields.get("type") or "track", "messageId": fields.get("messageId") or f"line-{n:09}",
             "timestamp": rfc3339(happened_ms), "originalTimestamp": None, "sentAt": None,
         }  # fmt: skip
         if nobody:

@@ -39,7 +39,9 @@ def model() -> None:
 @click.option("--tx", metavar="AGE", default=None, help="Age at the last purchase.  [0 where x is 0]")
 @click.option("--T", "--t", "t", metavar="AGE", default=None, help="Age now, from the first purchase on.")
 @click.option("--horizon", metavar="TIME", default=None, help="How far to look ahead, in the same unit.")
-@click.option("--mean-value", metavar="M", default=None, help="Mean value of the repeat purchases, for gammagamma.")
+@click.option(
+    "--mean-value", "--mean", metavar="M", default=None, help="Mean value of the repeat purchases, for gammagamma."
+)
 @click.option("--discount-rate", metavar="RATE", default="0.15", show_default=True, help="A year, for the CLV.")
 @click.option("--weeks", type=click.IntRange(1, 5200), default=WEEKS, show_default=True, help="Of the CLV.")
 @click.option(
