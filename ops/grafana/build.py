@@ -56,8 +56,13 @@ def by_hop(histogram: str) -> tuple[tuple[str, str], ...]:
 
 
 def share(part: str, rest: str) -> str:
-    """part / (part + rest); of nothing: 0."""
-    return f"{part} / clamp_min({part} + {rest}, 1e-9)"
+    """part / (part + rest)."""
+    return ratio(part, f"{part} + {rest}")
+
+
+def ratio(part: str, whole: str) -> str:
+    """part / whole, at most 1; of nothing there is no value, which is not 0."""
+    return f"clamp_max({part} / ({whole} > 0), 1)"
 
 
 PIPELINE: Final[Rows] = (
@@ -320,8 +325,7 @@ SIGNALS: Final[Rows] = (
                     ),
                     (
                         "recovered",
-                        f"{by_site('stream_carts_recovered_total')}"
-                        f" / clamp_min({by_site('stream_carts_abandoned_total')}, 1e-9)",
+                        ratio(by_site("stream_carts_recovered_total"), by_site("stream_carts_abandoned_total")),
                     ),
                 ),
             ),
@@ -395,10 +399,10 @@ SIGNALS: Final[Rows] = (
                 (
                     (
                         "{{channel}}",
-                        rate("stream_message_events_total", "channel", f'{SITE}, action="unsubscribed"')
-                        + " / clamp_min("
-                        + rate("stream_message_events_total", "channel", f'{SITE}, action="delivered"')
-                        + ", 1e-9)",
+                        ratio(
+                            rate("stream_message_events_total", "channel", f'{SITE}, action="unsubscribed"'),
+                            rate("stream_message_events_total", "channel", f'{SITE}, action="delivered"'),
+                        ),
                     ),
                 ),
             ),
