@@ -126,7 +126,7 @@ def count(state: Activity, name: str, ms: int, day: int, keep_days: int) -> Acti
 
 
 def merge(one: Activity, other: Activity, keep_days: dict[str, int], utc_offset_ms: int) -> Activity:
-    both = _united(sorted((*one.sessions, *other.sessions)))
+    both = united(sorted((*one.sessions, *other.sessions)))
     gone, sessions = both[: max(0, len(both) - MAX_SESSIONS)], tuple(both[-MAX_SESSIONS:])
     past = _counted(one.past, other.past, PAST_D) if other.past else one.past
     began = [s.began_ms for s in (one, other) if s.began_ms is not None]
@@ -144,7 +144,7 @@ def merge(one: Activity, other: Activity, keep_days: dict[str, int], utc_offset_
     return Activity(min(one.first_ms, other.first_ms), tallies, sessions, more, day, bits, past, began_ms)
 
 
-def _united(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def united(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sorted intervals, those that are near to each other as one."""
     out: list[tuple[int, int]] = []
     for first, last in intervals:

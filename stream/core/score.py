@@ -20,7 +20,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, Adds, ScoreRules, adds_of, weights_of
+from stream.core.activity import MAX_SESSIONS, united
+from stream.core.activity import joined as joined_sessions
+from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, SESSION, Adds, ScoreRules, adds_of, weights_of
 
 LANDMARK_MS: Final = 1_577_836_800_000
 """2020-01-01T00:00Z."""
@@ -73,6 +75,8 @@ class Rules(Struct, frozen=True):
     floor: bool
     """A score is never below 0."""
     adds: dict[str, tuple[Adds, ...]]
+    sessions: bool
+    """They have a weight."""
 
 
 def rules_of(score: ScoreRules) -> Rules:
@@ -81,8 +85,9 @@ def rules_of(score: ScoreRules) -> Rules:
     log_weights = {name: log2(weight) for name, weight in weights.items() if weight > 0}
     longest_d = max(half_lives_d.values())
     return Rules(
-        weights, log_weights, half_lives_d, longest_d, score.daily_cap, score.active, score.floor, adds_of(score)
-    )
+        weights, log_weights, half_lives_d, longest_d, score.daily_cap, score.active, score.floor, adds_of(score),
+        bool(weights[SESSION]),
+    )  # fmt: skip
 
 
 # -- one sum ---------------------------------------------------------------------------------------------------------
@@ -209,6 +214,60 @@ def merged(one: Tallies, other: Tallies, rules: Rules, at_ms: int) -> dict[str, 
         known = out.get(REPEAT_ORDER)
         out[REPEAT_ORDER] = moved if known is None else joined(known, moved, h, at_ms)
     return out
+
+
+# -- sessions --------------------------------------------------------------------------------------------------------
+
+
+class Sessions(Struct, frozen=True, array_like=True):
+    """What a late event may still change: it may join two sessions, or let one begin earlier. So the indicator is made
+    anew of these, and comes out the same in whatever order events come."""
+
+    latest: tuple[tuple[int, int], ...]
+    """(first event, last event), ms, sorted."""
+    past: Tally | None = None
+    """Of those before, which are only counted."""
+
+
+def visited(sessions: Sessions | None, ms: int, half_life_d: float, last_ms: int) -> Sessions:
+    """With an event of a visit; the same one where it changes nothing."""
+    if sessions is None:
+        return Sessions(((ms, ms),))
+    n = int(sessions.past.n) if sessions.past is not None else 0
+    latest, more = joined_sessions(sessions.latest, n, ms, ms)
+    if latest is sessions.latest:
+        return sessions
+    past = sessions.past
+    if more > n:
+        past = _with_start(past, min(ms, sessions.latest[0][0]), half_life_d, last_ms)
+    return Sessions(latest, past)
+
+
+def merged_sessions(one: Sessions, other: Sessions, half_life_d: float, last_ms: int) -> Sessions:
+    """Two persons' as one's, the same whichever comes first."""
+    both = united(sorted((*one.latest, *other.latest)))
+    gone, latest = both[: max(0, len(both) - MAX_SESSIONS)], tuple(both[-MAX_SESSIONS:])
+    pasts = [part.past for part in (one, other) if part.past is not None]
+    past = joined(pasts[0], pasts[1], half_life_d, last_ms) if len(pasts) == 2 else pasts[0] if pasts else None
+    for start, _ in gone:
+        past = _with_start(past, start, half_life_d, last_ms)
+    return Sessions(latest, past)
+
+
+def _with_start(past: Tally | None, ms: int, half_life_d: float, last_ms: int) -> Tally:
+    start = Tally(position(ms, half_life_d), half_life_d, 1, 0, 0)
+    return start if past is None else joined(past, start, half_life_d, last_ms)
+
+
+def tally_of(sessions: Sessions, half_life_d: float, utc_offset_ms: int, last_ms: int) -> Tally:
+    """The indicator: each session counts when it began. There is no cap."""
+    starts, past = [first for first, _ in sessions.latest], sessions.past
+    logs = [position(ms, half_life_d) for ms in starts]
+    if past is not None:
+        logs.append(converted(past, half_life_d, last_ms).log)
+    days = [(ms + utc_offset_ms) // DAY_MS for ms in starts]
+    n = len(starts) + (past.n if past is not None else 0)
+    return Tally(log_sum(logs), half_life_d, n, days[-1], days.count(days[-1]))
 
 
 def _time_of(first: Tally) -> int:

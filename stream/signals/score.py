@@ -21,8 +21,9 @@ from msgspec.structs import replace
 from stream.core import lead
 from stream.core import score as core
 from stream.core.parts import UNREADABLE
-from stream.core.score import DAY_MS, Mark, Rules, Tally
+from stream.core.score import DAY_MS, Mark, Rules, Sessions, Tally
 from stream.signals import amounts, shop
+from stream.signals.activity import is_visit
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent, event_label
@@ -33,12 +34,14 @@ from tracker.contract.scoring import (
     OF_CALL,
     OF_EVENT,
     REPEAT_ORDER,
+    SESSION,
     STAGES,
     WEIGHTS,
     Adds,
     LeadRules,
     ScoreRules,
     adds_of,
+    weights_of,
 )
 from tracker.contract.settings import Settings, Site
 from tracker.contract.triggers import LEAD_STAGE, LeadStage, rfc3339
@@ -68,6 +71,8 @@ class Score(Struct, frozen=True, omit_defaults=True):
     """When points fell below a stage last, by the timer."""
     due_ms: int | None = None
     """When they will."""
+    sessions: Sessions | None = None
+    """Where these have a weight."""
 
 
 class _Opened(Struct):
@@ -101,7 +106,9 @@ class ScoreSignal(Signal[Score]):
 
     def asks(self, site: Site | None) -> frozenset[str] | None:
         assert self.events is not None
-        return self.events if site is None else self.events.union(adds_of(site.score))
+        if site is None:
+            return self.events
+        return None if weights_of(site.score)[SESSION] else self.events.union(adds_of(site.score))
 
     def fold(self, state: Score | None, event: ProfileEvent, ctx: Context) -> Result:
         if event.bot is not None:
@@ -119,6 +126,10 @@ class ScoreSignal(Signal[Score]):
             after, more = _add(after, adds, event, ctx, rules)
             sums = (*sums, *more)
             engaged = engaged or any(each in rules.log_weights for each, _, _ in more)
+        if rules.sessions and is_visit(event):
+            after, more = _visited(after, event.timestamp_ms, ctx, rules)
+            sums = (*sums, *more)
+            engaged = engaged or (bool(more) and SESSION in rules.log_weights)
         is_lead = name in LEAD_EVENTS or (event.type == "identify" and _has_contact(ctx.traits))
         if not sums and not is_lead and event.type != "identify":
             return Result(state=state if after is before else after)
@@ -157,8 +168,15 @@ class ScoreSignal(Signal[Score]):
         entered = {
             name: max(one.entered.get(name, 0), other.entered.get(name, 0)) for name in {*one.entered, *other.entered}
         }
+        indicators = core.merged(one.indicators, other.indicators, rules, last_ms)
+        sessions = one.sessions or other.sessions
+        if one.sessions is not None and other.sessions is not None:
+            half_life_d = rules.half_lives_d[SESSION]
+            sessions = core.merged_sessions(one.sessions, other.sessions, half_life_d, last_ms)
+            indicators[SESSION] = core.tally_of(sessions, half_life_d, ctx.utc_offset_ms, last_ms)
         both = Score(
-            indicators=core.merged(one.indicators, other.indicators, rules, last_ms),
+            sessions=sessions,
+            indicators=indicators,
             last_ms=last_ms, marks=marks, orders=orders, stage=stage, entered=entered, left_ms=left_ms,
         )  # fmt: skip
         return _settled(both, max(now_ms, last_ms, left_ms), rules, leads, ctx, is_lead=False, is_customer=False)
@@ -258,7 +276,9 @@ def _count(
     last_ms = before.last_ms
     if at_ms > last_ms and indicator in _ENGAGING:
         last_ms = at_ms
-    after = Score(with_it, last_ms, marks, orders, before.stage, before.entered, before.left_ms, before.due_ms)
+    after = Score(
+        with_it, last_ms, marks, orders, before.stage, before.entered, before.left_ms, before.due_ms, before.sessions
+    )
     half_life_d = rules.half_lives_d[indicator]
     return after, ((indicator, half_life_d, core.position(at_ms, half_life_d)),)
 
@@ -286,6 +306,26 @@ def _add(
         return before, ()
     marks = core.marked(before.marks, known, rules.weights, at_ms // core.MINUTE_MS) if sums else before.marks
     return replace(before, indicators=with_it, last_ms=last_ms, marks=marks), tuple(sums)
+
+
+def _visited(before: Score, ms: int, ctx: Context, rules: Rules) -> tuple[Score, tuple[tuple[str, float, float], ...]]:
+    """The same of an event that somebody was here with. (What it adds to the site's sums is never taken back: a late
+    event that joins two sessions leaves the site's mean as it was.)"""
+    half_life_d, known = rules.half_lives_d[SESSION], before.sessions
+    sessions = core.visited(known, ms, half_life_d, before.last_ms)
+    if sessions is known:
+        return before, ()
+    tally = core.tally_of(sessions, half_life_d, ctx.utc_offset_ms, before.last_ms)
+    old = before.indicators.get(SESSION)
+    if tally == old:  # a session goes on
+        return replace(before, sessions=sessions), ()
+    last_ms = max(before.last_ms, ms) if SESSION in rules.log_weights else before.last_ms
+    marks = core.marked(before.marks, before.indicators, rules.weights, ms // core.MINUTE_MS)
+    after = replace(
+        before, indicators={**before.indicators, SESSION: tally}, last_ms=last_ms, marks=marks, sessions=sessions
+    )
+    began = old is None or tally.n > old.n
+    return after, ((SESSION, half_life_d, core.position(ms, half_life_d)),) if began else ()
 
 
 def _settled(

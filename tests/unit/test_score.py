@@ -464,6 +464,57 @@ def test_a_site_has_indicators_of_its_own() -> None:
     )
 
 
+SESSIONS = settings(ScoreRules(weights={"session": 5, "page": 0}))
+
+
+def test_a_session_counts_when_it_began_in_whatever_order_its_events_come() -> None:
+    """Sessions at 0 (to 30 min: exactly 30 minutes are none apart), and at 61 min; then an event that joins them."""
+    ctx, log = context(settings=SESSIONS), [page(0), page(1800), page(3660), page(2 * D)]
+    for order_ in permutations(log):
+        state = play(list(order_), ctx)
+        assert state.indicators["session"].n == 3
+        direct = fsum(exp2(-(2 * D - s) / (7 * D)) for s in (0, 3660, 2 * D))
+        assert e_of(state, 2 * D, {"session": 1}) == pytest.approx(direct, rel=1e-12)
+    for order_ in permutations([*log, page(2700)]):
+        state = play(list(order_), ctx)
+        assert state.indicators["session"].n == 2
+        assert e_of(state, 2 * D, {"session": 1}) == pytest.approx(1 + exp2(-2 / 7), rel=1e-12)
+    assert state == msgspec.json.decode(msgspec.json.encode(state), type=Score)
+
+
+def test_sessions_of_two_profiles_that_are_one_person_are_joined() -> None:
+    ctx = context(settings=SESSIONS)
+    one, other = play([page(0), page(2 * D)], ctx), play([page(1500), page(D)], ctx)
+    both = SIGNAL.merge(one, other, at(3 * D), ctx).state
+    assert both is not None
+    assert both == SIGNAL.merge(other, one, at(3 * D), ctx).state
+    assert both.indicators["session"].n == 3
+    wanted = fsum(exp2(-d / 7) for d in (3, 2, 1))
+    assert e_of(both, 3 * D, {"session": 1}) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_sessions_beyond_those_that_are_kept_stay_counted() -> None:
+    ctx = context(settings=SESSIONS)
+    starts = [n * 3600.0 for n in range(40)]
+    state = play([page(s) for s in starts], ctx)
+    assert state.sessions is not None
+    assert len(state.sessions.latest) == 12
+    assert state.indicators["session"].n == 40
+    wanted = fsum(exp2(-(40 * 3600 - s) / (7 * D)) for s in starts)
+    assert e_of(state, 40 * 3600, {"session": 1}) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_sessions_cost_and_count_nothing_without_a_weight() -> None:
+    assert SIGNAL.asks(SESSIONS.sites["demo"]) is None
+    assert SIGNAL.asks(settings().sites["demo"]) is not None
+    state = play([page(0)])
+    assert state.sessions is None
+    assert state.indicators.keys() == {"page"}
+    results = [SIGNAL.fold(None, e, context(settings=SESSIONS)) for e in (page(0), event("Element Clicked", 0))]
+    assert [[name for name, _, _ in r.sums] for r in results] == [["page", "session"], ["session"]]
+    assert all(r.engaged for r in results)
+
+
 def test_a_score_may_have_a_floor() -> None:
     log = [page(0), event("Unsubscribed", 0)]
     for floor, score in ((False, -14), (True, 0)):

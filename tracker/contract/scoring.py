@@ -105,7 +105,11 @@ AMOUNTS: Final[dict[str, str]] = {
 """Indicators that add up amounts -> their event: minutes of reading, marks. They cost what an event costs, so they are
 kept of sites only that give them a weight, from then on."""
 
-WEIGHTS: Final[dict[str, float]] = {i.name: i.weight for i in INDICATORS} | dict.fromkeys(AMOUNTS, 0.0)
+SESSION: Final = "session"
+"""Sessions, each when it began. To know them costs a look at each event, so they are kept of sites only that give them
+a weight, from then on."""
+
+WEIGHTS: Final[dict[str, float]] = {i.name: i.weight for i in INDICATORS} | dict.fromkeys((*AMOUNTS, SESSION), 0.0)
 OF_EVENT: Final[dict[str, str]] = {event: i.name for i in INDICATORS for event in i.events}
 OF_CALL: Final[dict[str, str]] = {call: i.name for i in INDICATORS for call in i.calls}
 
