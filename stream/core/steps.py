@@ -97,26 +97,29 @@ def moved(state: Steps, ms: int, *kinds: str) -> tuple[Steps, Difference]:
 
 
 def _appended(state: Steps, ms: int, kind: str) -> tuple[Steps, Difference]:
-    """The same for by far the most: something new, in its order."""
-    steps, (before, after) = steps_of(state), KINDS[kind]
-    again = _is_again(state, kind)
-    to, last = after if again else before, steps[-1][1] if steps else state.step
+    """The same for by far the most: something new, in its order. One walk, as `steps_of` without the list."""
+    last, ordered, used = state.step, state.ordered, state.used
+    since_ms: int | None = None
+    for move_ms, of in state.moves:
+        before, after = KINDS[of]
+        to = after if (used if of == USED else ordered) else before
+        if of == ORDER:
+            ordered = True
+        elif of == USED:
+            used = True
+        if to and to != last:
+            since_ms, last = move_ms, to
+    before, after = KINDS[kind]
+    to = after if (used if kind == USED else ordered) else before
     moves = (*state.moves, (ms, kind))
     whole = Steps(moves, state.more, state.step, state.ordered, state.used, state.day)
     if len(moves) > MAX_MOVES:
         whole = _bounded(whole)
     if not to or to == last:
         return whole, {}
-    if steps:
-        return whole, {(last, to, bucket(ms - steps[-1][0]), ms): 1}
+    if since_ms is not None:
+        return whole, {(last, to, bucket(ms - since_ms), ms): 1}
     return whole, {} if state.more else {(0, to, 0, ms): 1}
-
-
-def _is_again(state: Steps, kind: str) -> bool:
-    """Whether what is done now is its second step: after the first order, or use."""
-    if kind == USED:
-        return state.used or _count(state, USED) > 0
-    return state.ordered or _count(state, ORDER) > 0
 
 
 def merged(one: Steps, other: Steps) -> tuple[Steps, Difference]:
