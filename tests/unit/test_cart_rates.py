@@ -203,8 +203,10 @@ def test_carts_are_told_apart_by_what_was_in_them() -> None:
     found.take(track("Order Completed", at(0.5), "p4", order_id="o4"))
     found.take(track("Product Removed", at(0.5), "p5", product_id="C"))
     found.clock(at(2))
-    found.take(track("Product Added", at(3), "p1", product_id="D"))  # it was not in it when it was left
-    found.take(track("Order Completed", at(3.5), "p1", order_id="o1", total=10))
+    found.take(track("Product Added", at(3), "p1", product_id="D"))  # it was not in it when it was left first
+    found.take(track("Product Removed", at(3.1), "p1", product_id="B"))  # it was
+    found.clock(at(4.2))  # left again
+    found.take(track("Order Completed", at(4.5), "p1", order_id="o1", total=10))
     found.clock(at(8 * 24))
     found.take(track("Order Completed", at(8 * 24), "p3", order_id="o3", total=10))
     wanted = {"A": (1, 3, 1, 2, 1), "B": (0, 1, 1, 0, 0), "C": (0, 1, 0, 1, 1)}
@@ -214,7 +216,7 @@ def test_carts_are_told_apart_by_what_was_in_them() -> None:
     assert list(groups) == ["A", "B", "C"], "the products in the most carts first"
     rates = ("abandonment_rate", "net_abandonment_rate", "recovery_rate")
     assert [groups["A"][rate] for rate in rates] == [0.75, 0.5, pytest.approx(1 / 3)]
-    found.take(track("Order Cancelled", at(4), "p1", order_id="o1"))
+    found.take(track("Order Cancelled", at(5), "p1", order_id="o1"))
     assert [by_product(found)[key]["recovered"] for key in "AB"] == [0, 0], "it was given back"
 
 
