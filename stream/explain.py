@@ -20,7 +20,8 @@ from stream.signals.base import Context, Result, Signal, Trigger
 from stream.stored import StateError, Stored
 from tracker.contract.models import SIGNALS as MODELLED
 from tracker.contract.models import Models
-from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
+from tracker.contract.settings import Settings
+from tracker.contract.sites import DEFAULT_TIME_ZONE
 from tracker.contract.triggers import rfc3339
 from tracker.contract.windows import Zone
 

@@ -40,7 +40,8 @@ from tracker.contract.merges import (
     Unmerge,
 )
 from tracker.contract.models import Model, Models
-from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
+from tracker.contract.settings import Settings
+from tracker.contract.sites import DEFAULT_TIME_ZONE
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.windows import Zone
 

@@ -16,7 +16,8 @@ from typing import Final
 from stream.core import score as core
 from stream.redis_store import RedisError, Store, Unavailable
 from tracker.contract import keys
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 
 log = logging.getLogger(__name__)
 

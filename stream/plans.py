@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from stream.profile import ABOUT
 from stream.signals.base import Signal
-from tracker.contract.settings import Site
+from tracker.contract.sites import Site
 
 _TYPES: Final = frozenset(("page", "screen", "identify", "group", "alias"))
 

@@ -15,7 +15,8 @@ from stream.core.gate import Gate, Held, Stopped, Told
 from stream.effects import Effects, Outgoing
 from stream.profile import Profile, ProfileCodec
 from stream.signals.base import Signal, Trigger
-from tracker.contract.settings import Links, Settings
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Links
 from tracker.contract.topics import MAX_RECORD_BYTES
 from tracker.contract.triggers import Person, TriggerLinks, encode_trigger
 from tracker.contract.windows import Zone

@@ -16,7 +16,8 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from tracker.contract import keys, windows
-from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
+from tracker.contract.settings import Settings
+from tracker.contract.sites import DEFAULT_TIME_ZONE
 from tracker.contract.triggers import rfc3339
 from tracker.contract.windows import WINDOWS, Zone
 from tracker.ratios import ratio

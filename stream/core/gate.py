@@ -23,7 +23,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from stream.core.contact import ALL, Contacts, channels, consent
-from tracker.contract.settings import TriggerPolicy, quiet_minutes
+from tracker.contract.sites import TriggerPolicy, quiet_minutes
 
 MAX_TOLD: Final = 64
 """More than a cap may be (50)."""

@@ -29,7 +29,8 @@ from tracker.contract.models import SIGNALS as MODELLED
 from tracker.contract.models import Confidence, Model, Models, Value, decode_model, encode_model
 from tracker.contract.producer import KafkaOut
 from tracker.contract.redis_url import admin
-from tracker.contract.settings import DEFAULT_TIME_ZONE, Settings
+from tracker.contract.settings import Settings
+from tracker.contract.sites import DEFAULT_TIME_ZONE
 from tracker.contract.topics import PROFILE_EVENTS, TOPICS
 from tracker.contract.windows import Zone
 

@@ -14,7 +14,8 @@ from stream.core.activity import DAY_MS, Activity
 from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import MESSAGE_ACTIONS, SERVER_EVENTS, VISIT_CHANNELS, ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Condition, counted, leaves
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import rfc3339
 
 HOUR_MS: Final = 3_600_000

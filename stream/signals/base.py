@@ -24,7 +24,8 @@ from msgspec import Struct
 from tracker.contract.events import VISIT_CHANNELS, ProfileEvent
 from tracker.contract.keys import ENGAGED
 from tracker.contract.models import Models
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import TriggerKind
 
 DECIDING: Final = frozenset(("contact", "gate"))

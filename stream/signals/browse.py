@@ -19,7 +19,8 @@ from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import BrowseRules
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import (
     BROWSE_ABANDONED,
     BrowseAbandoned,

@@ -31,7 +31,8 @@ from stream.signals.reviews import Reviews
 from stream.signals.score import Score
 from tracker.contract.predicates import BANDS, FIELDS, Condition
 from tracker.contract.scoring import ScoreRules
-from tracker.contract.settings import Settings, Site, TriggerPolicy
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site, TriggerPolicy
 from tracker.contract.stages import CHANNEL_NAMES
 
 _PURCHASE: Final = PurchaseSignal()

@@ -20,7 +20,7 @@ from stream.signals.base import Context, Result, Signal
 from tracker.contract import events as ev
 from tracker.contract.events import CONSENT_ACTIONS, MESSAGE_ACTIONS, VERIFIED, ProfileEvent
 from tracker.contract.ids import normal
-from tracker.contract.settings import TriggerPolicy
+from tracker.contract.sites import TriggerPolicy
 from tracker.contract.triggers import rfc3339
 
 CLAIMS: Final = frozenset((ev.SUBSCRIBED, ev.FORM_SUBMITTED, ev.POPUP_SUBMITTED, ev.SIGNED_UP))

@@ -25,7 +25,8 @@ from stream.signals.usage import rules_of
 from tracker.contract.codec import emission_id
 from tracker.contract.events import MESSAGE_ACTIONS, ProfileEvent
 from tracker.contract.retention import FallingRules
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import ENGAGEMENT_FALLING, EngagementFalling, TriggerKind, rfc3339
 
 VISIT: Final = "visit"

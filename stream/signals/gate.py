@@ -13,7 +13,7 @@ from stream.core import gate
 from stream.core.gate import Gate
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.events import ProfileEvent
-from tracker.contract.settings import TriggerPolicy
+from tracker.contract.sites import TriggerPolicy
 from tracker.contract.triggers import TRIGGER_KINDS, rfc3339
 
 KINDS: Final = {kind.name: kind for kind in TRIGGER_KINDS}

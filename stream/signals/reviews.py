@@ -25,7 +25,7 @@ from tracker.contract.events import (
     ProfileEvent,
 )
 from tracker.contract.keys import feedback_field
-from tracker.contract.settings import ReviewRules
+from tracker.contract.sites import ReviewRules
 from tracker.contract.triggers import REVIEW_REQUEST, ReviewRequest, rfc3339
 
 DAY_MS: Final = 86_400_000

@@ -18,7 +18,8 @@ from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Rule
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import RULE, RuleMet, rfc3339
 
 MAX_TOLD: Final = 50

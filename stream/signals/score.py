@@ -43,7 +43,8 @@ from tracker.contract.scoring import (
     adds_of,
     weights_of,
 )
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import LEAD_STAGE, LeadStage, rfc3339
 
 MAX_ORDERS: Final = 32

@@ -28,7 +28,8 @@ from tracker.contract.codec import emission_id
 from tracker.contract.events import event_label
 from tracker.contract.keys import segment_gauge
 from tracker.contract.predicates import FIELDS, Condition, Segment, leaves
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import SEGMENT_ENTERED, SEGMENT_EXITED, SegmentEntered, SegmentExited, rfc3339
 
 MAX_FIRINGS: Final = 1000

@@ -20,7 +20,7 @@ from stream.signals.base import Context, Result, Signal, Trigger
 from stream.signals.purchase import Purchases
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ORDER_CANCELLED, ORDER_COMPLETED, SESSION_ENDED, ProfileEvent
-from tracker.contract.settings import Site, SurveyRules
+from tracker.contract.sites import Site, SurveyRules
 from tracker.contract.triggers import SURVEY, Survey, rfc3339
 
 DAY_MS: Final = 86_400_000

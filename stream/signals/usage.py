@@ -19,7 +19,8 @@ from tracker.contract.codec import emission_id
 from tracker.contract.events import USAGE_EVENTS, ProfileEvent
 from tracker.contract.keys import ACTIVE_MS_FIELD, USED
 from tracker.contract.retention import FallingRules
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import USAGE_FALLING, TriggerKind, UsageFalling, rfc3339
 
 MINUTE_MS: Final = 60_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.keys import Keys
 from tracker.visitor_cookie import cookie_of
 

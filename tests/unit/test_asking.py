@@ -14,7 +14,8 @@ from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
 from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.predicates import Rule
-from tracker.contract.settings import ReviewRules, Settings, SettingsError, Site, SurveyRules, load
+from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.sites import ReviewRules, Site, SurveyRules
 
 DAY = 86_400_000
 

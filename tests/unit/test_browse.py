@@ -18,7 +18,7 @@ from tests.unit.cart_vectors import SETTINGS, T0_MS, add, context, event, order,
 from tests.unit.cart_vectors import view as cart_view
 from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import BrowseRules
-from tracker.contract.settings import Site
+from tracker.contract.sites import Site
 from tracker.contract.triggers import BrowseAbandoned, BrowseAbandonmentRetracted
 
 SIGNAL: Final = BrowseSignal()

@@ -28,7 +28,8 @@ from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MESSAGES, profile_event
 from tracker.contract.keys import segment_gauge
 from tracker.contract.predicates import Rule, Segment
-from tracker.contract.settings import Site, SurveyRules, load
+from tracker.contract.settings import load
+from tracker.contract.sites import Site, SurveyRules
 from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger, encode_trigger
 
 NAMES: Final = sorted(

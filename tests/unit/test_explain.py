@@ -12,7 +12,8 @@ from stream.explain import churn, explain
 from stream.signals.cart import CartSignal
 from tests.unit.cart_vectors import T0_MS, context, event
 from tracker.contract.examples import MODEL
-from tracker.contract.settings import Settings, Site, TriggerPolicy
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site, TriggerPolicy
 from tracker.contract.triggers import rfc3339
 
 ADDED: Final = event("Product Added", 0, {"product_id": "A", "price": 10}, id="m1")

@@ -19,7 +19,7 @@ from stream.signals.visit import VisitSignal
 from tests.unit.cart_vectors import SETTINGS, context
 from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import FallingRules
-from tracker.contract.settings import Site
+from tracker.contract.sites import Site
 from tracker.contract.triggers import EngagementFalling, UsageFalling
 
 OFFSET_MS: Final = 7 * 3_600_000

@@ -20,7 +20,8 @@ from tests.harness import ROOT
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract import settings as contract_settings
 from tracker.contract.events import CONSENT_ACTIONS, encode_clock
-from tracker.contract.settings import Links, Settings, SettingsError, Site, TriggerPolicy, quiet_minutes
+from tracker.contract.settings import Settings, SettingsError
+from tracker.contract.sites import Links, Site, TriggerPolicy, quiet_minutes
 from tracker.contract.triggers import INFORMING, TRIGGER_KINDS, Person, TriggerKind
 
 HOUR = 3_600_000

@@ -16,7 +16,7 @@ from tests.unit.cart_vectors import SETTINGS, T0_MS, context, event
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MODEL
 from tracker.contract.retention import ReorderRules, check
-from tracker.contract.settings import Site
+from tracker.contract.sites import Site
 from tracker.contract.triggers import ReorderDue
 
 D: Final = 86_400

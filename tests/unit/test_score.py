@@ -22,7 +22,8 @@ from tests.unit.cart_vectors import T0_MS, context, event
 from tracker.contract import scoring
 from tracker.contract.events import MESSAGE_ACTIONS, MESSAGE_CLICKS, ORDER_COMPLETED, ProfileEvent
 from tracker.contract.scoring import WEIGHTS, LeadRules, ScoreRules
-from tracker.contract.settings import Settings, SettingsError, Site, load
+from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.sites import Site
 
 D = 86_400.0
 SIGNAL = ScoreSignal()

@@ -24,7 +24,8 @@ from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.models import Value, encode_model
 from tracker.contract.predicates import FIELDS, MAX_EVENTS, Condition, Segment, leaves, relaxed
 from tracker.contract.scoring import FitRule, LeadRules
-from tracker.contract.settings import Settings, SettingsError, Site, load
+from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.sites import Site
 
 DAY = 86_400_000
 H = 3_600_000

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tracker.contract import examples
-from tracker.contract.settings import Settings, SettingsError, Site, Webhook, load
+from tracker.contract.settings import Settings, SettingsError, load
 from tracker.contract.signature import headers, key_of
+from tracker.contract.sites import Site, Webhook
 from tracker.contract.topics import WEBHOOK_REPLAYS, DeadLetter
 from tracker.dead_letters import Redo, redo
 from tracker.deliver.guard import why_refused

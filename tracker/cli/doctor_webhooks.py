@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from tracker.cli.common import Failure
-from tracker.contract.settings import Settings, Webhook
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Webhook
 
 MAX_LAG: Final = 1000
 """Triggers that may wait in Kafka; a deliverer takes 256 ahead (WINDOW in tracker/deliver/service.py)."""

@@ -15,7 +15,8 @@ from stream.what_if import Record, play
 from tracker.cli.common import Failure, printable
 from tracker.contract import settings as contract_settings
 from tracker.contract.events import MAX_TIME_MS, profile_prefix, with_profile
-from tracker.contract.settings import DEMO_SITE, Settings, Site
+from tracker.contract.settings import DEMO_SITE, Settings
+from tracker.contract.sites import Site
 from tracker.contract.triggers import rfc3339
 from tracker.intake import Call, Draft, Policy, policy_of, take
 from tracker.intake.draft import DEFAULT_POLICY

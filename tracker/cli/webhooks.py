@@ -13,7 +13,7 @@ import click
 
 from tracker.cli.common import Failure, run_until_signal
 from tracker.contract import settings as contract_settings
-from tracker.contract.settings import Webhook
+from tracker.contract.sites import Webhook
 
 SAMPLE_PREFIX: Final = "test-"
 """In front of a sample's id, so that a receiver's memory of ids never takes a real trigger for one."""

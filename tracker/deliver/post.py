@@ -10,7 +10,7 @@ import aiohttp
 from msgspec import Struct
 
 from tracker.contract import signature
-from tracker.contract.settings import Webhook
+from tracker.contract.sites import Webhook
 from tracker.contract.triggers import CONTENT_TYPE
 from tracker.deliver import guard
 from tracker.deliver.retry import retry_after_s

@@ -27,7 +27,8 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
-from tracker.contract.settings import Settings, Webhook
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Webhook
 from tracker.contract.topics import DEAD_LETTERS, WEBHOOK_REPLAYS, DeadLetter
 from tracker.contract.triggers import TRIGGER_KINDS, CloudEvent, decode_trigger
 from tracker.deliver import metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from tracker.contract.settings import Site
+from tracker.contract.sites import Site
 from tracker.intake import device
 from tracker.intake.draft import Policy
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
-from tracker.contract import events, examples, keys, merges, models, settings, topics, triggers
+from tracker.contract import events, examples, keys, merges, models, settings, sites, topics, triggers
 from tracker.contract.generate.json_schema import inner_struct, schema_of, trigger_types
 from tracker.contract.generate.texts import SCHEMA_DIR, one_line, table, to_json
 from tracker.contract.generate.typescript import ts_type
@@ -231,7 +231,7 @@ origins = ["https://shop.example"]
 time_zone = "Asia/Ho_Chi_Minh"
 ```
 
-{_fields(settings.Site)}
+{_fields(sites.Site)}
 
 ## Webhooks
 
@@ -246,7 +246,7 @@ secret = "whsec_..."
 kinds = ["cart_abandoned"]   # or all
 ```
 
-{_fields(settings.Webhook)}
+{_fields(sites.Webhook)}
 """
     )
     return "".join(parts)
