@@ -14,6 +14,7 @@ and seq of its head, does all or nothing and increments seq:
     roll.lua      a day's counters of a site, summed up over all partitions
     identify.lua  identifiers -> profile ids of one site
     split.lua     identifiers of a profile become a new one's
+    forget.lua    what processes said of their spools that are long gone
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from redis.exceptions import RedisError
 
 from stream.redis_nodes import Nodes, Unavailable
 
-SCRIPTS: Final = ("claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify", "split")
+SCRIPTS: Final = (
+    "claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify", "split", "forget",
+)  # fmt: skip
 APPLIED: Final = b"applied"
 
 packb = msgspec.msgpack.Encoder().encode
