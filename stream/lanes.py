@@ -133,6 +133,10 @@ class Lanes:
                     self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: {type(e).__name__}: {e}; claiming it again")
                     self.drop([lane.tp])
                 return
+            except asyncio.CancelledError:
+                if self.lanes.get(lane.tp) is lane:  # Not by `drop`: what it waited for was cancelled.
+                    self.drop([lane.tp])
+                raise
             except (TooMuchPoison, StateError) as e:
                 self._fatal(str(e))
                 return

@@ -73,11 +73,18 @@ class Node:
             self._flusher = asyncio.create_task(self._flush())
 
     async def close(self) -> None:
+        """Commands that it has not answered fail. (Cancelled, they would end the tasks that wait for them, unseen.)"""
         if self._flusher is not None:
             self._flusher.cancel()
-        for _, future in self._queue:
-            future.cancel()
+        self._fail(self._queue)
+        self._queue = []
         await self.client.aclose()
+
+    def _fail(self, commands: Sequence[tuple[Command, asyncio.Future[Any]]]) -> None:
+        for _, future in commands:
+            if not future.done():
+                future.set_exception(RedisConnectionError(f"{self.address[0]}:{self.address[1]} is no longer asked"))
+                future.exception()  # Nobody may wait any more.
 
     async def _flush(self) -> None:
         try:
@@ -98,8 +105,7 @@ class Node:
             if any(isinstance(a, NoScriptError) for a in answers):
                 await self._nodes.prepare(self.client)  # The server was restarted. The lanes claim again.
         except asyncio.CancelledError:
-            for _, future in commands:
-                future.cancel()
+            self._fail(commands)
             raise
         except Exception as e:
             metrics.REDIS_ERRORS.inc()

@@ -132,6 +132,23 @@ async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_
     await lanes.finish(0)
 
 
+async def test_a_lane_that_waited_for_what_was_cancelled_is_claimed_again() -> None:
+    partition = Partition(10)
+    lanes, reader = make(partition)
+    await lanes._try_claim()
+    cancelled: Any = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    partition.gate = SimpleNamespace(wait=lambda: cancelled)  # type: ignore[assignment]
+    lanes.put(reader.fetch(3))
+    await eventually(lambda: TP0 not in lanes.lanes)
+    partition.gate = asyncio.Event()
+    partition.gate.set()
+    await lanes._try_claim()
+    lanes.put(reader.fetch(3))
+    await eventually(lambda: partition.next == 3)
+    await lanes.finish(0)
+
+
 async def test_what_waited_in_dropped_lanes_holds_up_nobody() -> None:
     """The consumer fetches nothing while too much waits: it must hear that it does not any more."""
     partition = Partition(10)
