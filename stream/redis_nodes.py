@@ -201,9 +201,21 @@ class Nodes:
             raise RedisConnectionError("not all slots of the cluster have an owner")
         await self._ask_all(lambda client: client.ping())
 
-    async def renew_logs(self) -> None:
-        """See stream/redis_log.py. Raises RedisError / OSError when one does not answer."""
-        await self._ask_all(renew_after_start)
+    async def renew_logs(self) -> set[Address]:
+        """See stream/redis_log.py. -> the servers that do not answer. Raises RedisError / OSError when none does."""
+        nodes = list(self._nodes.values())
+        told = await asyncio.gather(*(renew_after_start(node.client) for node in nodes), return_exceptions=True)
+        failed: set[Address] = set()
+        for node, error in zip(nodes, told, strict=True):
+            if isinstance(error, RedisError | OSError):
+                failed.add(node.address)
+                self.failed_s = monotonic()
+                self.look_again()
+            elif error is not None:
+                raise error
+        if nodes and len(failed) == len(nodes):
+            raise next(error for error in told if isinstance(error, RedisError | OSError))
+        return failed
 
     async def _ask_all(self, ask: Callable[[aioredis.Redis], Awaitable[object]]) -> None:
         """Raises RedisError / OSError when a server does not answer: then another may be in its place soon."""

@@ -20,7 +20,7 @@ and seq of its head, does all or nothing and increments seq:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,9 +71,10 @@ class Store:
         """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
         await self._nodes.start()
 
-    async def renew_log(self) -> None:
-        """See stream/redis_log.py. Raises RedisError / OSError when Redis does not answer."""
-        await self._nodes.renew_logs()
+    async def renew_log(self) -> Set[Hashable]:
+        """See stream/redis_log.py. -> servers of a cluster that do not answer, as `place` names them. Raises
+        RedisError, OSError when none answers."""
+        return await self._nodes.renew_logs()
 
     async def stop(self) -> None:
         await self._nodes.stop()
