@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from stream.kafka_out import acked
-from stream.redis_store import RedisError, Store, Unavailable
+from stream.redis_store import RedisError, Store, Unavailable, binary
 from stream.signals_hop import MARGIN_MS
 from tracker.contract import keys
 from tracker.contract.events import encode_clock
@@ -30,6 +30,9 @@ from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 
 log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
+GONE_MS: Final = 3_600_000
+"""After what a process said has not been believed for so long, it is removed: each process has a name of its own, and
+one that is killed leaves it behind."""
 
 
 class Spooled:
@@ -55,6 +58,11 @@ class Spooled:
         return now_ms if self._since_ms is None else self._since_ms
 
 
+def long_gone(waits: Mapping[bytes, bytes], now_ms: int) -> list[tuple[bytes, bytes]]:
+    """(name, what it said) of processes that are long gone."""
+    return [(name, value) for name, value in waits.items() if _wait(value)[1] < now_ms - GONE_MS]
+
+
 def _wait(value: bytes) -> tuple[int, int]:
     since, _, until = value.partition(b":")
     return (int(since), int(until)) if since.isdigit() and until.isdigit() else (0, 0)
@@ -67,6 +75,8 @@ async def clock_ms(
     # In this order: what is in no spool any more is before the ends, and what comes after the ends is later than now.
     waits = await store.run("HGETALL", keys.WAITS_KEY)
     now_ms = int(time() * 1000)
+    if gone := long_gone(waits, now_ms):
+        await store.call("forget", keys.WAITS_KEY, [[binary(name), binary(value)] for name, value in gone])
     ends = await offsets.end_offsets([TopicPartition(EVENTS, p) for p in range(partitions)])
     heads = await asyncio.gather(
         *(store.run("HMGET", keys.events_tag(p) + ":head", "next", "received_at_ms") for p in range(partitions))

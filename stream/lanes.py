@@ -90,6 +90,8 @@ class Lanes:
         self.ends: dict[TP, int] = {}
         """Ends of the logs, asked beside the consumer; set by stream/worker.py."""
         self._outage_s = -inf
+        self._failing: set[TP] = set()
+        """Partitions that could not be claimed: the others go first."""
         self._waiting = 0
         """Records in the lanes' queues."""
         self._waiting_bytes = 0
@@ -133,6 +135,10 @@ class Lanes:
                     self._complain(f"{lane.tp.topic}[{lane.tp.partition}]: {type(e).__name__}: {e}; claiming it again")
                     self.drop([lane.tp])
                 return
+            except asyncio.CancelledError:
+                if self.lanes.get(lane.tp) is lane:  # Not by `drop`: what it waited for was cancelled.
+                    self.drop([lane.tp])
+                raise
             except (TooMuchPoison, StateError) as e:
                 self._fatal(str(e))
                 return
@@ -207,23 +213,45 @@ class Lanes:
         return [tp for tp in thread.assignment() if tp not in self.lanes and tp.topic in self._hops]
 
     async def _try_claim(self) -> None:
+        tried: set[TP] = set()
         try:
-            while missing := self._missing()[:CLAIM_AT_ONCE]:
+            while missing := [tp for tp in self._missing() if tp not in tried]:
+                some = sorted(missing, key=self._failing.__contains__)[:CLAIM_AT_ONCE]
+                tried.update(some)
+                self._failing.update(some)
                 async with asyncio.timeout(CLAIM_TIMEOUT_S):
-                    if not await self._claim(missing):
-                        return
+                    await self._claim(some)
+                self._failing -= self.lanes.keys()
         except (KafkaError, RedisError, *Unavailable) as e:
             self._note(e)
             self._complain(f"Claiming partitions: {type(e).__name__}: {e}; trying again")
 
-    async def _claim(self, missing: list[TP]) -> int:
-        """Make lanes of partitions: of how many. Only `keep` calls it, one call after the other."""
+    async def _claim(self, missing: list[TP]) -> None:
+        """Make lanes of partitions. Only `keep` calls it, one call after the other. One that can't be claimed, for its
+        node of a cluster is away, holds up no other. Raises when none can be."""
         thread = self.thread()
         if thread is None:
-            return 0
-        await self._store.renew_log()  # Redis may have been restarted: that is why lanes are claimed again.
+            return
+        # Redis may have been restarted: that is why lanes are claimed again.
+        away = await self._store.renew_log()
         hops = {tp: self._hops[tp.topic][1](tp.partition) for tp in missing}
-        nexts = dict(zip(missing, await asyncio.gather(*(h.claim(None) for h in hops.values())), strict=True))
+        if away:
+            hops = {tp: hop for tp, hop in hops.items() if self._store.place(hop.head_key) not in away}
+        told = await asyncio.gather(*(h.claim(None) for h in hops.values()), return_exceptions=True)
+        nexts: dict[TP, int | None] = {}
+        failed: Exception | None = None
+        for tp, next in zip(hops, told, strict=True):
+            if isinstance(next, (KafkaError, RedisError, *Unavailable)):
+                failed = next
+            elif isinstance(next, BaseException):
+                raise next
+            else:
+                nexts[tp] = next
+        if failed is not None:
+            if not nexts:
+                raise failed
+            self._note(failed)
+            self._complain(f"Claiming partitions: {type(failed).__name__}: {failed}; trying again")
         new = [tp for tp, next in nexts.items() if next is None]
         if new:  # A new install: from the beginning of the log.
             first = await self._offsets.beginning_offsets(new)
@@ -234,7 +262,6 @@ class Lanes:
             lane = self.lanes[tp] = Lane(tp, hops[tp], generation, self._hops[tp.topic][0])
             lane.task = asyncio.create_task(self._run(lane))
         log.info("Claimed %d partitions", len(generations))
-        return len(generations)
 
     async def _check_heads(self) -> None:
         """A partition without traffic would not notice that its head went back, or that its last chunk never came."""

@@ -73,11 +73,18 @@ class Node:
             self._flusher = asyncio.create_task(self._flush())
 
     async def close(self) -> None:
+        """Commands that it has not answered fail. (Cancelled, they would end the tasks that wait for them, unseen.)"""
         if self._flusher is not None:
             self._flusher.cancel()
-        for _, future in self._queue:
-            future.cancel()
+        self._fail(self._queue)
+        self._queue = []
         await self.client.aclose()
+
+    def _fail(self, commands: Sequence[tuple[Command, asyncio.Future[Any]]]) -> None:
+        for _, future in commands:
+            if not future.done():
+                future.set_exception(RedisConnectionError(f"{self.address[0]}:{self.address[1]} is no longer asked"))
+                future.exception()  # Nobody may wait any more.
 
     async def _flush(self) -> None:
         try:
@@ -98,8 +105,7 @@ class Node:
             if any(isinstance(a, NoScriptError) for a in answers):
                 await self._nodes.prepare(self.client)  # The server was restarted. The lanes claim again.
         except asyncio.CancelledError:
-            for _, future in commands:
-                future.cancel()
+            self._fail(commands)
             raise
         except Exception as e:
             metrics.REDIS_ERRORS.inc()
@@ -195,9 +201,21 @@ class Nodes:
             raise RedisConnectionError("not all slots of the cluster have an owner")
         await self._ask_all(lambda client: client.ping())
 
-    async def renew_logs(self) -> None:
-        """See stream/redis_log.py. Raises RedisError / OSError when one does not answer."""
-        await self._ask_all(renew_after_start)
+    async def renew_logs(self) -> set[Address]:
+        """See stream/redis_log.py. -> the servers that do not answer. Raises RedisError / OSError when none does."""
+        nodes = list(self._nodes.values())
+        told = await asyncio.gather(*(renew_after_start(node.client) for node in nodes), return_exceptions=True)
+        failed: set[Address] = set()
+        for node, error in zip(nodes, told, strict=True):
+            if isinstance(error, RedisError | OSError):
+                failed.add(node.address)
+                self.failed_s = monotonic()
+                self.look_again()
+            elif error is not None:
+                raise error
+        if nodes and len(failed) == len(nodes):
+            raise next(error for error in told if isinstance(error, RedisError | OSError))
+        return failed
 
     async def _ask_all(self, ask: Callable[[aioredis.Redis], Awaitable[object]]) -> None:
         """Raises RedisError / OSError when a server does not answer: then another may be in its place soon."""

@@ -14,12 +14,13 @@ and seq of its head, does all or nothing and increments seq:
     roll.lua      a day's counters of a site, summed up over all partitions
     identify.lua  identifiers -> profile ids of one site
     split.lua     identifiers of a profile become a new one's
+    forget.lua    what processes said of their spools that are long gone
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,9 @@ from redis.exceptions import RedisError
 
 from stream.redis_nodes import Nodes, Unavailable
 
-SCRIPTS: Final = ("claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify", "split")
+SCRIPTS: Final = (
+    "claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify", "split", "forget",
+)  # fmt: skip
 APPLIED: Final = b"applied"
 
 packb = msgspec.msgpack.Encoder().encode
@@ -68,9 +71,10 @@ class Store:
         """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
         await self._nodes.start()
 
-    async def renew_log(self) -> None:
-        """See stream/redis_log.py. Raises RedisError / OSError when Redis does not answer."""
-        await self._nodes.renew_logs()
+    async def renew_log(self) -> Set[Hashable]:
+        """See stream/redis_log.py. -> servers of a cluster that do not answer, as `place` names them. Raises
+        RedisError, OSError when none answers."""
+        return await self._nodes.renew_logs()
 
     async def stop(self) -> None:
         await self._nodes.stop()

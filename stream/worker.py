@@ -426,7 +426,10 @@ class Worker:
         await stack.enter_async_context(self.web())
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and (e := task.exception()) is not None:
+        if task.cancelled():
+            if not self.stopping.is_set():  # What it waited for was: it would be missing, unseen.
+                self.fatal("a part of the worker was cancelled")
+        elif (e := task.exception()) is not None:
             log.critical("A part of the worker failed", exc_info=e)
             self.fatal(f"{type(e).__name__}: {e}")
 

@@ -21,6 +21,7 @@ from stream.signals_hop import SignalsHop
 from tests.harness import embedded_redis
 from tests.integration.test_stream_hops import SETTINGS, T0, added, chunk, event
 from tracker.contract.events import encode_clock
+from tracker.contract.keys import WAITS_KEY
 from tracker.contract.merges import Merge, Unmerge, encode_merge, encode_unmerge, split_profile_id
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 from tracker.contract.windows import Zone
@@ -60,6 +61,9 @@ async def work(store: Store) -> None:
         unmerge_id="1", site="demo", profile_id="p2", new_profile_id=split_profile_id("demo", "1"), ids=ids, at_ms=T0
     )
     await signals.process(chunk(PROFILE_EVENTS, 5, encode_merge(merge), encode_unmerge(unmerge)))
+    await store.run("HSET", WAITS_KEY, "gone", "1:2", "frozen", "1:3")
+    await store.call("forget", WAITS_KEY, [["gone", "1:2"], ["frozen", "1:2"], ["nobody", "1:2"]])
+    assert await store.run("HGETALL", WAITS_KEY) == {b"frozen": b"1:3"}  # it goes on, and has said it anew
 
 
 async def test_the_keys_of_every_script_share_the_slot_of_its_first(tmp_path: Path) -> None:

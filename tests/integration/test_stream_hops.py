@@ -15,6 +15,7 @@ from uuid import UUID
 import pytest
 
 from stream import metrics, signals_hop
+from stream.deadlines import Spooled, clock_ms
 from stream.fold import Folder
 from stream.recovery import Logged, Records, Recovery, split
 from stream.redis_store import Lost, Store
@@ -244,6 +245,18 @@ async def test_an_endpoint_whose_clock_is_years_ahead_makes_nobody_forget_what_w
     await after.claim(None)
     await after.process(chunk(EVENTS, 4, first, ahead))
     assert [e["messageId"] for _, _, value in log.records for e in [json.loads(value)]] == ["m1", "m2"]
+
+
+async def test_the_clock_removes_what_processes_said_that_were_killed_long_ago(store: Store) -> None:
+    class Ends:
+        async def end_offsets(self, tps: list[Any]) -> dict[Any, int]:
+            return dict.fromkeys(tps, 0)
+
+    now_ms = int(time.time() * 1000)
+    live = b"%d:%d" % (now_ms - 5000, now_ms + 90_000)
+    await store.run("HSET", keys.WAITS_KEY, "live", live, "killed", f"1:{now_ms - 2 * HOUR_MS}", "odd", "\0:")
+    assert await clock_ms(store, cast(Any, Ends()), 8, Spooled(None)) == now_ms - 5000
+    assert await store.run("HGETALL", keys.WAITS_KEY) == {b"live": live}
 
 
 async def owner_of(store: Store, id: Identifier) -> str | None:

@@ -119,18 +119,19 @@ def order(state: Json, event: Json, ts: int, offset_ms: int) -> str | None:
     if id is not None and id in state["orders"]:
         return None
     before, day = state["times"].get("first_order"), (ts + offset_ms) // DAY_MS
+    repeat = ts if before is None else max(ts, before[0])
+    _, last_day, today = state["n"].get("repeat_order", (0, -1, 0))
+    if before is not None and (repeat + offset_ms) // DAY_MS == last_day and today >= CAP:
+        return None  # one more than count in a day: as if there had been none
     mark(state, ts)
     state["last_ms"] = max(ts, state["last_ms"])
     if id is not None:
         state["orders"] = [*state["orders"], id][-32:]
+    if before is None or ts < before[0]:
+        state["times"]["first_order"], state["n"]["first_order"] = [ts], (1, day, 1)
     if before is None:
-        state["times"]["first_order"], state["n"]["first_order"] = [ts], (1, day, 1)
         return "first_order"
-    repeat = ts
-    if ts < before[0]:
-        repeat = before[0]
-        state["times"]["first_order"], state["n"]["first_order"] = [ts], (1, day, 1)
-    assert add(state, "repeat_order", repeat, offset_ms, moved=True), "nobody in this traffic buys so often"
+    add(state, "repeat_order", repeat, offset_ms, moved=True)
     return "repeat_order"
 
 

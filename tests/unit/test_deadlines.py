@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.deadlines import Spooled
+from stream.deadlines import GONE_MS, Spooled, long_gone
 
 
 def test_the_clock_stays_before_what_was_spooled_until_hop_1_has_read_it() -> None:
@@ -34,3 +34,9 @@ def test_a_new_owner_reads_first_what_was_in_the_log() -> None:
     assert spooled.least_ms([], 5_000, {0: 7}, {0: 9}) == 0
     assert spooled.least_ms([], 6_000, {0: 8}, {0: 30}) == 0
     assert spooled.least_ms([], 7_000, {0: 9}, {0: 40}) == 7_000
+
+
+def test_what_processes_said_is_removed_when_it_has_not_been_believed_for_long() -> None:
+    now_ms = 10 * GONE_MS
+    waits = {b"a": b"40:%d" % (now_ms - GONE_MS - 1), b"b": b"40:%d" % (now_ms - GONE_MS), b"c": b"nonsense"}
+    assert long_gone(waits, now_ms) == [(b"a", waits[b"a"]), (b"c", b"nonsense")]

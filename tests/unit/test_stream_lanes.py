@@ -7,8 +7,10 @@ from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from aiokafka.errors import MessageSizeTooLargeError
 from faust.types import TP
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stream import lanes as module
 from stream.lanes import Lanes
@@ -96,8 +98,13 @@ class Redis:
 
     failed_s = -inf
 
-    async def renew_log(self) -> None:
-        pass
+    away: frozenset[str] = frozenset()
+
+    async def renew_log(self) -> frozenset[str]:
+        return self.away
+
+    def place(self, key: str) -> str:
+        return key
 
 
 def make(partition: Partition) -> tuple[Lanes, Reader]:
@@ -129,6 +136,48 @@ async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_
     await eventually(lambda: partition.next == 5)
     assert partition.claims == 2
     assert lanes.done == {TP0: 5}  # what Faust commits
+    await lanes.finish(0)
+
+
+@pytest.mark.parametrize("says_so", [False, True], ids=["calls fail", "the node does not answer"])
+async def test_partitions_of_a_node_that_is_away_hold_up_no_other(says_so: bool) -> None:
+    """More of them than are claimed together, and first in order."""
+
+    class Hop(SlowHop):
+        def __init__(self, p: int) -> None:
+            super().__init__(Partition(10))
+            self.head_key = "away" if p < 6 else "here"
+            self.away = p < 6
+
+        async def claim(self, first: int | None) -> int | None:
+            if self.away:
+                raise RedisConnectionError("away")
+            return await super().claim(first)
+
+    lanes, reader = make(Partition(10))
+    lanes._hops = {"t": ("resolve", Hop)}
+    lanes._store.away = frozenset({"away"} if says_so else ())  # type: ignore[attr-defined]
+    reader.assignment = lambda: {TP("t", p) for p in range(9)}  # type: ignore[method-assign]
+    for _ in range(4):
+        await lanes._try_claim()
+    assert {tp.partition for tp in lanes.lanes} == {6, 7, 8}
+    await lanes.finish(0)
+
+
+async def test_a_lane_that_waited_for_what_was_cancelled_is_claimed_again() -> None:
+    partition = Partition(10)
+    lanes, reader = make(partition)
+    await lanes._try_claim()
+    cancelled: Any = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    partition.gate = SimpleNamespace(wait=lambda: cancelled)  # type: ignore[assignment]
+    lanes.put(reader.fetch(3))
+    await eventually(lambda: TP0 not in lanes.lanes)
+    partition.gate = asyncio.Event()
+    partition.gate.set()
+    await lanes._try_claim()
+    lanes.put(reader.fetch(3))
+    await eventually(lambda: partition.next == 3)
     await lanes.finish(0)
 
 
