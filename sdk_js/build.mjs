@@ -17,6 +17,11 @@ const check = process.argv.includes("--check");
 const TARGET = "es2018";
 const STUB_TARGET = "es2015";
 
+/** The names of stub.ts in what is built. Of all that were tried these pack best, by 4 bytes against esbuild's own. */
+const STUB_NAMES = {
+  page: "t", calls: "o", proxy: "c", target: "e", path: "a", inner: "i", key: "n", args: "d", leave: "s", data: "n", call: "n", error: "d", fault: "d",
+};
+
 // Bytes after gzip -9; a KB of the budgets has 1,000.
 const files = [
   { entry: "stub", name: "stub.js", budget: 350, target: STUB_TARGET },
@@ -65,8 +70,12 @@ for (const { entry, name, budget, target = TARGET } of files) {
 await writePackage();
 
 async function stub(path, target) {
-  const { outputFiles } = await build({ ...common, bundle: false, format: "esm", entryPoints: [path], target });
-  return outputFiles[0].text.trim();
+  const { tsconfigRaw } = common;
+  const minify = { minifySyntax: true, minifyWhitespace: true };
+  const source = readFileSync(path, "utf8");
+  const { code } = await transform(source, { loader: "ts", format: "esm", charset: "utf8", legalComments: "none", target, tsconfigRaw, ...minify });
+  const names = RegExp(`(?<![\\w$]|[^.]\\.)(${Object.keys(STUB_NAMES).join("|")})(?![\\w$])`, "g");
+  return code.trim().replace(names, (name) => STUB_NAMES[name]);
 }
 
 /** In two passes: esbuild puts numbers in place of constants only where these stand first in a scope, so all of them are

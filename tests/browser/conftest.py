@@ -35,10 +35,14 @@ ARGS = [
 expect.set_options(timeout=30_000)  # the machine may be busy with other tests
 
 
-def need_chromium() -> None:
-    if CHROMIUM is None:
-        message = "no Chromium: apt-get install chromium, or set CHROMIUM to its path"
+def need_browser(path: str | None, message: str) -> None:
+    """Without it a test is skipped, but not in CI."""
+    if path is None:
         pytest.fail(message) if os.environ.get("REQUIRE_INTEGRATION") == "1" else pytest.skip(message)
+
+
+def need_chromium() -> None:
+    need_browser(CHROMIUM, "no Chromium: apt-get install chromium, or set CHROMIUM to its path")
 
 
 @pytest.fixture(scope="session")
@@ -172,8 +176,8 @@ class Sink:
         return [event for body in batches for event in body["batch"]]
 
     def calls(self) -> list[list[Any]]:
-        """What stubs have sent: [method, ...arguments]."""
-        return [call[1:] for r in self.requests if isinstance(r["body"], list) for call in r["body"][2]]
+        """What stubs have sent: [method, ...arguments]; [] of what is no JSON."""
+        return [(call or [])[1:] for r in self.requests if isinstance(r["body"], list) for call in r["body"][2]]
 
     async def get_page(self, request: web.Request) -> web.Response:
         html = self.pages.get(request.path) or self.html

@@ -8,20 +8,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from .conftest import Log, Sink, until
+from .conftest import Log, Sink, need_browser, until
 from .firefox import FIREFOX, Firefox, Tab, started
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.integration,
-    pytest.mark.skipif(FIREFOX is None, reason="no Firefox: apt-get install firefox-esr, or set FIREFOX to its path"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
 SETTLED_S = 1.0
 
 
 @pytest.fixture(scope="module")
 async def firefox() -> AsyncIterator[Firefox]:
+    need_browser(FIREFOX, "no Firefox: apt-get install firefox-esr, or set FIREFOX to its path")
     async with started() as firefox:
         yield firefox
 

@@ -111,6 +111,28 @@ async def test_the_endpoint_is_asked_for_a_cookie_only_where_one_may_be_set(
     assert "trk_anonymous_id" not in {c["name"] for c in await context.cookies()}
 
 
+@pytest.mark.parametrize("attributes", ['data-consent="required"', 'data-storage="none"'])
+@pytest.mark.parametrize("build", ["t.js", "t.full.js"])
+async def test_the_endpoint_is_asked_in_the_visit_in_which_the_person_agrees_and_once(
+    page: Page, context: BrowserContext, sink: Sink, build: str, attributes: str
+) -> None:
+    setting(sink)
+    sink.build, sink.attributes = build, f'data-cookie="server" {attributes}'
+    await page.goto(at(sink, "www.shop.com.vn"))
+    await page.wait_for_function("tracker.loaded")
+    await page.evaluate("tracker.track('Before')")  # the visit has begun
+    assert sink.asked == []
+    await page.evaluate("tracker.consent(true); tracker.identify('u1')")
+    await until(lambda: sink.asked)
+    await page.evaluate("tracker.consent(true); tracker.track('After')")
+    await page.goto(at(sink, "www.shop.com.vn", "/next"))
+    await page.wait_for_function("tracker.loaded")
+    await page.evaluate("tracker.consent(true); tracker.track('Next')")
+    await until(lambda: "Next" in [e.get("event") for e in sink.events()])
+    [cookie] = [c for c in await context.cookies() if c["name"] == "trk_anonymous_id"]
+    assert [f"id={cookie['value']}" in query for query in sink.asked] == [True]
+
+
 @pytest.mark.parametrize(
     ("before", "host", "told"),
     [

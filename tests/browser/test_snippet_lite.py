@@ -324,3 +324,24 @@ async def test_cookies_stand_on_the_widest_domain(page: Page, context: BrowserCo
     assert lite.events()[2]["userId"] == "u1"
     await page.evaluate("tracker.optOut()")
     assert [(c["name"], c["domain"]) for c in await context.cookies()] == [("trk_consent", ".shop.localhost")]
+
+
+@pytest.mark.parametrize("build", ["t.lite.js", "t.js"])
+@pytest.mark.parametrize("attributes", ["", 'data-consent="required"'], ids=["open", "held until a yes"])
+async def test_events_that_wait_keep_who_made_them(page: Page, sink: Sink, build: str, attributes: str) -> None:
+    sink.build, sink.attributes = build, attributes
+    await ready(page, sink.url)
+    await page.evaluate(
+        "tracker.track('Nobody'); tracker.identify('u1'); tracker.track('One'); tracker.reset();"
+        " tracker.track('Stranger'); tracker.identify('u2'); tracker.track('Two');"
+        " tracker.identify('u3'); tracker.consent(true)"
+    )
+    await until(lambda: len(sink.events()) == 7)
+    assert len(sink.requests) == 1
+    made = [(e.get("event") or e["type"], e.get("userId"), e["anonymousId"]) for e in sink.events()]
+    assert [(name, user) for name, user, _ in made] == [
+        ("Nobody", None), ("identify", "u1"), ("One", "u1"), ("Stranger", None),
+        ("identify", "u2"), ("Two", "u2"), ("identify", "u3"),
+    ]  # fmt: skip
+    ids = [anonymous for _, _, anonymous in made]
+    assert ids[0] == ids[1] == ids[2] != ids[3] == ids[4] == ids[5] != ids[6]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from playwright.async_api import BrowserContext, Page
 
-from .conftest import STUB, Sink, until
+from .conftest import STUB, Sink, unattended, until
 
 pytestmark = pytest.mark.browser
 
@@ -37,7 +37,7 @@ async def test_a_late_script_sends_what_the_stub_has_not_and_not_what_it_has(
 
 
 @pytest.mark.parametrize("build", ["t.js", "t.lite.js"])
-@pytest.mark.parametrize("case", ["consent", "ignored signal", "refused beacon", "circular"])
+@pytest.mark.parametrize("case", ["consent", "ignored signal", "refused beacon"])
 async def test_what_the_stub_did_not_send_is_not_lost_with_a_late_script(
     page: Page, sink: Sink, build: str, case: str
 ) -> None:
@@ -49,10 +49,8 @@ async def test_what_the_stub_did_not_send_is_not_lost_with_a_late_script(
     elif case == "ignored signal":
         sink.attributes = 'data-dnt="ignore"'
         await page.add_init_script("Object.defineProperty(Navigator.prototype, 'doNotTrack', {get: () => '1'})")
-    elif case == "refused beacon":
-        before = "const real = navigator.sendBeacon; navigator.sendBeacon = () => false; " + before
     else:
-        before += "; const a = {}; a.a = a; tracker.track('Circular', a)"
+        before = "const real = navigator.sendBeacon; navigator.sendBeacon = () => false; " + before
     sink.head = f"<script>{before}</script>"
     await page.goto(sink.url, wait_until="commit")
     await until(lambda: sink.requests)
@@ -140,3 +138,53 @@ async def test_no_call_throws_before_the_script_or_without_it(page: Page, sink: 
     await page.evaluate(f"() => {{ {CALLS} }}")
     expected = {"Called", "page"} | ({"Product Added"} if build == "t.full.js" else set())
     await until(lambda: expected <= {e.get("event") or e["type"] for e in sink.events()})
+
+
+@pytest.mark.parametrize("build", ["t.js", "t.lite.js", "t.full.js", "none.js"])
+async def test_a_call_that_is_no_json_costs_the_others_nothing(page: Page, sink: Sink, build: str) -> None:
+    sink.build, sink.script_status = build.replace("none", "t"), 404 if build == "none.js" else 200
+    bad = (
+        "const a = {}; a.a = a; tracker.track('Circular', a); tracker.track('Big', {n: 10n});"
+        " tracker.identify('u1', {get broken() { throw new Error('no') }})"
+    )
+    sink.head = f"<script>tracker.page(); {bad}; tracker.track('After')</script>"
+    await page.goto(sink.url)
+    if build == "none.js":
+        await leave(page)
+        assert [call for call in sink.calls() if call] == [["page"], ["track", "After"]]
+        assert len(sink.calls()) == 5  # as many as were made: how many have left is counted in them
+        return
+    await until(lambda: {"page", "After"} <= {e.get("event") or e["type"] for e in sink.events()})
+    assert {e.get("event") for e in sink.events()} <= {None, "After", "Page Engaged"}
+
+
+async def test_what_the_page_does_when_it_is_left_is_left_to_it(page: Page, sink: Sink) -> None:
+    sink.script_status = 404
+    sink.html = f"""<!doctype html><script>onpagehide = () => navigator.sendBeacon('/own', '{{"batch": []}}')</script>
+        {sink.script()}<script>{STUB}</script><script>tracker.page()</script>"""
+    await page.goto(sink.url)
+    await leave(page)
+    assert [request["path"] for request in sink.requests] == ["/own"]
+
+
+@pytest.mark.parametrize("build", ["t.js", "t.lite.js"])
+async def test_the_calls_of_a_prerendered_page_whose_script_is_late_are_sent_once_and_when_it_is_shown(
+    sink: Sink, build: str
+) -> None:
+    sink.build, sink.delay_s = build, 1.2
+    sink.pages["/start"] = """<!doctype html>
+        <script type="speculationrules">{"prerender": [{"urls": ["never", "shown"], "eagerness": "immediate"}]}</script>
+        <script>fetch("/gate").then(() => { location.href = "shown" })</script>"""
+    sooner = "{const set = setTimeout; window.setTimeout = (f, ms) => set(f, ms === 5000 ? 300 : ms)}"
+    calls = """tracker.track('Here'); const told = setInterval(() => {
+        if (tracker.loaded) { clearInterval(told); fetch('/told?' + document.prerendering) }
+    }, 20)"""
+    sink.html = f"<!doctype html><script>{sooner}</script>{sink.script()}<script>{STUB}{calls}</script>"
+    async with unattended(f"{sink.url}/start"):
+        await until(lambda: len(sink.told) == 2)
+        assert (sink.told, sink.requests) == (["true", "true"], [])
+        sink.gate.set()
+        await until(lambda: sink.events())
+        await asyncio.sleep(SETTLED_S)
+    assert [(e["event"], e["context"]["page"]["path"]) for e in sink.events()] == [("Here", "/shown")]
+    assert sink.calls() == []

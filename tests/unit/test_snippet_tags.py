@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from tracker.cli.snippet import snippet
+from tracker.contract import settings
+from tracker.contract.settings import Settings, Site
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +38,14 @@ def test_what_is_no_name_is_refused_in_a_word(name: str) -> None:
     done = CliRunner().invoke(snippet, ["--global", name])
     assert done.exit_code == 2
     assert "not a name as analytics" in done.output
+
+
+@pytest.mark.parametrize(("domain", "build", "told"), [("shop.vn", [], 1), ("shop.vn", ["--lite"], 0), ("", [], 0)])
+def test_a_site_whose_cookie_the_endpoint_sets_has_tags_that_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch, domain: str, build: list[str], told: int
+) -> None:
+    site = Site(write_key="k-123456", secret_key="sk-123456", cookie_domain=domain)
+    monkeypatch.setattr(settings, "load", lambda **_: Settings(sites={"shop": site}))
+    done = CliRunner().invoke(snippet, ["--site", "shop", *build])
+    assert done.exit_code == 0, done.output
+    assert done.output.count('data-cookie="server"') == told

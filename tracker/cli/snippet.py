@@ -58,6 +58,8 @@ def snippet(
         more["global"] = name
     if not (no_spa or build == ".lite"):
         more["spa"] = ""
+    if settings.sites[site].cookie_domain and build != ".lite":
+        more["cookie"] = "server"
     click.echo(tags(settings, settings.sites[site].write_key, base, build or "", more, nonce, sri))
     if csp:
         click.echo(policy(base, nonce, name))

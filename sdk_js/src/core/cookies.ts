@@ -33,7 +33,7 @@ export const writeCookie = (key: string, value: string): boolean | undefined =>
       }),
   );
 
-export const dropCookie = (name: string): void => domains().forEach((on) => put(name + "=; Max-Age=0", on));
+export const dropCookie = (name: string): unknown => domains().map((on) => put(name + "=; Max-Age=0", on));
 
 /** Writes it once more as it is, where it is: Safari keeps a script's cookie for 7 days after it was written. */
 export function renewCookie(key: string): void {
@@ -55,7 +55,7 @@ export function ownDomain(): string {
 /** Takes away all of ours, wherever they stand, and what /t.js has put into localStorage. */
 export function dropStored(): void {
   safe(() => {
-    look().match(/trk_[^=;]+/g)!.forEach(dropCookie);
+    look().match(/trk_[^=;]+/g)!.map(dropCookie);
   });
   safe(() => {
     for (const key in localStorage) if (key.startsWith("trk_")) delete localStorage[key];

@@ -137,8 +137,8 @@ const request = (items: Item[]): Promise<Response> =>
     response.text().then(() => response),
   );
 
-const tell = (items: Item[], status: number): void =>
-  afterSending.forEach((told) => told(items.map((each) => each.json_), status));
+const tell = (items: Item[], status: number): unknown =>
+  afterSending.map((told) => told(items.map((each) => each.json_), status));
 
 function fail(batch: Item[], retryAfterMs: number, status: number): void {
   // discard() has been called.

@@ -7,7 +7,7 @@ export { PREFIX, readCookie };
 /** Of the value as it stands in the cookie; servers refuse a request with 8 KB of headers. */
 const MAX_COOKIE_CHARS = 1000;
 
-const memory: Record<string, string> = {};
+const memory: Record<string, string> = { __proto__: null as never };
 export let storing = false;
 
 /** localStorage; undefined where it is blocked (naming it can throw) or nothing may be stored. */

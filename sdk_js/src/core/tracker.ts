@@ -74,12 +74,15 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
     },
   };
   // Later: what the page says at once, of the person or of consent, comes first.
-  if (options.cookie && (message["context"] as Fields)["sessionStart"]) setTimeout(() => storing && delivery.keepId(anonymousId()));
+  if (storing && (message["context"] as Fields)["sessionStart"]) setTimeout(keep);
   const json = JSON.stringify(message);
   emit("message", message);
   if (state === consent.OPEN) delivery.push(json);
   else if (held.push(json) > MAX_HELD) held.shift();
 }
+
+/** Once a visit: when it begins, or when something may be stored. */
+const keep = (): unknown => options.cookie && storing && delivery.keepId(anonymousId());
 
 function sendPlace(type: string, args: unknown[], facts?: Fields): void {
   const [names, properties, given] = split(args, 2);
@@ -140,6 +143,7 @@ export const methods: Record<string, Method> = {
   /** The tag's attributes have said it all; pages written for Segment call it. */
   load: nothing,
   consent(choice: consent.Choice) {
+    if (!storing) setTimeout(keep);
     consent.say(choice);
     if (consent.state()) {
       // What waited says now that it may leave.
@@ -252,7 +256,7 @@ function serve(target: Fields): void {
   });
   target["push"] = take;
   target["loaded"] = target["initialized"] = true;
-  waiting.forEach((each, index) => {
+  waiting.map((each, index) => {
     // What the stub has sent itself only says who is here.
     muted = index < (target["then"] as number);
     take(each);

@@ -18,7 +18,7 @@ export function visit(nowMs: number): Fields {
   const fresh = !id || idleMs > IDLE_MS;
   const now = fresh ? uuid() : id!;
   if (fresh || idleMs > STEP_MS) write("visit", now + "~" + nowMs);
-  if (fresh && storing) KEPT.forEach(renewCookie);
+  if (fresh && storing) KEPT.map(renewCookie);
   return { sessionId: now, sessionStart: fresh || undefined };
 }
 

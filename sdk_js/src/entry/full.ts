@@ -20,7 +20,7 @@ boot([
   ecommerce,
   popup,
   () => {
-    const wanted = (options.auto == null ? "engagement clicks forms popups" : options.auto).split(" ");
-    for (const [name, extra] of Object.entries(AUTO)) if (wanted.includes(name)) extra();
+    const { auto = "engagement clicks forms popups" } = options;
+    for (const [name, extra] of Object.entries(AUTO)) if (auto.includes(name)) extra();
   },
 ]);

@@ -185,7 +185,8 @@ function start(): void {
       dropStored();
     }
     if (said || consent !== "required") writeCookie("consent", JSON.stringify(said));
-    for (const key in memory) write(key, memory[key]!);
+    // A page may have put things into Object.prototype.
+    Object.keys(memory).map((key) => write(key, memory[key]!));
     release();
   }
 
@@ -205,7 +206,7 @@ function start(): void {
     }, queued && queued[1]);
   }
 
-  const release = (): void => held.splice(0).forEach(call);
+  const release = (): unknown => held.splice(0).map(call);
 
   const target = ((window as any)[name] ||= []);
   if (target.loaded) return;

@@ -14,10 +14,10 @@ export function start(): void {
       if (NAMES.test(name) && (facts.items || facts.transaction_id)) track(name, facts as Fields);
     });
   };
-  layer.forEach(look);
+  layer.map(look);
   const push = layer.push;
   layer.push = (...entries: unknown[]) => {
-    entries.forEach(look);
+    entries.map(look);
     return push.apply(layer, entries);
   };
 }

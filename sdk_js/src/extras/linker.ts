@@ -9,7 +9,7 @@ const PARAMETER = "trk_link";
 const VALID_MS = 120_000;
 
 export function start(): void {
-  const domains = (options.linker || "").split(" ").filter(Boolean);
+  const domains = (options.linker || "").split(" ");
   const ours = (host: string): boolean => host !== location.hostname && domains.some((d) => host === d || host.endsWith("." + d));
   safe(() => {
     const url = new URL(location.href);
@@ -20,7 +20,7 @@ export function start(): void {
     const [id, at] = carried.split("~");
     if (id && Math.abs(Date.now() - +at!) < VALID_MS && ours(new URL(document.referrer).hostname)) write("anonymous_id", id);
   });
-  if (!domains[0]) return;
+  if (!options.linker) return;
   listen(document, "click auxclick submit", ({ target }) => {
     if (state() !== OPEN) return;
     const link = (target as HTMLElement).closest("a,form") as HTMLElement | null;

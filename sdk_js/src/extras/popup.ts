@@ -122,7 +122,7 @@ export function start(): void {
     const known = popups.find(({ id }) => id === popup.id);
     known ? Object.assign(known, popup) : popups.push({ ...popup });
   };
-  methods["popup.show"] = (id: string) => popups.forEach((popup) => popup.id === id && trigger(popup, "call"));
+  methods["popup.show"] = (id: string) => popups.map((popup) => popup.id === id && trigger(popup, "call"));
   on("page", () => {
     visit().pages++;
     viewed++;
