@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from tracker.cli.snippet import snippet
 from tracker.contract import settings
-from tracker.contract.settings import Settings, Site
+from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 
 
 @pytest.fixture(autouse=True)
