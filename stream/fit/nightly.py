@@ -69,7 +69,11 @@ async def keep_fitted(is_ours: Callable[[], bool], store: Store, current: Callab
             except (RedisError, *Unavailable) as e:
                 log.warning("Nobody knows when %s was fitted: %s: %s", site, type(e).__name__, e)
                 continue
-            fitted = [_fitted.decode(r) for r in reports]
+            try:
+                fitted = [_fitted.decode(r) for r in reports]
+            except msgspec.DecodeError as e:  # another version's, or somebody's: the next fit writes it anew
+                log.warning("The report of the last fit of %s can't be read: %s", site, e)
+                fitted = []
             for each in fitted:
                 metrics.show_bands(site, each.signal, each.bands)
             done = [each.at_ms // 1000 for each in fitted]
@@ -77,7 +81,10 @@ async def keep_fitted(is_ours: Callable[[], bool], store: Store, current: Callab
                 done.append(tried[site])  # One that failed is tried again the next night, not at once.
             if is_due(int(time()), settings.fit_hour, Zone(about.time_zone), max(done, default=None), began_s):
                 tried[site] = int(time())
-                await fit(site, settings)
+                try:
+                    await fit(site, settings)
+                except OSError as e:
+                    log.warning("The fit of %s can't be started: %s", site, e)
 
 
 async def fit(site: str, settings: Settings) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import warnings
 from collections import Counter
@@ -26,6 +27,7 @@ from stream.fit.likelihood import Histories, compressed, fit_purchases, fit_valu
 from stream.signals.purchase import Purchases
 from tracker.contract.models import Model
 from tracker.contract.settings import Settings
+from tracker.contract.sites import Site
 from tracker.contract.windows import Zone
 
 NOW_MS = 1_790_000_000_000
@@ -331,3 +333,30 @@ def test_the_last_fits_bands_are_shown_by_the_worker_that_may_fit() -> None:
     assert shown["shop", "visit", "medium"] == 0
     metrics.forget_bands()
     assert metrics.CHURN_BANDS.labels("shop", "visit", "low")._value.get() == 0
+
+
+async def test_a_report_that_nobody_can_read_or_a_fit_that_can_not_be_started_ends_no_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unreadable:
+        async def run(self, *_: str) -> list[bytes]:
+            return [b'{"at_ms": "soon"']
+
+    asked: list[str] = []
+
+    async def no_memory(site: str, _: Settings) -> None:
+        asked.append(site)
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(nightly, "is_due", lambda *_: True)
+    monkeypatch.setattr(nightly, "fit", no_memory)
+    shop = Site("wk_of_the_tests", "sk_of_the_tests")
+    settings = Settings(fit_check_s=0.001, sites={"a": shop, "b": shop})
+    store: Any = Unreadable()
+    keeping = asyncio.create_task(nightly.keep_fitted(lambda: True, store, lambda: settings))
+    async with asyncio.timeout(10):
+        while len(asked) < 4 and not keeping.done():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.001)
+    assert asked[:4] == ["a", "b", "a", "b"]
+    keeping.cancel()
+    await asyncio.wait([keeping])
