@@ -58,7 +58,7 @@ async def test_leaving_in_mid_queue_loses_nothing(tab: Tab, shop: Sink, log: Log
 
 
 async def test_calls_leave_when_the_script_does_not_come(tab: Tab, shop: Sink, log: Log) -> None:
-    shop.build = "none.js"
+    shop.build, shop.late = "none.js", True
     shop.head = "<script>tracker.page(); tracker.identify('u-fox'); tracker.track('Seen', {n: 1})</script>"
     url = f"{shop.url}/firefox-blocked"
     await tab.goto(url)

@@ -51,6 +51,7 @@ async def test_leaving_in_mid_queue_loses_nothing(page: Page, shop: Sink, log: L
 
 
 async def test_calls_leave_when_the_script_is_blocked(page: Page, shop: Sink, log: Log) -> None:
+    shop.late = True
     await page.route("**/t.js", lambda route: route.abort())
     url = f"{shop.url}/blocked?utm_source=zalo"
     shop.head = (
@@ -68,7 +69,7 @@ async def test_calls_leave_when_the_script_is_blocked(page: Page, shop: Sink, lo
 
 
 async def test_what_left_before_the_late_script_came_is_not_sent_again(page: Page, shop: Sink, log: Log) -> None:
-    between = asyncio.Event()
+    shop.late, between = True, asyncio.Event()
 
     async def late(route: Route) -> None:
         await between.wait()

@@ -112,7 +112,7 @@ def test_one_wants_no_docs_from_a_cdn(shop: int) -> None:
     assert status == 200
     paths = (
         "counters", "visitors", "carts", "ranking", "engagement", "segments", "profiles/{id_type}/{value}",
-        "messages", "feedback", "steps", "retention", "usage",
+        "messages", "feedback", "sales", "steps", "retention", "usage",
     )  # fmt: skip
     read = {f"/api/v1/sites/{{site}}/{path}" for path in paths}
     assert set(document["paths"]) == read | set(ROUTES)
