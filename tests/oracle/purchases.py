@@ -111,17 +111,31 @@ def take(
     known = state["orders"].get(id)
     order = state["orders"][id] = first_report(known, new_order)
     if event["event"] != "Order Completed":
-        return state
+        return latest(state)
     if known is not None and known["value"] is not None:
         if order["day"] != known["day"] and not any(
             o["day"] == known["day"] and o["value"] is not None for o in state["orders"].values()
         ):
             state["days"].remove(known["day"])
         if order["day"] != new_order["day"]:
-            return state
+            return latest(state)
     see(state, ts, utc_offset_ms, rules)
-    assert len(state["orders"]) <= 64, "nobody in this traffic orders so often"
+    return latest(state)
+
+
+def latest(state: dict[str, Any]) -> dict[str, Any]:
+    """64 orders are known one by one, those of the first day before all others; of older ones the sums."""
+    first = state["days"][0] if state["days"] else 0
+    while len(state["orders"]) > 64:
+        _, _, id = min((o["day"] == first, o["ms"], id) for id, o in state["orders"].items())
+        order = state["orders"].pop(id)
+        state["sums"][order["cur"]] = state["sums"].get(order["cur"], 0) + net(order)
+    assert len(state["sums"]) <= 4, "nobody in this traffic pays in so many currencies"
     return state
+
+
+def net(order: dict[str, Any]) -> int:
+    return 0 if order["value"] is None else max(0, order["value"] - order["back"])
 
 
 def refunded(p: dict[str, Any]) -> float | None:
@@ -141,10 +155,10 @@ def first_report(known: dict[str, Any] | None, new: dict[str, Any]) -> dict[str,
 
 
 def totals(state: dict[str, Any]) -> dict[str, float]:
-    found: dict[str, int] = {}
+    found: dict[str, int] = dict(state["sums"])
     for o in state["orders"].values():
         if o["value"] is not None:
-            found[o["cur"]] = found.get(o["cur"], 0) + max(0, o["value"] - o["back"])
+            found[o["cur"]] = found.get(o["cur"], 0) + net(o)
     return {cur: value / 10_000 for cur, value in found.items()}
 
 
@@ -199,7 +213,9 @@ def merged(one: dict[str, Any], other: dict[str, Any], now_ms: int, rules: Rules
             for o in (one["orders"][id], other["orders"][id]):
                 if o["value"] is not None and o["day"] not in still:
                     days.discard(o["day"])
-        state |= {"orders": orders, "sums": {}}
+        theirs = other["sums"]
+        sums = {cur: one["sums"].get(cur, 0) + theirs.get(cur, 0) for cur in one["sums"].keys() | theirs.keys()}
+        state |= {"orders": orders, "sums": sums}
     state["days"] = sorted(days)
     settle(state, now_ms, rules)
-    return state
+    return latest(state) if "orders" in state else state
