@@ -270,7 +270,7 @@ class Folder:
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         ts_ms = event.timestamp_ms
         minute = ts_ms // 60_000 * 60
-        if event.received_at_ms - ts_ms > _LEAST_KEPT_MS:
+        if event.received_at_ms - minute * 1000 > _LEAST_KEPT_MS:
             minute = place_of(ts_ms, event.received_at_ms)
         changed: set[str] = set()
         if not event.counted:

@@ -300,3 +300,18 @@ def test_counts_of_a_kind_that_nobody_registered_are_the_sites() -> None:
     fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, 0)
     fx.extra["demo", T0 // 60_000 * 60] = {"wishes|added": 2}
     assert fx.counts() == {("site", "demo", T0 // 60_000 * 60): {"wishes|added": 2}}
+
+
+@pytest.mark.parametrize("late_s", range(172_700, 172_900, 20))
+def test_an_event_is_counted_in_minutes_as_long_as_its_minute_is_kept(late_s: int) -> None:
+    """Two days, from the start of the minute, for events as for what signals count at a time."""
+    ts, received = T0, T0 + late_s * 1000
+    start_s = ts // 60_000 * 60
+    decoded = decode([record(1, ts=ts, received=received)])
+    folder = Folder(SIGNALS, SETTINGS)
+    fx = folder.fold(decoded, {key: Profile(*key) for key in decoded.profiles}, (), {}, 0)
+    counts = folder.blob(fx, epoch=1, seq=0, base=0, next=1)["counts"]
+    buckets = [row[2] for row in counts if row[1] in ("site", "content")]
+    assert buckets
+    kept = received // 1000 - start_s <= 172_800
+    assert all(bucket[0] == (start_s if kept else False) for bucket in buckets)
