@@ -71,10 +71,12 @@ def wrong_decisions(
             out.append(f"event {place} has {len(found)} profiles: {sorted(found)}")
             continue
         canonical = {profiles.find(id) for id in found}
-        if shared := [purchase for purchase in purchases_of(events[place]) if len(carried[purchase]) > 1]:
-            for purchase in shared:
-                led[purchase] |= canonical
-            continue  # Whose it is, the order of arrival decides: see below.
+        purchases = purchases_of(events[place])
+        if any(len(carried[purchase]) > 1 for purchase in purchases):
+            # Whose it is, the order of arrival decides: see below. What is most telling leads it, not the others.
+            if len(carried[purchases[0]]) > 1:
+                led[purchases[0]] |= canonical
+            continue
         people[ids.find(names[0])] |= canonical
         if " user_id:" in names[0]:
             of_user[names[0]] |= canonical
