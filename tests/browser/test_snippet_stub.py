@@ -16,8 +16,11 @@ LATE_S = 6.0
 """The stub waits for 5."""
 
 
-async def leave(page: Page) -> None:
+async def leave(page: Page, sink: Sink | None = None) -> None:
+    """`sink`: what leaves with the page is waited for."""
     await page.goto("about:blank")
+    if sink is not None:
+        await until(lambda: sink.requests)
     await asyncio.sleep(SETTLED_S)
 
 
@@ -63,7 +66,7 @@ async def test_tags_that_stand_there_twice_and_are_blocked_tell_everything_once(
         f"<script>tracker.page()</script>{sink.script()}<script>{STUB}</script><script>tracker.track('A')</script>"
     )
     await page.goto(sink.url)
-    await leave(page)
+    await leave(page, sink)
     assert sink.calls() == [["page"], ["track", "A"]]
 
 
@@ -104,7 +107,7 @@ async def test_a_no_is_known_by_its_own_cookie(
     await context.add_cookies([{"name": name, "value": value, "url": sink.url}])
     sink.script_status, sink.head = 404, "<script>tracker.page()</script>"
     await page.goto(sink.url)
-    await leave(page)
+    await leave(page, sink if sent else None)
     assert sink.calls() == ([["page"]] if sent else [])
 
 
@@ -126,7 +129,7 @@ async def test_no_call_throws_before_the_script_or_without_it(page: Page, sink: 
     await page.goto(sink.url)
     assert await page.evaluate("!!window.awaited")
     if build == "none.js":
-        await leave(page)
+        await leave(page, sink)
         found = [call[:2] for call in sink.calls()]
         assert [call for call in found if call[0] in ("page", "ecommerce", "track")] == [
             ["page"],
@@ -150,7 +153,7 @@ async def test_a_call_that_is_no_json_costs_the_others_nothing(page: Page, sink:
     sink.head = f"<script>tracker.page(); {bad}; tracker.track('After')</script>"
     await page.goto(sink.url)
     if build == "none.js":
-        await leave(page)
+        await leave(page, sink)
         assert [call for call in sink.calls() if call] == [["page"], ["track", "After"]]
         assert len(sink.calls()) == 5  # as many as were made: how many have left is counted in them
         return
@@ -163,7 +166,7 @@ async def test_what_the_page_does_when_it_is_left_is_left_to_it(page: Page, sink
     sink.html = f"""<!doctype html><script>onpagehide = () => navigator.sendBeacon('/own', '{{"batch": []}}')</script>
         {sink.script()}<script>{STUB}</script><script>tracker.page()</script>"""
     await page.goto(sink.url)
-    await leave(page)
+    await leave(page, sink)
     assert [request["path"] for request in sink.requests] == ["/own"]
 
 

@@ -307,14 +307,15 @@ def test_any_order_of_arrival_ends_in_the_same_visits_and_tells_nothing_untrue(
     events: list[ProfileEvent], data: st.DataObject, waits: list[bool]
 ) -> None:
     """Within 48 hours, with fewer visits and carts than are kept."""
-    rig = Rig()
-    for e, wait in zip(data.draw(st.permutations(events)), waits, strict=False):
+    rig, arrival = Rig(), data.draw(st.permutations(events))
+    for e, wait in zip(arrival, waits, strict=False):
         rig.take(e) if wait else rig._keep(SIGNAL.fold(rig.state, e, rig.ctx))
     rig.clock(9 * D)
     straight = played(sorted(events, key=lambda e: e.timestamp_ms), 9 * D)
     assert rig.state is not None
     assert straight.state is not None
-    if len(naive(events)) > 8 or sum(e.event in ("Product Added", "Order Completed") for e in events) > 15:
+    most = max(len(naive(arrival[:n])) for n in range(1, len(arrival) + 1))  # a late event may make one of two
+    if most > 8 or sum(e.event in ("Product Added", "Order Completed") for e in events) > 15:
         return
     assert same(rig.state, straight.state)
     # What stands is what a look over all of them finds; when it was told, and as the first, hangs on the arrival.
