@@ -4,8 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
-# Processes of the tests: more than cores, for they wait most of the time. Each has servers of its own.
-JOBS := 3
+# Processes of the tests. Each has servers of its own, which need a core beside it: more of them on two cores and what waits
+# for something waits too long.
+JOBS := 2
 BIN := $(VENV)/bin
 NODE := $(shell command -v node >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null && echo node)
 SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -print 2>/dev/null | grep -v /dist/)
