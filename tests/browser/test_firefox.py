@@ -31,7 +31,8 @@ async def tab(firefox: Firefox) -> AsyncIterator[Tab]:
 
 async def names_of(log: Log, url: str, count: int) -> list[str]:
     """Names of the events of `url`, by time; `count` of them are awaited, and then whether more come."""
-    await until(lambda: len(log.of(url)) >= count)
+    # What was on its way when the page was left may get no answer when it is back: it is tried again after 30 s.
+    await until(lambda: len(log.of(url)) >= count, 60)
     await asyncio.sleep(SETTLED_S)
     return [str(e.get("event") or e["type"]) for e in log.of(url)]
 
