@@ -35,7 +35,7 @@ POLLUTED = """
 PATCHED_DATE = """{
     const Real = Date;
     window.Date = function (...args) { return new Real(...(args.length ? args : [Real.now()])) };
-    Date.now = () => new Real();
+    Date.now = () => Real.now() + 0.5;
     Date.parse = Real.parse; Date.UTC = Real.UTC; Date.prototype = Real.prototype;
 }"""
 FETCH_THROWS = "window.fetch = () => { throw new TypeError('patched') };"
