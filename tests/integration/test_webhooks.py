@@ -235,7 +235,7 @@ async def test_what_is_read_while_the_endpoint_still_asks_where_it_stands_is_del
             finally:
                 running.cancel()
                 await asyncio.wait([running])
-    assert sorted(setup.receiver.ids("good")) == ids
+    assert set(setup.receiver.ids("good")) == set(ids)  # one that was just delivered when it ended comes again
 
 
 def run(setup: Setup, *args: str) -> str:
