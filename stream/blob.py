@@ -24,12 +24,15 @@ _OPEN: Final = dict.fromkeys(keys.OPEN_KINDS, True)
 class Blobs:
     """Makes them of the effects of a fold."""
 
-    settings: Settings
+    _settings: Settings
 
     def __init__(self, codec: ProfileCodec, ranking: Signal[Any] | None, zone: Callable[[str], Zone]) -> None:
         self._codec = codec
         self._ranking = ranking
         self._zone = zone
+
+    def reconfigure(self, settings: Settings) -> None:
+        self._settings = settings
 
     def __call__(self, fx: Effects, *, epoch: int, seq: int, base: int, next: int) -> dict[str, Any]:
         """The argument of apply.lua. Clears the profiles' marks: what is in the blob counts as written."""
@@ -60,7 +63,7 @@ class Blobs:
             "src": [[p, f"{offset}:{sub}"] for p, (offset, sub) in fx.src.items()],
             "merged": merged,
             "writes": writes,
-            "ttl": self.settings.profile_ttl_d * 86_400,
+            "ttl": self._settings.profile_ttl_d * 86_400,
             "counts": [
                 [site, family, buckets, *_columns(fields)]
                 for (family, site, place), fields in fx.counts().items()
@@ -90,14 +93,14 @@ class Blobs:
     def _rank(self, profile: Profile, places: list[float | str], none: list[str]) -> None:
         """The profile's place, as its state is now: once a chunk, however many events it had."""
         assert self._ranking is not None
-        rank = self._ranking.rank(profile.states[self._ranking.name], profile.site, self.settings)
+        rank = self._ranking.rank(profile.states[self._ranking.name], profile.site, self._settings)
         if rank is None or not isfinite(rank):
             none.append(profile.id)
         else:
             places += (rank, profile.id)
 
     def _least_rank(self, site: str, clock_ms: int) -> float | bool:
-        least = self._ranking.least_rank(site, self.settings, clock_ms) if self._ranking is not None else None
+        least = self._ranking.least_rank(site, self._settings, clock_ms) if self._ranking is not None else None
         return False if least is None or not clock_ms else least
 
 

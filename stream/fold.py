@@ -82,7 +82,7 @@ class Folder:
         self._plans = {name: plan_of(self._signals, site, plans) for name, site in settings.sites.items()}
         self._plan = plan_of(self._signals, None, plans)
         self._teller.reconfigure(settings)
-        self.blob.settings = settings
+        self.blob.reconfigure(settings)
         self._zones = {name: Zone(site.time_zone) for name, site in settings.sites.items()}
         ranking = self._ranking
         self.rank_rules = {site: ranking.rank_rules(site, settings) for site in settings.sites} if ranking else {}

@@ -223,8 +223,11 @@ class Lanes:
                     await self._claim(some)
                 self._failing -= self.lanes.keys()
         except (KafkaError, RedisError, *Unavailable) as e:
-            self._note(e)
-            self._complain(f"Claiming partitions: {type(e).__name__}: {e}; trying again")
+            self._not_claimed(e)
+
+    def _not_claimed(self, e: Exception) -> None:
+        self._note(e)
+        self._complain(f"Claiming partitions: {type(e).__name__}: {e}; trying again")
 
     async def _claim(self, missing: list[TP]) -> None:
         """Make lanes of partitions. Only `keep` calls it, one call after the other. One that can't be claimed, for its
@@ -250,8 +253,7 @@ class Lanes:
         if failed is not None:
             if not nexts:
                 raise failed
-            self._note(failed)
-            self._complain(f"Claiming partitions: {type(failed).__name__}: {failed}; trying again")
+            self._not_claimed(failed)
         new = [tp for tp, next in nexts.items() if next is None]
         if new:  # A new install: from the beginning of the log.
             first = await self._offsets.beginning_offsets(new)

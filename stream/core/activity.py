@@ -126,8 +126,7 @@ def count(state: Activity, name: str, ms: int, day: int, keep_days: int) -> Acti
 
 
 def merge(one: Activity, other: Activity, keep_days: dict[str, int], utc_offset_ms: int) -> Activity:
-    both = united(sorted((*one.sessions, *other.sessions)))
-    gone, sessions = both[: max(0, len(both) - MAX_SESSIONS)], tuple(both[-MAX_SESSIONS:])
+    gone, sessions = united(one.sessions, other.sessions)
     past = _counted(one.past, other.past, PAST_D) if other.past else one.past
     began = [s.began_ms for s in (one, other) if s.began_ms is not None]
     past, began_ms = _passed(past, min(began, default=None), gone, utc_offset_ms)
@@ -144,15 +143,17 @@ def merge(one: Activity, other: Activity, keep_days: dict[str, int], utc_offset_
     return Activity(min(one.first_ms, other.first_ms), tallies, sessions, more, day, bits, past, began_ms)
 
 
-def united(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted intervals, those that are near to each other as one."""
+def united(
+    one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]
+) -> tuple[list[tuple[int, int]], tuple[tuple[int, int], ...]]:
+    """Sessions of two as one's, those that are near to each other as one: those that are too many, the latest ones."""
     out: list[tuple[int, int]] = []
-    for first, last in intervals:
+    for first, last in sorted((*one, *other)):
         if out and first <= out[-1][1] + SESSION_GAP_MS:
             out[-1] = (out[-1][0], max(out[-1][1], last))
         else:
             out.append((first, last))
-    return out
+    return out[: max(0, len(out) - MAX_SESSIONS)], tuple(out[-MAX_SESSIONS:])
 
 
 def joined(

@@ -20,8 +20,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream.core.activity import MAX_SESSIONS, united
 from stream.core.activity import joined as joined_sessions
+from stream.core.activity import united
 from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, SESSION, Adds, ScoreRules, adds_of, weights_of
 
 LANDMARK_MS: Final = 1_577_836_800_000
@@ -245,8 +245,7 @@ def visited(sessions: Sessions | None, ms: int, half_life_d: float, last_ms: int
 
 def merged_sessions(one: Sessions, other: Sessions, half_life_d: float, last_ms: int) -> Sessions:
     """Two persons' as one's, the same whichever comes first."""
-    both = united(sorted((*one.latest, *other.latest)))
-    gone, latest = both[: max(0, len(both) - MAX_SESSIONS)], tuple(both[-MAX_SESSIONS:])
+    gone, latest = united(one.latest, other.latest)
     pasts = [part.past for part in (one, other) if part.past is not None]
     past = joined(pasts[0], pasts[1], half_life_d, last_ms) if len(pasts) == 2 else pasts[0] if pasts else None
     for start, _ in gone:

@@ -177,7 +177,7 @@ class Received(EventHead, rename="camel", gc=False):
     hops: Raw | UnsetType = UNSET
 
 
-OURS: Final = ("profileId", "src", "counted", "hops")
+OURS: Final = frozenset(Received.__struct_encode_fields__) - frozenset(EventHead.__struct_encode_fields__)
 """Fields of a ProfileEvent that an Event has not."""
 
 

@@ -75,23 +75,11 @@ Any name is accepted and counted. These are also read by the signals; the exampl
 
 Channels: {", ".join(f"`{c}`" for c in events.CHANNELS)}. Anything else is counted as `other`.
 
-## Event
+{_section(events.Event)}
 
-{one_line(events.Event.__doc__ or "")}
+{_section(events.ProfileEvent)}
 
-{_fields(events.Event)}
-
-## ProfileEvent
-
-{one_line(events.ProfileEvent.__doc__ or "")}
-
-{_fields(events.ProfileEvent)}
-
-## Clock
-
-{one_line(events.Clock.__doc__ or "")}
-
-{_fields(events.Clock)}
+{_section(events.Clock)}
 """
 
 
@@ -146,41 +134,17 @@ def topics_page() -> str:
 
 {table(["Topic", "Written by", "Key", "Value", "Partitions", "Retention"], rows)}
 
-## Merge
+{_section(merges.Merge)}
 
-{one_line(merges.Merge.__doc__ or "")}
+{_section(merges.Unmerge)}
 
-{_fields(merges.Merge)}
+{_section(merges.Handover)}
 
-## Unmerge
+{_section(models.Model)}
 
-{one_line(merges.Unmerge.__doc__ or "")}
+{_section(topics.DeadLetter)}
 
-{_fields(merges.Unmerge)}
-
-## Handover
-
-{one_line(merges.Handover.__doc__ or "")}
-
-{_fields(merges.Handover)}
-
-## Model
-
-{one_line(models.Model.__doc__ or "")}
-
-{_fields(models.Model)}
-
-## DeadLetter
-
-{one_line(topics.DeadLetter.__doc__ or "")}
-
-{_fields(topics.DeadLetter)}
-
-## Replay
-
-{one_line(topics.Replay.__doc__ or "")}
-
-{_fields(topics.Replay)}
+{_section(topics.Replay)}
 """
 
 
@@ -340,6 +304,11 @@ def _setting(field: msgspec.structs.FieldInfo) -> list[str]:
         ", ".join(bounds),
         about.description or "",
     ]
+
+
+def _section(type_: type[Struct]) -> str:
+    """A struct's own section: what it is, its fields."""
+    return f"## {type_.__name__}\n\n{one_line(type_.__doc__ or '')}\n\n{_fields(type_)}"
 
 
 def _fields(type_: type[Struct], *, with_inner: bool = True) -> str:
