@@ -33,7 +33,7 @@ export const writeCookie = (key: string, value: string): boolean | undefined =>
       }),
   );
 
-export const dropCookie = (name: string): unknown => domains().map((on) => put(name + "=; Max-Age=0", on));
+export const dropCookie = (name: string): void => domains().forEach((on) => put(name + "=; Max-Age=0", on));
 
 /** Writes it once more as it is, where it is: Safari keeps a script's cookie for 7 days after it was written. */
 export function renewCookie(key: string): void {

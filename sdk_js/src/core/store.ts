@@ -22,11 +22,7 @@ export function write(key: string, value: string): void {
   memory[key] = value;
   if (!storing) return;
   // Where it is too long, the cookie must not go on saying something else.
-  const inCookie = encodeURIComponent(value)[MAX_COOKIE_CHARS]
-    ? safe(() => {
-        dropCookie(PREFIX + key);
-      })
-    : writeCookie(key, value);
+  const inCookie = encodeURIComponent(value)[MAX_COOKIE_CHARS] ? safe(() => dropCookie(PREFIX + key)) : writeCookie(key, value);
   safe(() => (inCookie ? local()!.removeItem(PREFIX + key) : local()!.setItem(PREFIX + key, value)));
 }
 
