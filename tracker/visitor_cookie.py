@@ -3,7 +3,7 @@ site's own server longer.
 
     POST /v1/batch/id?writeKey=KEY&id=ANONYMOUS_ID    (behind `batch_path`, too)
 
-The snippet asks for it with `data-cookie="server"` once a visit, by beacon, and only where it may store anything
+The snippet asks for it with `data-cookie="server"` once a visit, and only where it may store anything
 itself. It is the same cookie that the snippet writes, and not HttpOnly: a no takes it away in the browser. It is set
 where the site has a `cookie_domain`, and only for its own pages (Origin): another page can give nobody an id.
 """

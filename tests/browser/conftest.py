@@ -162,6 +162,9 @@ class Sink:
         """Set-Cookie of /v1/batch/id, from the request's origin and query."""
         self.asked: list[str] = []
         """Queries of /v1/batch/id."""
+        self.cookie_gate = asyncio.Event()
+        """/v1/batch/id answers while it is set."""
+        self.cookie_gate.set()
         self.gate = asyncio.Event()
         """/gate answers when it is set."""
 
@@ -211,6 +214,7 @@ class Sink:
 
     async def set_cookie(self, request: web.Request) -> web.Response:
         self.asked.append(request.query_string)
+        await self.cookie_gate.wait()
         cookie = self.cookie(request.headers.get("Origin"), request.rel_url.raw_query_string.encode())
         return web.Response(status=204, headers={"Set-Cookie": cookie} if cookie else {})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from playwright.async_api import BrowserContext, Page
 
@@ -104,11 +106,36 @@ async def test_the_endpoint_is_asked_for_a_cookie_only_where_one_may_be_set(
     await page.wait_for_function("tracker.loaded")
     assert (sink.asked, await context.cookies()) == ([], [])
     await page.evaluate("tracker.consent(true); tracker.track('B')")
-    await until(lambda: sink.asked)
-    # A no takes it away.
-    await until(lambda: sink.events())
+    await until(lambda: sink.asked and sink.events())
+    # A no takes it away, also when the endpoint has been asked and has not answered.
     await page.evaluate("tracker.consent(false)")
-    assert "trk_anonymous_id" not in {c["name"] for c in await context.cookies()}
+    async with asyncio.timeout(30):
+        while "trk_anonymous_id" in {c["name"] for c in await context.cookies()}:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("attributes", ["", 'data-consent="required"'])
+@pytest.mark.parametrize("then", ["consent(false)", "reset()", "identify('u2')"])
+async def test_what_is_said_before_the_endpoint_has_set_its_cookie_stays(
+    page: Page, context: BrowserContext, sink: Sink, attributes: str, then: str
+) -> None:
+    setting(sink)
+    sink.cookie_gate.clear()
+    sink.attributes = f'data-cookie="server" {attributes}'
+    await page.goto(at(sink, "www.shop.com.vn"))
+    await page.wait_for_function("tracker.loaded")
+    await page.evaluate("tracker.consent(true); tracker.identify('u1')")
+    await until(lambda: sink.asked)
+    async with page.expect_event("requestfinished", lambda request: "/v1/batch/id" in request.url):
+        id = await page.evaluate(f"tracker.{then}; tracker.user().anonymousId()")
+        assert id not in sink.asked[0]
+        # The endpoint sets the id that it was asked for.
+        sink.cookie_gate.set()
+    wanted = [] if "false" in then else [id]
+    async with asyncio.timeout(30):
+        while [c["value"] for c in await context.cookies() if c["name"] == "trk_anonymous_id"] != wanted:
+            await asyncio.sleep(0.02)
+    assert await page.evaluate("tracker.user().anonymousId()") == id
 
 
 @pytest.mark.parametrize("attributes", ['data-consent="required"', 'data-storage="none"'])

@@ -112,9 +112,12 @@ export async function flush(): Promise<void> {
   }
 }
 
-/** Asks the endpoint to set the visitor's cookie, which Safari keeps longer than one of a script. */
-export const keepId = (id: string): unknown =>
-  safe(() => navigator.sendBeacon(`${url}/id?writeKey=${writeKey}&id=${encodeURIComponent(id)}`));
+/** Asks the endpoint to set the visitor's cookie, which Safari keeps longer than one of a script. `then`: it has answered. */
+export const keepId = (id: string, then: () => void): unknown =>
+  safe(() => {
+    const how: RequestInit = { method: "POST", keepalive: true, credentials: "include", mode: "no-cors" };
+    return fetch(`${url}/id?writeKey=${writeKey}&id=${encodeURIComponent(id)}`, how).then(then, then);
+  });
 
 /** Whatever waits is given up, and what is on its way is not tried again: the person does not want it sent. */
 export function discard(): void {

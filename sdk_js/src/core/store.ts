@@ -26,6 +26,10 @@ export function write(key: string, value: string): void {
   safe(() => (inCookie ? local()!.removeItem(PREFIX + key) : local()!.setItem(PREFIX + key, value)));
 }
 
+/** The endpoint has set the cookie to what it was when it was asked: what this page has said since stays. */
+export const settle = (key: string): unknown =>
+  safe(() => (storing ? memory[key] && writeCookie(key, memory[key]!) : dropCookie(PREFIX + key)));
+
 /** From now on values are stored, beginning with those of this page, or (false) in memory alone. */
 export function store(on: boolean): void {
   if (on === storing) return;

@@ -5,7 +5,7 @@ import * as delivery from "./delivery";
 import { isFunction, listen, safe, uuid, warn, type Fields } from "./env";
 import * as spa from "./spa";
 import { split } from "./split";
-import { read, storing, write } from "./store";
+import { read, settle, storing, write } from "./store";
 import { touches, visit } from "./visit";
 import type { CallOptions, Options } from "../types";
 
@@ -82,7 +82,7 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
 }
 
 /** Once a visit: when it begins, or when something may be stored. */
-const keep = (): unknown => options.cookie && storing && delivery.keepId(anonymousId());
+const keep = (): unknown => options.cookie && storing && delivery.keepId(anonymousId(), () => settle(ANONYMOUS_ID));
 
 function sendPlace(type: string, args: unknown[], facts?: Fields): void {
   const [names, properties, given] = split(args, 2);
