@@ -8,6 +8,8 @@ VENV := .venv
 # for something waits too long.
 JOBS := 2
 BIN := $(VENV)/bin
+# What `make run` needs of the set-up.
+READY := $(VENV)/.installed $(VENV)/.sdk $(VENV)/.fetched
 NODE := $(shell command -v node >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null && echo node)
 SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -print 2>/dev/null | grep -v /dist/)
 
@@ -16,7 +18,8 @@ SDK_SOURCES := $(shell find sdk_js -path sdk_js/node_modules -prune -o -type f -
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-run: setup ## Set up and start everything with the demo shop: http://127.0.0.1:8080/demo/ (ARGS="--http-port 9000")
+run: ## Set up and start everything with the demo shop: http://127.0.0.1:8080/demo/ (ARGS="--http-port 9000")
+	@$(MAKE) --no-print-directory -j3 $(READY)
 	@exec $(BIN)/tracker up --demo $(ARGS)
 
 test: setup clients ## All tests: unit, properties, integration with the real Kafka and Redis, browser, other vendors' clients
@@ -37,7 +40,7 @@ endif
 bench: setup peers ## CPU and throughput of the endpoint and the worker, and of other stream engines beside it
 	$(BIN)/python -m bench
 
-setup: $(VENV)/.installed $(VENV)/.sdk $(VENV)/.fetched ## .venv from pinned, hashed requirements; the SDK; Kafka and Redis
+setup: $(VENV)/.packages $(READY) ## .venv from pinned, hashed requirements; the SDK; Kafka and Redis
 
 generate: setup ## Write the files that are generated from tracker/contract
 	$(BIN)/python -m tracker.contract.generate
@@ -46,8 +49,9 @@ lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo "uv is missing: pip install uv"; exit 1; }
 	uv pip compile $(LOCK) requirements/build.in -o requirements/build.txt
 	uv pip compile $(LOCK) pyproject.toml --extra fit -c requirements/build.txt -o requirements/runtime.txt
-	uv pip compile $(LOCK) pyproject.toml --all-extras requirements/build.in -c requirements/build.txt \
-		-c requirements/runtime.txt -o requirements/dev.txt
+	uv pip compile $(LOCK) pyproject.toml --extra fit --extra embedded requirements/build.in -c requirements/build.txt \
+		-c requirements/runtime.txt -o requirements/run.txt
+	uv pip compile $(LOCK) pyproject.toml --all-extras requirements/build.in -c requirements/run.txt -o requirements/dev.txt
 	for file in requirements requirements-old; do \
 		uv pip compile $(LOCK) tests/clients/python/$$file.in -o tests/clients/python/$$file.txt || exit 1; done
 	uv pip compile $(LOCK) bench/peers/requirements.in -o bench/peers/requirements.txt
@@ -63,11 +67,16 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.packages: requirements/dev.txt | $(VENV)/.made
+# Without what tests and checks need: half the time for who only looks.
+$(VENV)/.run-packages: requirements/run.txt | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	@touch $@
+
+$(VENV)/.packages: requirements/dev.txt $(VENV)/.run-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml $(VENV)/.packages
+$(VENV)/.installed: pyproject.toml $(VENV)/.run-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -12,7 +12,6 @@ from packaging.utils import canonicalize_name
 from tests.harness import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-EXTRAS = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
 
 
 def pins(name: str) -> dict[str, str]:
@@ -21,8 +20,15 @@ def pins(name: str) -> dict[str, str]:
     return {canonicalize_name(m[1]): m[2] for m in re.finditer(r"^([\w.-]+)==([^ \\]+)", text, re.MULTILINE)}
 
 
+def extras(*names: str) -> list[str]:
+    """All when none is named."""
+    declared = PROJECT["optional-dependencies"]
+    return PROJECT["dependencies"] + [r for name in names or declared for r in declared[name]]
+
+
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("runtime.txt", PROJECT["dependencies"]), ("dev.txt", PROJECT["dependencies"] + EXTRAS)]
+    ("name", "wanted"),
+    [("runtime.txt", extras("fit")), ("run.txt", extras("fit", "embedded")), ("dev.txt", extras())],
 )
 def test_every_dependency_is_pinned_within_what_the_project_allows(name: str, wanted: list[str]) -> None:
     pinned = pins(name)
@@ -32,16 +38,16 @@ def test_every_dependency_is_pinned_within_what_the_project_allows(name: str, wa
         assert requirement.specifier.contains(version), f"{requirement} against {version}: run `make lock`"
 
 
-def test_production_gets_the_versions_that_were_tested() -> None:
+@pytest.mark.parametrize("name", ["build.txt", "runtime.txt", "run.txt"])
+def test_who_runs_it_gets_the_versions_that_were_tested(name: str) -> None:
     tested = pins("dev.txt")
-    assert {package: tested.get(package) for package in pins("runtime.txt")} == pins("runtime.txt")
-    assert pins("build.txt").items() <= tested.items()
+    assert {package: tested.get(package) for package in pins(name)} == pins(name)
 
 
 @pytest.mark.parametrize(
     "file",
     [
-        *(f"requirements/{name}.txt" for name in ("build", "runtime", "dev")),
+        *(f"requirements/{name}.txt" for name in ("build", "runtime", "run", "dev")),
         *(f"tests/clients/python/{name}.txt" for name in ("requirements", "requirements-old")),
         "bench/peers/requirements.txt",
     ],
