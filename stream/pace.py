@@ -1,8 +1,10 @@
-"""How often a topic is looked at: a chunk costs the same whatever is in it, so under load waiting for more pays.
+"""How long a fetch lets the broker gather: a chunk costs the same whatever is in it, so under load waiting pays.
 
-Below BUSY_RATE records a second there is no wait. Above it the wait is LINGER_S, and grows, as long as this process is
-short of CPU and chunks are small, to MOST_LINGER_S: otherwise chunks would grow by a backlog alone, which is latency of
-seconds. Pure: the times are arguments.
+Below BUSY_RATE records a second a fetch brings the first record at once. Above it the broker answers after LINGER_S,
+which grows, as long as this process is short of CPU and chunks are small, to MOST_LINGER_S: otherwise chunks would grow
+by a backlog alone, which is latency of seconds. It is the broker that waits, not we: while records lie in aiokafka's
+buffer no more of their partition are asked for, and what came after them would wait twice. Pure: the times are
+arguments.
 """
 
 from __future__ import annotations
@@ -15,29 +17,42 @@ LINGER_S: Final = 0.08
 MOST_LINGER_S: Final = 0.25
 FULL_LINGER_S: Final = 0.25
 """With a backlog, at the topic that is read first, so that its chunks grow."""
+ENOUGH_BYTES: Final = 4 << 20
+"""What a broker has no need to wait for more of."""
 PERIOD_S: Final = 0.5
 """How often rate and CPU are looked at."""
-SHORT_SHARE: Final = 0.5
+SHORT_SHARE: Final = 0.7
 """Of a core, by this process: from here on it saves. Python's threads share one core, and others want some, too."""
-CALM_SHARE: Final = 0.3
+CALM_SHARE: Final = 0.5
 SMALL_CHUNK: Final = 100
 """Records; a chunk of more costs by its records."""
 STEP: Final = 1.25
 
 
 class Pace:
-    """When to look next at the topic that is read first, and at the others."""
+    """How the next fetch waits, and when to look next at the topic that is read first."""
 
-    def __init__(self) -> None:
+    def __init__(self, calm_wait_s: float) -> None:
+        """calm_wait_s: how long a fetch waits for a first record."""
         self.ahead_at_s = 0.0
-        self.rest_at_s = 0.0
         self.linger_s = LINGER_S
+        self._calm_wait_s = calm_wait_s
         self._busy = False
         self._records = self._chunks = 0
         self._since_s = self._cpu_s = 0.0
 
-    def fetched(self, records: int, chunks: int, most: int, now_s: float, cpu_s: float) -> None:
-        """A look brought so many records in so many chunks; it would have brought `most` records.
+    @property
+    def min_bytes(self) -> int:
+        """A fetch is answered when there is so much."""
+        return ENOUGH_BYTES if self._busy else 1
+
+    @property
+    def wait_ms(self) -> int:
+        """Or after so long."""
+        return round((self.linger_s if self._busy else self._calm_wait_s) * 1000)
+
+    def fetched(self, records: int, chunks: int, full: bool, now_s: float, cpu_s: float) -> None:
+        """A look brought so many records in so many chunks; full: there is more.
 
         now_s: a monotonic clock. cpu_s: the process's CPU clock.
         """
@@ -53,7 +68,5 @@ class Pace:
                 self.linger_s = max(self.linger_s / STEP, LINGER_S)
             self._records = self._chunks = 0
             self._since_s, self._cpu_s = now_s, cpu_s
-        if self._busy and records:
-            full = records >= most // 2
-            self.ahead_at_s = now_s + (FULL_LINGER_S if full else self.linger_s)
-            self.rest_at_s = now_s + (0.0 if full else self.linger_s)
+        if self._busy and full:
+            self.ahead_at_s = now_s + FULL_LINGER_S

@@ -97,7 +97,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         self.backlog = 0
         """Records that wait in lanes; the lanes keep count."""
         self.backlog_bytes = 0
-        self._pace = Pace()
+        self._pace: Pace
         self.pulse = time.monotonic()
         self.turned = time.monotonic()
         """When this thread's own loop last turned."""
@@ -126,6 +126,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         """As Faust's, but: no offset reset (Redis says where to go on), our fetch wait, no changelog assignor."""
         conf = self.app.conf
+        self._pace = Pace(transport.fetch_max_wait_ms / 1000)
         self._assignor = RoundRobinPartitionAssignor
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
@@ -168,24 +169,32 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         rest = wanted - ahead
         fetch = super()._fetch_records
         chunks: list[Chunk] = []
+        full = False
         try:
+            # What is there already, a topic at a time; when that is nothing, what comes next.
             now = time.monotonic()
-            if ahead and now >= self._pace.ahead_at_s:
-                chunks += self._stamped(await fetch(consumer, ahead, 0, max_records))
-            if rest and now >= self._pace.rest_at_s:
-                chunks += self._stamped(await fetch(consumer, rest, 0, max_records))
+            for tps, at_s in ((ahead, self._pace.ahead_at_s), (rest, 0.0)):
+                if tps and now >= at_s:
+                    some = self._stamped(await fetch(consumer, tps, 0, max_records))
+                    full = full or sum(len(chunk.records) for chunk in some) == max_records
+                    chunks += some
             if not chunks:
-                pause_s = min(self._pace.ahead_at_s, self._pace.rest_at_s) - now
-                if pause_s > 0:
-                    await asyncio.sleep(min(pause_s, 0.02))
+                pause_s = self._pace.ahead_at_s - now if ahead else 0.0
+                if pause_s <= 0:
+                    chunks = self._stamped(await fetch(consumer, wanted, timeout, max_records))
+                elif rest:
+                    chunks = self._stamped(await fetch(consumer, rest, pause_s, max_records))
                 else:
-                    chunks += self._stamped(await fetch(consumer, wanted, timeout, max_records))
+                    await asyncio.sleep(min(pause_s, 0.02))
         except NoOffsetForPartitionError:
             pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
         except OffsetOutOfRangeError as e:
             transport.on_out_of_range(e)
         records = sum(len(chunk.records) for chunk in chunks)
-        self._pace.fetched(records, len(chunks), max_records or 1, time.monotonic(), time.process_time())
+        self._pace.fetched(records, len(chunks), full, time.monotonic(), time.process_time())
+        # aiokafka reads them for each request; by its options they are set once for all.
+        fetcher, pace = consumer._fetcher, self._pace
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = pace.min_bytes, pace.wait_ms
         by_topic: dict[str, Fetched] = {}
         messages: dict[TP, list[Any]] = {}
         for chunk in chunks:

@@ -1,53 +1,56 @@
-"""The wait between two looks at a topic: none when calm, longer when the process is short of CPU."""
+"""How long a fetch lets the broker gather: not at all when calm, longer when the process is short of CPU."""
 
 from __future__ import annotations
 
-from stream.pace import FULL_LINGER_S, LINGER_S, MOST_LINGER_S, Pace
+from stream.pace import ENOUGH_BYTES, FULL_LINGER_S, LINGER_S, MOST_LINGER_S, Pace
 
 
 def run(
-    pace: Pace, seconds: float, records_s: float, cpu_share: float, *, start_s: float = 0.0, most: int = 2000
+    pace: Pace, seconds: float, records_s: float, cpu_share: float, *, start_s: float = 0.0, full: bool = False
 ) -> float:
     """Look every 0.1 s, 64 chunks each time; the time at the end."""
     looks = round(seconds / 0.1)
     for n in range(1, looks + 1):
         past_s = n * 0.1
         now_s = start_s + past_s
-        pace.fetched(round(records_s * 0.1), 64, most, now_s, (start_s + past_s) * cpu_share)
+        pace.fetched(round(records_s * 0.1), 64, full, now_s, (start_s + past_s) * cpu_share)
     return start_s + seconds
 
 
-def test_a_calm_topic_is_looked_at_at_once() -> None:
-    pace = Pace()
+def test_a_calm_topic_brings_its_first_record_at_once() -> None:
+    pace = Pace(0.1)
+    assert (pace.min_bytes, pace.wait_ms) == (1, 100)
     end_s = run(pace, 5.0, 100, 0.1)
+    assert (pace.min_bytes, pace.wait_ms) == (1, 100)
     assert pace.ahead_at_s <= end_s
-    assert pace.rest_at_s <= end_s
 
 
-def test_under_load_looks_wait_for_more() -> None:
-    pace = Pace()
+def test_under_load_the_broker_gathers() -> None:
+    pace = Pace(0.1)
     end_s = run(pace, 5.0, 2000, 0.2)
-    assert round(pace.ahead_at_s - end_s, 6) == round(pace.rest_at_s - end_s, 6) == LINGER_S
+    assert (pace.min_bytes, pace.wait_ms) == (ENOUGH_BYTES, LINGER_S * 1000)
+    assert pace.ahead_at_s <= end_s
+    run(pace, 5.0, 100, 0.2, start_s=end_s)
+    assert (pace.min_bytes, pace.wait_ms) == (1, 100)
 
 
 def test_the_wait_grows_while_cpu_is_short_to_its_bound_and_shrinks_back() -> None:
-    pace = Pace()
+    pace = Pace(0.1)
     end_s = run(pace, 2.0, 2000, 0.9)
     assert LINGER_S < pace.linger_s < MOST_LINGER_S
     end_s = run(pace, 20.0, 2000, 0.9, start_s=end_s)
-    assert pace.linger_s == MOST_LINGER_S
+    assert pace.wait_ms == MOST_LINGER_S * 1000
     run(pace, 20.0, 2000, 0.1, start_s=end_s)
-    assert pace.linger_s == LINGER_S
+    assert pace.wait_ms == LINGER_S * 1000
 
 
 def test_large_chunks_are_not_waited_for() -> None:
-    pace = Pace()
-    run(pace, 10.0, 64 * 150 * 10, 1.0, most=100_000)
+    pace = Pace(0.1)
+    run(pace, 10.0, 64 * 150 * 10, 1.0)
     assert pace.linger_s == LINGER_S
 
 
-def test_with_a_backlog_only_the_topic_that_is_read_first_waits() -> None:
-    pace = Pace()
-    end_s = run(pace, 2.0, 20_000, 1.0)
+def test_with_a_backlog_the_topic_that_is_read_first_waits() -> None:
+    pace = Pace(0.1)
+    end_s = run(pace, 2.0, 20_000, 1.0, full=True)
     assert round(pace.ahead_at_s - end_s, 6) == FULL_LINGER_S
-    assert pace.rest_at_s <= end_s

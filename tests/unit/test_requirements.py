@@ -23,7 +23,7 @@ def pins(name: str) -> dict[str, str]:
 def extras(*names: str) -> list[str]:
     """All when none is named."""
     declared = PROJECT["optional-dependencies"]
-    return PROJECT["dependencies"] + [r for name in names or declared for r in declared[name]]
+    return [*PROJECT["dependencies"], *(r for name in names or declared for r in declared[name])]
 
 
 @pytest.mark.parametrize(

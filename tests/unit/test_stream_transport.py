@@ -14,6 +14,7 @@ from stream.pace import Pace
 from stream.transport import ChunkConsumerThread
 
 AHEAD, REST = TP("first", 0), TP("other", 0)
+CONSUMER: Any = SimpleNamespace(_fetcher=SimpleNamespace())
 
 
 async def test_records_of_one_topic_are_kept_when_another_has_no_position_yet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +32,7 @@ async def test_records_of_one_topic_are_kept_when_another_has_no_position_yet(mo
     offsets: list[int] = []
     expected = 0
     for _ in range(6):
-        for (fetched,) in (await thread._fetch_records(None, {AHEAD, REST}, 1.0, 100)).values():
+        for (fetched,) in (await thread._fetch_records(CONSUMER, {AHEAD, REST}, 1.0, 100)).values():
             (chunk,) = fetched.chunks
             assert (chunk.base, chunk.size) == (expected, 12)
             offsets += [record.offset for record in chunk.records]
@@ -46,7 +47,7 @@ async def test_the_chunks_of_a_topic_are_one_message(monkeypatch: pytest.MonkeyP
         return {tp: [SimpleNamespace(offset=n, value=b"") for n in range(2)] for tp in places if tp in tps}
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
-    found = await made(places)._fetch_records(None, set(places), 1.0, 100)
+    found = await made(places)._fetch_records(CONSUMER, set(places), 1.0, 100)
     assert {tp.topic: [chunk.tp for chunk in message.chunks] for tp, (message,) in found.items()} == {
         "first": places[:2], "other": places[2:],
     }  # fmt: skip
@@ -59,5 +60,5 @@ def made(places: list[TP]) -> Any:
     thread.consumer = SimpleNamespace(transport=transport)
     thread.claimed, thread.full, thread.backlog, thread.backlog_bytes = set(places), set(), 0, 0
     thread.generations, thread.positions = dict.fromkeys(places, 1), dict.fromkeys(places, 0)
-    thread._pace = Pace()
+    thread._pace = Pace(0.1)
     return thread
