@@ -55,6 +55,15 @@ async def test_subdomains_share_the_visitor_by_a_cookie_on_the_widest_domain(
     assert await page.evaluate("tracker.user().id()") is None
 
 
+async def ids_become(context: BrowserContext, wanted: list[str]) -> None:
+    """Within 30 s the visitor's cookies have these values."""
+    async with asyncio.timeout(30):
+        while True:
+            if [c["value"] for c in await context.cookies() if c["name"] == "trk_anonymous_id"] == wanted:
+                return
+            await asyncio.sleep(0.02)
+
+
 def setting(sink: Sink) -> None:
     """The endpoint on t.shop.com.vn sets cookies as the real one does."""
     sites = {"shop": Site(write_key=sink.key, secret_key="sk-123456", cookie_domain="shop.com.vn")}
@@ -109,9 +118,7 @@ async def test_the_endpoint_is_asked_for_a_cookie_only_where_one_may_be_set(
     await until(lambda: sink.asked and sink.events())
     # A no takes it away, also when the endpoint has been asked and has not answered.
     await page.evaluate("tracker.consent(false)")
-    async with asyncio.timeout(30):
-        while "trk_anonymous_id" in {c["name"] for c in await context.cookies()}:
-            await asyncio.sleep(0.02)
+    await ids_become(context, [])
 
 
 @pytest.mark.parametrize("attributes", ["", 'data-consent="required"'])
@@ -131,10 +138,7 @@ async def test_what_is_said_before_the_endpoint_has_set_its_cookie_stays(
         assert id not in sink.asked[0]
         # The endpoint sets the id that it was asked for.
         sink.cookie_gate.set()
-    wanted = [] if "false" in then else [id]
-    async with asyncio.timeout(30):
-        while [c["value"] for c in await context.cookies() if c["name"] == "trk_anonymous_id"] != wanted:
-            await asyncio.sleep(0.02)
+    await ids_become(context, [] if "false" in then else [id])
     assert await page.evaluate("tracker.user().anonymousId()") == id
 
 
