@@ -21,7 +21,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from time import monotonic
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -32,7 +31,7 @@ from stream.core.identity import identifiers, routes
 from stream.core.parts import UNREADABLE
 from stream.redis_store import Store
 from tracker.contract import keys
-from tracker.contract.codec import new_profile_id
+from tracker.contract.codec import new_profile_id, uuid_bytes, uuid_text
 from tracker.contract.events import EVENT_PREFIX, LEFT, REPLAYS, EventHead, Place
 from tracker.contract.ids import PRIORITY, Identifier, limits
 from tracker.contract.merges import MERGE_PREFIX, UNMERGE_PREFIX, Unmerge, decode_merge, decode_unmerge
@@ -89,7 +88,7 @@ class Logged:
 
     def add(self, event: Decided, left: bool, to: int) -> None:
         offset = event.src[1]
-        self.decided.setdefault(offset, (UUID(event.profile_id).bytes, left))
+        self.decided.setdefault(offset, (uuid_bytes(event.profile_id), left))
         self.last = max(self.last, offset)
         if not left and offset > self.ends.get(to, -1):
             self.ends[to] = offset
@@ -273,7 +272,7 @@ def _is_enough(merges: Sequence[Any], items: Sequence[Any]) -> bool:
 def _is_id(profile_id: str) -> bool:
     """Whether it is a profile's id as hop 1 makes them: any other would end in Redis, and hop 1 could not read it."""
     try:
-        return str(UUID(profile_id)) == profile_id
+        return uuid_text(uuid_bytes(profile_id)) == profile_id
     except ValueError:
         return False
 

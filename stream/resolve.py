@@ -14,7 +14,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from time import monotonic, time
 from typing import Any, Final
-from uuid import UUID
 
 from aiokafka.errors import KafkaError
 from msgspec import UNSET
@@ -217,16 +216,16 @@ class Resolve:
         now = monotonic()
         ids: list[bytes] = [DROPPED] * len(heads)
         asks: dict[str, Asks] = {}
-        fresh: set[int] = set()
+        repeated = self._seen.among(hashes)
         cache, merged, country = self._cache, self._merged, self._settings.phone_country
         routed = ROUTED if self._settings.route_ttl_d else frozenset[str]()
         for i, head in enumerate(heads):
             if isinstance(head, str):
                 continue
             h = hashes[i]
-            if h in fresh or h in self._seen:
+            if h in repeated:
                 continue
-            fresh.add(h)
+            repeated.add(h)
             if known_to_log and (decided := known_to_log.get(offsets[i])) is not None:
                 ids[i] = decided[0]
                 asks.setdefault(head.site, Asks())  # whoever was the owner before asks no more
@@ -295,12 +294,12 @@ class Resolve:
         received_at_ms = self._received_at_ms
         last_hour = int(time() * 1000) // HOUR_MS + 1  # an endpoint's clock may be ahead, and no later one is loaded
         duplicates = passed = 0
-        for i, (record, head) in enumerate(zip(records, heads, strict=True)):
+        each_id = [ids[at : at + 16] for at in range(0, 16 * len(records), 16)]
+        for record, head, hash, id in zip(records, heads, hashes, each_id, strict=True):
             if isinstance(head, str):
                 acks.add(self._dead_letter(record, "not_an_event", head))
                 continue
             received_at_ms = head.received_at_ms
-            id = ids[i * 16 : i * 16 + 16]
             if id == DROPPED:
                 if not identifiers(record.value, head, self._settings.phone_country):
                     acks.add(self._dead_letter(record, "no_identity", "no usable userId or anonymousId"))
@@ -315,10 +314,10 @@ class Resolve:
                     acks.add(self._dead_letter(record, "not_an_event", str(e)))
                     continue
             hour = received_at_ms // HOUR_MS
-            hours.setdefault(hour if hour < last_hour else last_hour, []).append(hashes[i])
+            hours.setdefault(hour if hour < last_hour else last_hour, []).append(hash)
             known = profiles.get(id)
             if known is None:
-                key = str(UUID(bytes=id)).encode()
+                key = codec.uuid_text(id).encode()
                 batch = out.setdefault(codec.partition_of(key, partitions), [])
                 known = profiles[id] = (key, profile_prefix(key, self.partition), batch)
             key, prefix, batch = known
@@ -455,7 +454,7 @@ def in_calls(costs: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _bytes(profile_id: str) -> bytes:
-    return UUID(profile_id).bytes
+    return codec.uuid_bytes(profile_id)
 
 
 def _after(made: Sequence[tuple[int, bytes, bytes]], id: bytes, n: int, until: int) -> bytes:

@@ -35,14 +35,12 @@ class _Span:
             run = array("Q", sorted(self.runs.pop() + run))  # Timsort merges two sorted runs in linear time.
         self.runs.append(run)
 
-    def __contains__(self, h: int) -> bool:
-        if h in self.fresh:
-            return True
+    def among(self, hashes: set[int]) -> set[int]:
+        found = self.fresh & hashes
         for run in self.runs:
-            i = bisect_left(run, h)
-            if i < len(run) and run[i] == h:
-                return True
-        return False
+            n = len(run)
+            found.update([h for h in hashes if (i := bisect_left(run, h)) < n and run[i] == h])
+        return found
 
 
 class Seen:
@@ -60,11 +58,10 @@ class Seen:
         if run:
             self._span(hour).absorb(array("Q", sorted(run)))
 
-    def __contains__(self, h: int) -> bool:
-        for span in self._spans.values():  # noqa: SIM110  # any() over a generator takes twice the time
-            if h in span:
-                return True
-        return False
+    def among(self, hashes: Iterable[int]) -> set[int]:
+        """Those of the hashes that are in the window. A chunk's at once: half the price of one by one."""
+        wanted = set(hashes)
+        return set[int]().union(*(span.among(wanted) for span in self._spans.values()))
 
     def add(self, hour: int, *hashes: int) -> None:
         """`hour` = received_at_ms // 3_600_000."""

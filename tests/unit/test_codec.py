@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import uuid
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,3 +27,15 @@ def test_the_splice_is_the_event_with_two_fields_in_front() -> None:
     value = with_profile(json.dumps(event).encode(), profile_prefix(b"pid", 3), 17, 0)
     assert json.loads(value) == {"profileId": "pid", "src": [3, 17, 0]} | event
     assert decode_profile_event(value).src == (3, 17, 0)
+
+
+@given(st.uuids())
+def test_the_texts_and_bytes_of_uuids_are_pythons(id: uuid.UUID) -> None:
+    assert codec.uuid_text(id.bytes) == str(id)
+    assert codec.uuid_bytes(str(id)) == id.bytes
+
+
+@pytest.mark.parametrize("text", ["", "0" * 31, "0" * 33, "x" * 32, "0" * 30])
+def test_what_is_no_uuid_has_no_bytes(text: str) -> None:
+    with pytest.raises(ValueError, match=r"UUID|hexadecimal"):
+        codec.uuid_bytes(text)

@@ -38,5 +38,18 @@ def uuid5(name: str) -> str:
     h = bytearray(sha1(NAMESPACE.bytes + name.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[:16])
     h[6] = h[6] & 0x0F | 0x50
     h[8] = h[8] & 0x3F | 0x80
-    x = h.hex()
+    return uuid_text(h)
+
+
+def uuid_text(id: bytes | bytearray) -> str:
+    """str(UUID(bytes=id)) at a tenth of its price."""
+    x = id.hex()
     return f"{x[:8]}-{x[8:12]}-{x[12:16]}-{x[16:20]}-{x[20:]}"
+
+
+def uuid_bytes(text: str) -> bytes:
+    """UUID(text).bytes at a fifth of its price. Raises ValueError."""
+    id = bytes.fromhex(text.replace("-", ""))
+    if len(id) != 16:
+        raise ValueError(f"not a UUID: {text[:64]!r}")
+    return id

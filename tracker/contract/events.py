@@ -445,7 +445,7 @@ def with_profile(value: bytes, prefix: bytes, offset: int, index: int) -> bytes:
     """The Event's bytes with profileId and src in front: a splice (0.2 us), not decoding and encoding (1.5 us)."""
     if value[0] != 0x7B:  # JSON may begin with spaces
         value = value.lstrip(b" \t\r\n")
-    return b"%s%d,%d],%s" % (prefix, offset, index, value[1:])
+    return b"".join((prefix, b"%d,%d]," % (offset, index), value[1:]))
 
 
 _object: Final = msgspec.json.Decoder(dict[str, Raw])
