@@ -246,15 +246,7 @@ class Resolve:
                 asks.setdefault(head.site, Asks()).add(i, head, found, who)
         rows: list[merges.Made] = []
         for site, asked in asks.items():
-            owner = self.partition, self._head.epoch
-            try:
-                answers, made, why = await self._ids.ask(site, asked.items, owner)
-            except Restarted as e:
-                await self._make_whole(site, e.run)
-                answers, made, why = await self._ids.ask(site, asked.items, owner)
-            except Fenced as e:
-                self._recovery.epochs[self.partition] = e.epoch
-                raise
+            answers, made, why = await self._ask(site, asked.items)
             for who, n in asked.whos.items():
                 cache[who] = (answers[n], now + CACHE_S)
                 if len(cache) > CACHE_ENTRIES:
@@ -268,6 +260,22 @@ class Resolve:
                 for _, loser, winner in made:
                     self._merged.note(loser, winner)
         return b"".join(ids), rows
+
+    async def _ask(
+        self, site: str, items: Sequence[Item]
+    ) -> tuple[list[bytes], list[tuple[int, bytes, bytes]], list[merges.Made]]:
+        """As Ids.ask: a site that a restarted server has not all of is made whole first, and of a later owner's epoch
+        the next claim knows."""
+        owner = self.partition, self._head.epoch
+        try:
+            try:
+                return await self._ids.ask(site, items, owner)
+            except Restarted as e:
+                await self._make_whole(site, e.run)
+                return await self._ids.ask(site, items, owner)
+        except Fenced as e:
+            self._recovery.epochs[self.partition] = e.epoch
+            raise
 
     async def _make_whole(self, site: str, run: str) -> None:
         try:

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError
 from stream import recovery as recovery_module
 from stream.recovery import Recovery, split
 from stream.redis_store import Lost, Store
-from stream.resolve import Resolve, Restarted, _heads
+from stream.resolve import Fenced, Resolve, Restarted, _heads
 from tests.harness import await_redis, embedded_redis
 from tests.integration.test_stream_hops import SETTINGS, T0, Log, chunk, event
 from tracker.contract import keys
@@ -170,6 +170,27 @@ async def test_a_worker_that_did_not_notice_the_restart_decides_nothing(world: W
         with pytest.raises(Lost, match="run"):  # of what its cache knows, and of what it asks for
             await one.process(chunk(EVENTS, before, value))
     assert len(world.log.records) == n
+
+
+async def test_a_later_owner_is_known_at_once_when_it_asked_while_the_site_was_made_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = await world.worker(0)
+    async with Redis.from_url(world.url) as redis:
+        await redis.set("x", "y")
+    await world.rewind(world.size() - 1)
+    make_whole = old._recovery.make_whole
+    later: list[Resolve] = []
+
+    async def meanwhile(site: str, run: str) -> None:
+        later.extend(await world.worker(0))
+        await later[0].process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+        await make_whole(site, run)
+
+    monkeypatch.setattr(old._recovery, "make_whole", meanwhile)
+    with pytest.raises(Fenced):
+        await old.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    assert old._recovery.epochs == {0: later[0]._head.epoch}
 
 
 async def test_an_event_that_was_not_published_comes_behind_later_ones_and_is_folded(world: World) -> None:
