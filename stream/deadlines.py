@@ -5,7 +5,8 @@ counts as now - 2 s. And it is not after what an endpoint still has in its spool
 has read all that was in the log when the last spool was empty, after what was there: old events come behind new ones
 then. So every event received before a clock record stands before it in the log, timers that fire by it see them all, an
 outage fires no cart whose purchase still waits in a backlog, and a fold of the log reproduces every firing.
-Whoever writes it, it is true: a worker that lost partition 0 and does not know yet does no harm.
+Whoever writes it, it is true: a worker that lost partition 0 and does not know yet does no harm. Nor does a machine
+whose clock runs ahead: "now" is the worker's time, but where that is more than MOST_AHEAD_MS after Redis's, Redis's.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from time import time
+from math import inf
+from time import monotonic, time
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from stream import metrics
 from stream.kafka_out import acked
 from stream.redis_store import RedisError, Store, Unavailable, binary
 from stream.signals_hop import MARGIN_MS
@@ -30,6 +33,9 @@ from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 
 log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
+MOST_AHEAD_MS: Final = 1_000
+"""Less than MARGIN_MS: a clock so far ahead still passes no event of an endpoint whose clock is right."""
+TELL_EVERY_S: Final = 60.0
 GONE_MS: Final = 3_600_000
 """After what a process said has not been believed for so long, it is removed: each process has a name of its own, and
 one that is killed leaves it behind."""
@@ -68,13 +74,45 @@ def _wait(value: bytes) -> tuple[int, int]:
     return (int(since), int(until)) if since.isdigit() and until.isdigit() else (0, 0)
 
 
+class OwnClock:
+    """This machine's clock, which must not run ahead of Redis's."""
+
+    def __init__(self, now: Callable[[], float] = time) -> None:
+        """`now`: seconds since 1970."""
+        self._now = now
+        self._told_s = -inf
+
+    def ms(self) -> int:
+        return int(self._now() * 1000)
+
+    def bounded_ms(self, own_ms: int, redis_ms: int) -> int:
+        """What counts as now. `own_ms` is of just before Redis was asked: so a slow answer is not taken for a fast
+        clock."""
+        ahead_ms = own_ms - redis_ms
+        metrics.CLOCK_AHEAD.set(max(0, ahead_ms) / 1000)
+        if ahead_ms <= MOST_AHEAD_MS:
+            return own_ms
+        if monotonic() - self._told_s >= TELL_EVERY_S:
+            self._told_s = monotonic()
+            log.warning(
+                "This machine's clock is %.1f s ahead of Redis's: the clock in the log goes by Redis's", ahead_ms / 1000
+            )
+        return redis_ms
+
+
 async def clock_ms(
-    store: Store, offsets: AIOKafkaConsumer, partitions: int, spooled: Spooled | None = None
+    store: Store,
+    offsets: AIOKafkaConsumer,
+    partitions: int,
+    spooled: Spooled | None = None,
+    own: OwnClock | None = None,
 ) -> int | None:
     """The time that may be written now; None while a partition has events but no head yet."""
+    own = own or OwnClock()
+    own_ms = own.ms()
     # In this order: what is in no spool any more is before the ends, and what comes after the ends is later than now.
-    waits = await store.run("HGETALL", keys.WAITS_KEY)
-    now_ms = int(time() * 1000)
+    waits, redis_ms = await asyncio.gather(store.run("HGETALL", keys.WAITS_KEY), store.time_ms(keys.WAITS_KEY))
+    now_ms = own.bounded_ms(own_ms, redis_ms)
     if gone := long_gone(waits, now_ms):
         await store.call("forget", keys.WAITS_KEY, [[binary(name), binary(value)] for name, value in gone])
     ends = await offsets.end_offsets([TopicPartition(EVENTS, p) for p in range(partitions)])
@@ -100,15 +138,16 @@ async def keep_time(
     is_ours: Callable[[], bool], store: Store, offsets: AIOKafkaConsumer, out: KafkaOut, partitions: int
 ) -> None:
     """For ever: while events partition 0 is ours, write the clock."""
-    written, spooled = 0, Spooled(0)
+    written, spooled, own = 0, Spooled(0), OwnClock()
     while True:
         await asyncio.sleep(EVERY_S)
         if not is_ours():
             # What its former owner knew is not known here: what is in the log at the beginning is read first.
             spooled = Spooled(0)
+            metrics.CLOCK_AHEAD.set(0)
             continue
         try:
-            t = await clock_ms(store, offsets, partitions, spooled)
+            t = await clock_ms(store, offsets, partitions, spooled, own)
             if t is not None and t > written:
                 value = encode_clock(t)
                 await acked({out.append(PROFILE_EVENTS, None, value, None, p) for p in range(partitions)})

@@ -74,6 +74,10 @@ LAG = Gauge(
 )
 OWNED = Gauge("stream_partitions_owned", "Partitions that this worker has.", ["topic"])
 CLOCK_LAG = Gauge("stream_clock_lag_seconds", "Now minus the last clock record applied, the worst partition.")
+CLOCK_AHEAD = Gauge(
+    "stream_clock_ahead_seconds",
+    "How far the clock of the machine that writes clock records is ahead of Redis's; over 1 s they go by Redis's.",
+)
 STALLED = Gauge(
     "stream_stalled_seconds",
     "How long the worst partition has had work and made no progress, although Redis and Kafka answer.",

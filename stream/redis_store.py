@@ -91,6 +91,11 @@ class Store:
         """A command's answer. Raises Unavailable or ResponseError."""
         return self._nodes.run(key, (command, key, *arguments))
 
+    async def time_ms(self, key: str) -> int:
+        """The time of the server that a key is on. Raises Unavailable or ResponseError."""
+        s, us = await self._nodes.run(key, ("TIME",))
+        return int(s) * 1000 + int(us) // 1000
+
     async def call(self, script: str, key: str, argument: Any) -> Any:
         """Run a script with one key and one msgpack argument. Raises Unavailable or ResponseError."""
         return await self._nodes.run(key, ("EVALSHA", self._sha[script], 1, key, packb(argument)))

@@ -15,13 +15,13 @@ from uuid import UUID
 import pytest
 
 from stream import metrics, signals_hop
-from stream.deadlines import Spooled, clock_ms
+from stream.deadlines import OwnClock, Spooled, clock_ms
 from stream.fold import Folder
 from stream.recovery import Logged, Records, Recovery, split
 from stream.redis_store import Lost, Store
 from stream.resolve import HOUR_MS, Merged, Resolve, _heads
 from stream.signals import SIGNALS
-from stream.signals_hop import SignalsHop
+from stream.signals_hop import MARGIN_MS, SignalsHop
 from stream.transport import Chunk
 from tests.harness import embedded_redis
 from tracker.contract import codec, keys
@@ -247,11 +247,29 @@ async def test_an_endpoint_whose_clock_is_years_ahead_makes_nobody_forget_what_w
     assert [e["messageId"] for _, _, value in log.records for e in [json.loads(value)]] == ["m1", "m2"]
 
 
-async def test_the_clock_removes_what_processes_said_that_were_killed_long_ago(store: Store) -> None:
-    class Ends:
-        async def end_offsets(self, tps: list[Any]) -> dict[Any, int]:
-            return dict.fromkeys(tps, 0)
+class Ends:
+    """Of empty partitions."""
 
+    async def end_offsets(self, tps: list[Any]) -> dict[Any, int]:
+        return dict.fromkeys(tps, 0)
+
+
+@pytest.mark.parametrize(("ahead_s", "taken_s"), [(3600, 0.0), (2, 0.0), (0.5, 0.5), (0, 0.0), (-3600, -3600.0)])
+async def test_a_machine_whose_clock_runs_ahead_makes_nothing_due_before_its_time(
+    store: Store, caplog: pytest.LogCaptureFixture, ahead_s: float, taken_s: float
+) -> None:
+    began_ms = time.time() * 1000
+    own = OwnClock(lambda: time.time() + ahead_s)
+    for _ in range(2):
+        t = await clock_ms(store, cast(Any, Ends()), 8, Spooled(None), own)
+        assert t is not None
+        assert began_ms - 1 <= t + MARGIN_MS - taken_s * 1000 <= time.time() * 1000
+    assert metrics.CLOCK_AHEAD._value.get() == pytest.approx(max(0.0, ahead_s), abs=0.4)
+    told = [record.getMessage() for record in caplog.records if "ahead of Redis" in record.getMessage()]
+    assert len(told) == (ahead_s > 1)
+
+
+async def test_the_clock_removes_what_processes_said_that_were_killed_long_ago(store: Store) -> None:
     now_ms = int(time.time() * 1000)
     live = b"%d:%d" % (now_ms - 5000, now_ms + 90_000)
     await store.run("HSET", keys.WAITS_KEY, "live", live, "killed", f"1:{now_ms - 2 * HOUR_MS}", "odd", "\0:")
