@@ -73,8 +73,13 @@ class Lanes:
         offsets: AIOKafkaConsumer,
         hops: dict[str, tuple[str, Callable[[int], Hop]]],
         fatal: Callable[[str], None],
+        cut_off_s: float = inf,
     ) -> None:
-        """`hops`: topic -> (label, hop of a partition). `fatal` ends the worker with a reason."""
+        """`hops`: topic -> (label, hop of a partition). `fatal` ends the worker with a reason. `cut_off_s`: how long
+        Redis may be silent before the worker leaves its group."""
+        self.cut_off = False
+        """Out of the group, until Redis answers."""
+        self._cut_off_s = cut_off_s
         self.lanes: dict[TP, Lane] = {}
         self.thread: Callable[[], ChunkConsumerThread | None] = lambda: None  # set by stream/worker.py
         self.done: dict[TP, int] = {}
@@ -190,13 +195,15 @@ class Lanes:
                 lane.task.cancel()
 
     async def keep(self) -> None:
-        """For ever: claim what is assigned but not ours yet; find out when Redis went back in time."""
+        """For ever: claim what is assigned but not ours yet; find out when Redis went back in time, or is gone."""
         checked = monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.25 if self._missing() else 1.0):
+                async with asyncio.timeout(0.25 if self._missing() and not self.cut_off else 1.0):
                     await self._wake.wait()
             self._wake.clear()
+            if await self._is_cut_off():
+                continue
             await self._try_claim()
             if monotonic() - checked >= CHECK_EVERY_S:
                 checked = monotonic()
@@ -206,6 +213,26 @@ class Lanes:
                     self._note(e)
                     self._complain(f"Redis: {type(e).__name__}: {e}")
 
+    async def _is_cut_off(self) -> bool:
+        """Whether Redis has been silent for so long that the worker is out of its group: where others have a Redis,
+        they go on with its partitions. Where nobody has, all wait outside, and join when it answers."""
+        if (thread := self.thread()) is None:
+            return False
+        if self.cut_off:
+            with contextlib.suppress(RedisError, *Unavailable):
+                await self._store.ping()
+            if self._store.silent_s() == 0:
+                log.warning("Redis answers again: joining the group")
+                self.cut_off = thread.away = False
+        elif self._store.silent_s() > self._cut_off_s:
+            log.error(
+                "Redis has not answered for %.0f s (setting cut_off_s): leaving the group until it does",
+                self._cut_off_s,
+            )
+            self.cut_off = thread.away = True
+            self.drop(list(self.lanes))
+        return self.cut_off
+
     def _missing(self) -> list[TP]:
         thread = self.thread()
         if thread is None or thread._consumer is None:
@@ -213,6 +240,8 @@ class Lanes:
         return [tp for tp in thread.assignment() if tp not in self.lanes and tp.topic in self._hops]
 
     async def _try_claim(self) -> None:
+        if (thread := self.thread()) is None or not thread.settled:
+            return  # What is in another's hands now must not be taken from it.
         tried: set[TP] = set()
         try:
             while missing := [tp for tp in self._missing() if tp not in tried]:
@@ -298,6 +327,8 @@ class Lanes:
 
     def standings(self) -> dict[TP, Standing]:
         """Where each assigned partition stands, for the watchdog."""
+        if self.cut_off:
+            return {}
         thread = self.thread()
         found = {tp: Standing(None, True) for tp in self._missing()}
         for tp, lane in list(self.lanes.items()):

@@ -111,6 +111,7 @@ class Node:
             metrics.REDIS_ERRORS.inc()
             answers = [e] * len(commands)
         metrics.REDIS_SECONDS.observe(perf_counter() - started)
+        self._nodes.note_answers(answers)
         if any(isinstance(a, _LOOK_AT) for a in answers):
             self._nodes.failed_s = monotonic()
             self._nodes.look_again()
@@ -143,9 +144,21 @@ class Nodes:
         self._looking: asyncio.Task[None] | None = None
         self._looked = 0.0
         self.failed_s = -inf
+        """When a server last did not answer, or not as the owner of a slot; monotonic."""
         self.refusal = ""
         self._refused_s = -inf
-        """When a server last did not answer, or not as the owner of a slot; monotonic."""
+        self._silent_since_s: float | None = None
+
+    def note_answers(self, answers: Sequence[object]) -> None:
+        """What servers answered, of whom were asked together: anything, or errors of connections."""
+        if not all(isinstance(a, Unavailable) for a in answers):
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = monotonic()
+
+    def silent_s(self) -> float:
+        """For how long no server at all has answered, though asked."""
+        return monotonic() - self._silent_since_s if self._silent_since_s is not None else 0.0
 
     def refused(self, code: str) -> None:
         """A server takes no writes."""
@@ -205,6 +218,7 @@ class Nodes:
         """See stream/redis_log.py. -> the servers that do not answer. Raises RedisError / OSError when none does."""
         nodes = list(self._nodes.values())
         told = await asyncio.gather(*(renew_after_start(node.client) for node in nodes), return_exceptions=True)
+        self.note_answers(told)
         failed: set[Address] = set()
         for node, error in zip(nodes, told, strict=True):
             if isinstance(error, RedisError | OSError):
@@ -219,12 +233,14 @@ class Nodes:
 
     async def _ask_all(self, ask: Callable[[aioredis.Redis], Awaitable[object]]) -> None:
         """Raises RedisError / OSError when a server does not answer: then another may be in its place soon."""
-        try:
-            await asyncio.gather(*(ask(node.client) for node in self._nodes.values()))
-        except (RedisError, OSError):
-            self.failed_s = monotonic()
-            self.look_again()
-            raise
+        told = await asyncio.gather(*(ask(node.client) for node in self._nodes.values()), return_exceptions=True)
+        self.note_answers(told)
+        for error in told:
+            if isinstance(error, RedisError | OSError):
+                self.failed_s = monotonic()
+                self.look_again()
+            if isinstance(error, BaseException):
+                raise error
 
     def look_again(self) -> None:
         """Ask for the cluster's map soon; nothing to do for one server."""

@@ -63,6 +63,10 @@ class Store:
         """When Redis last did not answer, whoever asked; monotonic."""
         return self._nodes.failed_s
 
+    def silent_s(self) -> float:
+        """For how long Redis (all nodes of a cluster) has not answered, though asked, whoever did."""
+        return self._nodes.silent_s()
+
     def refusing(self) -> str | None:
         """Why Redis takes no writes just now (stream/refusals.py)."""
         return self._nodes.refusing()

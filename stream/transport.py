@@ -12,6 +12,7 @@ says why. tests/integration/test_worker.py runs them against the real broker.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, cast
@@ -101,6 +102,8 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         self.pulse = time.monotonic()
         self.turned = time.monotonic()
         """When this thread's own loop last turned."""
+        self.away = False
+        """Whether the worker is to be out of its group. Set from the main loop."""
         self._keeper: asyncio.Task[None] | None = None
 
     async def on_start(self) -> None:
@@ -116,11 +119,16 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _keep_polling(self) -> None:
         """aiokafka refuses to rejoin while the last fetch is older than max_poll_interval, and Faust stops fetching
-        while partitions are revoked: blocked longer than that (Redis away) they wait for each other for ever."""
+        while partitions are revoked: blocked longer than that (Redis away) they wait for each other for ever.
+        The same rule is how a worker leaves its group, and stays out of it until it polls again."""
         while True:
             await asyncio.sleep(1.0)
             self.turned = time.monotonic()
-            if self._consumer is not None and time.monotonic() - self.pulse < PULSE_LIMIT_S:
+            if self._consumer is None:
+                continue
+            if self.away:
+                self._consumer._subscription._last_fetch_ended = -math.inf
+            elif time.monotonic() - self.pulse < PULSE_LIMIT_S:
                 self._consumer._subscription._last_fetch_ended = time.monotonic()
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
@@ -235,6 +243,11 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         """Whether the group has ever said which partitions are ours; they may be none."""
         coordinator = getattr(self._consumer, "_coordinator", None)
         return coordinator is not None and getattr(coordinator, "generation", -1) >= 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether `assignment` is what the group says: not while it deals out anew, nor once it has shut us out."""
+        return self.joined and not self._ensure_consumer()._subscription.reassignment_in_progress
 
     async def claim(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
         """Seek and start reading: {partition: its new generation}. Partitions no longer assigned are left out."""

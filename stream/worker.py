@@ -147,6 +147,7 @@ class Worker:
             self.offsets,
             {EVENTS: ("resolve", resolve), PROFILE_EVENTS: ("signals", signals)},
             self.fatal,
+            settings.cut_off_s,
         )
         self.reason: str | None = None
         self.cut = False
@@ -276,9 +277,6 @@ class Worker:
         """None when ready, else what is missing."""
         if self.stopping.is_set():
             return "stopping"
-        thread = self.thread()
-        if thread is None or not thread.joined or self.app.rebalancing:
-            return "no partitions assigned yet"
         try:
             async with asyncio.timeout(2.0):
                 await self.store.ping()
@@ -286,6 +284,9 @@ class Worker:
             return "Redis does not answer"
         if (why := self.store.refusing()) is not None:
             return why
+        thread = self.thread()
+        if thread is None or not thread.joined or self.app.rebalancing:
+            return "no partitions assigned yet"
         if missing := self.lanes._missing():
             return f"{len(missing)} partitions not claimed yet"
         return None

@@ -6,6 +6,7 @@ Every process is ended by whoever started it, also when a test fails, and dies w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import inspect
 import itertools
@@ -212,6 +213,40 @@ def _join(cluster: Cluster, primaries: int) -> None:
             server.close()
 
 
+class Proxy:
+    """A TCP proxy that a test can shut: connections are reset, and refused until it is opened again."""
+
+    def __init__(self, to_port: int) -> None:
+        self.port = free_port()
+        self._to_port = to_port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    async def shut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
+        self._writers |= {writer, back}
+        try:
+            await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+        finally:
+            self._writers -= {writer, back}
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
 def cluster_ports(count: int) -> list[int]:
     """Free ports whose bus ports (10,000 higher) are ports and free, too."""
     found: list[int] = []
@@ -304,10 +339,10 @@ class Stack:
         wait_until(lambda: ready("127.0.0.1", self.settings.http_port), [self.endpoint], timeout_s, "the endpoint")
         wait_until(lambda: ready("127.0.0.1", self.settings.worker_port), [self.worker], timeout_s, "the worker")
 
-    def add_worker(self, worker_id: str) -> Child:
-        """One more worker, started and ready; ended with the stack."""
-        port = free_port()
-        child = self.command(worker_id, "worker", worker_id=worker_id, worker_port=port).start()
+    def add_worker(self, worker_id: str, **settings: Any) -> Child:
+        """One more worker, started and ready, with `settings` of its own; ended with the stack."""
+        port = settings.setdefault("worker_port", free_port())
+        child = self.command(worker_id, "worker", worker_id=worker_id, **settings).start()
         self.others.append(child)
         wait_until(lambda: ready("127.0.0.1", port), [child], 60, worker_id)
         return child

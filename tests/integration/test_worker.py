@@ -292,12 +292,13 @@ async def test_workers_that_come_and_go_change_no_count(own_stack: Callable[...,
 
 
 async def test_redis_that_is_away_and_comes_back_changes_no_count(own_stack: Callable[..., Stack]) -> None:
-    stack = own_stack(partitions=8)
+    stack = own_stack(partitions=8, cut_off_s=5, session_timeout_s=6)
     traffic = Traffic(stack, stack.site())
     await traffic.send(range(200), 25)
     sending = asyncio.create_task(traffic.send(range(1000, 1400), 25))
     await asyncio.to_thread(stack.servers.children["redis"].stop)
-    await asyncio.sleep(3)
+    await eventually(lambda: "leaving the group" in stack.worker.log.read_text("utf-8"))
+    await asyncio.sleep(6)  # until the group has lost its last member
     stack.servers.children["redis"].start()
     await sending
     await counted_exactly(stack, traffic)

@@ -11,16 +11,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
-from tests.harness import Stack, eventually
+from tests.harness import Proxy, Stack, eventually
 from tests.integration.test_worker import counters, equals, track, worker_metric
 from tracker.contract.codec import partition_of
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
-from tracker.embedded.process import Child
+from tracker.embedded.process import Child, free_port
 
 pytestmark = pytest.mark.integration
 
@@ -98,9 +99,9 @@ async def test_a_worker_that_was_frozen_is_not_taken_for_one_that_hangs(own_stac
     assert stack.worker.running, stack.worker.reason()
 
 
-def readyz(stack: Stack) -> tuple[int, str]:
+def readyz(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(stack.worker_http + "/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(url + "/readyz", timeout=5) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as e:
         return e.code, e.read().decode()
@@ -121,7 +122,7 @@ async def test_a_redis_without_memory_is_named_and_what_came_meanwhile_counts_on
             503,
             '{"status": "not ready", "reason": "Redis is out of memory (its maxmemory): raise it, or make room"}',
         )
-        await eventually(lambda: readyz(stack) == wanted, 20)
+        await eventually(lambda: readyz(stack.worker_http) == wanted, 20)
         await asyncio.sleep(12)  # longer than stuck_s
         assert stack.worker.running, stack.worker.reason()
         assert worker_metric(stack, "stream_redis_refusals_total") > 0
@@ -129,27 +130,80 @@ async def test_a_redis_without_memory_is_named_and_what_came_meanwhile_counts_on
         await redis.config_set("maxmemory", 0)
         await redis.aclose()
     await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 60}), 30)
-    await eventually(lambda: readyz(stack)[0] == 200, 20)
+    await eventually(lambda: readyz(stack.worker_http)[0] == 200, 20)
     log = stack.worker.log.read_text("utf-8")
     assert "Redis is out of memory" in log
     assert "stacks follow" not in log
+
+
+async def owned(url: str) -> int:
+    """How many partitions the worker has claimed."""
+
+    def read() -> str:
+        with urllib.request.urlopen(url + "/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    lines = (await asyncio.to_thread(read)).splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("stream_partitions_owned{")))
+
+
+async def test_a_worker_that_alone_is_cut_off_from_redis_leaves_its_partitions_to_the_others(
+    own_stack: Callable[..., Stack],
+) -> None:
+    stack = own_stack(partitions=4, session_timeout_s=6, cut_off_s=5)
+    site = stack.site()
+    proxy = Proxy(urlsplit(stack.settings.redis).port or 0)
+    await proxy.open()
+    try:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        redis = f"redis://127.0.0.1:{proxy.port}/0"
+        other = await asyncio.to_thread(lambda: stack.add_worker("other", redis=redis, worker_port=port))
+
+        async def shared() -> bool:
+            return await owned(url) == await owned(stack.worker_http) == 4
+
+        async def left() -> bool:
+            return (await owned(url), await owned(stack.worker_http)) == (0, 8)
+
+        await eventually(shared)
+        await proxy.shut()
+        await stack.send(site, *(track("Product Viewed", n, who=f"a{n}") for n in range(40)))
+        await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 40}))
+        await eventually(left)
+        assert await asyncio.to_thread(readyz, url) == (
+            503,
+            '{"status": "not ready", "reason": "Redis does not answer"}',
+        )
+        assert other.running, other.reason()
+        log = other.log.read_text("utf-8")
+        assert log.count("Redis has not answered for 5 s (setting cut_off_s): leaving the group until it does") == 1
+        assert "stacks follow" not in log
+
+        await proxy.open()
+        await eventually(shared)
+        await stack.send(site, *(track("Product Viewed", 50 + n, who=f"a{n}") for n in range(40)))
+        await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 80}))
+    finally:
+        await proxy.shut()
 
 
 @pytest.mark.parametrize("away", ["redis", "kafka"])
 async def test_an_outage_ends_no_worker_and_a_stop_during_it_keeps_its_deadline(
     own_stack: Callable[..., Stack], away: str
 ) -> None:
-    stack = own_stack(partitions=2, stuck_s=10, drain_s=4, produce_timeout_s=2)
+    stack = own_stack(partitions=2, stuck_s=10, cut_off_s=5, drain_s=4, produce_timeout_s=2)
     os.kill(stack.servers.children[away].pid, signal.SIGSTOP)  # Connections stay open, nothing answers.
     try:
         await stack.send(stack.sites[0], track("Product Viewed", 1, who="a1"))  # Without Kafka it is in the spool.
         await asyncio.sleep(18)
         assert stack.worker.running, stack.worker.reason()
         if away == "redis":
-            assert await asyncio.to_thread(readyz, stack) == (
+            assert await asyncio.to_thread(readyz, stack.worker_http) == (
                 503,
                 '{"status": "not ready", "reason": "Redis does not answer"}',
             )
+            assert "leaving the group" in stack.worker.log.read_text("utf-8")
         began = time.monotonic()
         code = await asyncio.to_thread(stack.worker.stop, 20)
         assert time.monotonic() - began < 4 + 2

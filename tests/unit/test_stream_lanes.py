@@ -59,6 +59,8 @@ class Reader:
     """The consumer's thread, as far as lanes see it, reading one partition."""
 
     _consumer = object()
+    settled = True
+    away = False
 
     def __init__(self) -> None:
         self.generations: dict[TP, int] = {}
@@ -97,6 +99,9 @@ class Redis:
         return str(self.partition.next).encode()
 
     failed_s = -inf
+
+    def silent_s(self) -> float:
+        return 0.0
 
     away: frozenset[str] = frozenset()
 

@@ -385,6 +385,15 @@ class Settings(Struct, frozen=True, kw_only=True):
             ge=10,
         ),
     ] = 120.0
+    cut_off_s: Annotated[
+        float,
+        _s(
+            "s",
+            "A worker that Redis (all nodes of a cluster) has not answered for so long leaves its group until it does, "
+            "so that workers that reach it go on with its partitions. More than a restart of Redis takes.",
+            ge=5,
+        ),
+    ] = 120.0
 
     # -- identity: most ids of a type that a profile gets; 0: no limit
     id_limit_user_id: Annotated[int, _s("ids", "User ids of a profile, for ever.", ge=0)] = 1
