@@ -214,6 +214,21 @@ class Nodes:
             raise RedisConnectionError("not all slots of the cluster have an owner")
         await self._ask_all(lambda client: client.ping())
 
+    async def evicts(self) -> str | None:
+        """The maxmemory-policy of a server that would drop keys for want of memory. Raises RedisError, OSError."""
+        told = await asyncio.gather(
+            *(node.client.info("memory") for node in self._nodes.values()), return_exceptions=True
+        )
+        for info in told:
+            if isinstance(info, ResponseError):
+                continue  # It hides INFO from us.
+            if isinstance(info, BaseException):
+                raise info
+            policy = str(info.get("maxmemory_policy", "noeviction"))
+            if policy != "noeviction" and int(info.get("maxmemory", 0)):
+                return policy
+        return None
+
     async def renew_logs(self) -> set[Address]:
         """See stream/redis_log.py. -> the servers that do not answer. Raises RedisError / OSError when none does."""
         nodes = list(self._nodes.values())

@@ -75,6 +75,11 @@ class Store:
         """Load the scripts. Raises RedisError / OSError when Redis does not answer."""
         await self._nodes.start()
 
+    async def evicts(self) -> str | None:
+        """The maxmemory-policy of a server that would drop keys for want of memory: with a partition's head it would
+        forget where to go on, and count the log a second time. Raises RedisError, OSError."""
+        return await self._nodes.evicts()
+
     async def renew_log(self) -> Set[Hashable]:
         """See stream/redis_log.py. -> servers of a cluster that do not answer, as `place` names them. Raises
         RedisError, OSError when none answers."""

@@ -408,10 +408,16 @@ class Worker:
         stack.push_async_callback(self._within, "The Kafka client", self.offsets.stop)
         try:
             await self.store.start()
+            policy = await self.store.evicts()
         except (RedisError, *Unavailable) as e:
             raise NotReady(
                 f"Redis does not answer at the setting `redis` ({type(e).__name__}): run `tracker doctor`"
             ) from None
+        if policy is not None:
+            raise NotReady(
+                f"Redis may evict state (maxmemory-policy {policy}): CONFIG SET maxmemory-policy noeviction, "
+                "and in its redis.conf"
+            )
         library = logging.getLogger("aiokafka")
         level = library.level
         library.setLevel(logging.CRITICAL)  # It tells the same in several lines.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests.harness import PARTITIONS, cli, run_async
+from tests.harness import PARTITIONS, assert_one_line, cli, run_async
 from tracker.cli import topics
 from tracker.contract import settings as contract_settings
 
@@ -38,13 +38,17 @@ async def test_settings_of_redis_that_lose_state_are_named_with_the_command_that
         redis.config_set("appendfsync", "no")
         try:
             done = await asyncio.to_thread(lambda: cli("doctor", **env))
+            redis.config_set("maxmemory", 1 << 40)  # without a limit nothing is evicted, whatever the policy
+            worker = await asyncio.to_thread(lambda: cli("worker", **env, worker_port=0))
         finally:
+            redis.config_set("maxmemory", 0)
             redis.config_set("maxmemory-policy", "noeviction")
             redis.config_set("appendfsync", "everysec")
     assert done.returncode == 1
     assert "problem Redis maxmemory-policy allkeys-lru: CONFIG SET maxmemory-policy noeviction" in done.stdout
     assert "problem Redis appendfsync no: CONFIG SET appendfsync everysec" in done.stdout
     assert done.stdout.splitlines()[-1] == "2 problems"
+    assert_one_line(worker, 1, "Redis may evict state (maxmemory-policy allkeys-lru)", "noeviction")
 
 
 def test_another_number_of_partitions_is_a_problem_and_missing_sites_are_told(env: dict[str, Any]) -> None:

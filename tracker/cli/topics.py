@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 ALREADY_EXISTS: Final = 36
 """Kafka's error code."""
 VISIBLE_S: Final = 15.0
-CHECKED: Final = ("retention.ms", "cleanup.policy")
+CHECKED: Final = (
+    "retention.ms", "cleanup.policy", "max.message.bytes", "min.insync.replicas", "unclean.leader.election.enable",
+)  # fmt: skip
 """The topic configs that `check` compares."""
+SAFE_REPLICAS: Final = 3
+"""From so many on an ack is of two brokers at least, and one of the others may be away."""
+MIN_MESSAGE_BYTES: Final = 1_000_000
+"""What a batch with the largest record may take (MAX_RECORD_BYTES, who it is from, the batch's head)."""
 
 
 @click.group()
@@ -103,7 +109,7 @@ async def create(settings: Settings) -> list[str]:
                     topic.name,
                     partitions_of(topic, settings),
                     settings.replication,
-                    topic_configs={"retention.ms": str(topic.retention_ms), "cleanup.policy": "delete"},
+                    topic_configs=_configs(topic, settings.replication),
                 )
                 for topic in missing
             ]
@@ -122,18 +128,47 @@ async def create(settings: Settings) -> list[str]:
         return [topic.name for topic in missing]
 
 
+def _configs(topic: Topic, replicas: int) -> dict[str, str]:
+    """Those of a new topic."""
+    configs = {"retention.ms": str(topic.retention_ms), "cleanup.policy": "delete"}
+    return configs | {"min.insync.replicas": "2"} if replicas >= SAFE_REPLICAS else configs
+
+
+def differences(topic: Topic, replicas: int, config: Mapping[str, str]) -> Iterator[str]:
+    """What of a topic's configs would lose records, or stop its writers, and what to do."""
+    name = topic.name
+    if (
+        policy := config.get("cleanup.policy", "delete")
+    ) != "delete":  # beside it, "compact" drops all but a key's last
+        yield f"{name} has cleanup.policy={policy}: set it to delete"
+    retention_ms = int(config.get("retention.ms", topic.retention_ms))
+    if 0 <= retention_ms < topic.retention_ms:  # longer is the operator's choice
+        yield f"{name} has retention.ms={retention_ms}: set it to {topic.retention_ms} or more"
+    most = int(config.get("max.message.bytes", MIN_MESSAGE_BYTES))
+    if most < MIN_MESSAGE_BYTES:
+        yield f"{name} has max.message.bytes={most}: set it to 1048588, Kafka's default, or more"
+    in_sync = int(config.get("min.insync.replicas", min(replicas, 2)))
+    if replicas >= SAFE_REPLICAS and in_sync < 2:
+        what = f"min.insync.replicas={in_sync} of {replicas} replicas"
+        yield f"{name} has {what}: set it to 2, else one broker can lose what was acked"
+    if in_sync > replicas:
+        what = f"min.insync.replicas={in_sync} and {replicas} replicas"
+        yield f"{name} has {what}: nothing can be written, set it to {replicas} at most"
+    if config.get("unclean.leader.election.enable", "false") == "true":
+        yield f"{name} has unclean.leader.election.enable=true: set it to false, else what was acked can be lost"
+
+
 async def check(settings: Settings) -> list[str]:
     """What differs from the table and the settings, a line each."""
     from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
     async with admin(settings.kafka) as client:
-        counts = {t["topic"]: len(t["partitions"]) for t in await client.describe_topics()}
+        described = await client.describe_topics()
+        counts = {t["topic"]: len(t["partitions"]) for t in described}
+        replicas = {t["topic"]: min((len(p["replicas"]) for p in t["partitions"]), default=1) for t in described}
         present = [topic for topic in TOPICS if topic.name in counts]
         answers = await client.describe_configs(
-            [
-                ConfigResource(ConfigResourceType.TOPIC, t.name, {"retention.ms": "", "cleanup.policy": ""})
-                for t in present
-            ]
+            [ConfigResource(ConfigResourceType.TOPIC, t.name, dict.fromkeys(CHECKED, "")) for t in present]
         )
         configs: dict[str, dict[str, str]] = {
             name: {entry[0]: entry[1] for entry in entries}
@@ -153,10 +188,5 @@ async def check(settings: Settings) -> list[str]:
                 else "delete the topic and run `tracker topics create`"
             )
             problems.append(f"{topic.name} has {found} partitions instead of {wanted}: {fix}")
-        config = configs.get(topic.name, {})
-        if "delete" not in config.get("cleanup.policy", "delete"):
-            problems.append(f"{topic.name} has cleanup.policy={config['cleanup.policy']}: set it to delete")
-        retention = int(config.get("retention.ms", topic.retention_ms))
-        if 0 <= retention < topic.retention_ms:  # longer is the operator's choice
-            problems.append(f"{topic.name} has retention.ms={retention}: set it to {topic.retention_ms} or more")
+        problems += differences(topic, replicas[topic.name], configs.get(topic.name, {}))
     return problems
