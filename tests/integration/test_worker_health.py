@@ -14,11 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
 from redis.asyncio import Redis
 
 from tests.harness import Proxy, Stack, eventually
 from tests.integration.test_worker import counters, equals, track, worker_metric
+from tracker.cli import topics
 from tracker.contract.codec import partition_of
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.embedded.process import Child, free_port
@@ -134,6 +136,34 @@ async def test_a_redis_without_memory_is_named_and_what_came_meanwhile_counts_on
     log = stack.worker.log.read_text("utf-8")
     assert "Redis is out of memory" in log
     assert "stacks follow" not in log
+
+
+async def test_a_head_that_the_log_no_longer_reaches_ends_the_worker_with_what_to_do(
+    own_stack: Callable[..., Stack],
+) -> None:
+    """Behind retention, or beyond the end of a topic that was made anew: to go on elsewhere would lose or double."""
+    stack = own_stack(partitions=1)
+    site = stack.site()
+    await stack.send(site, track("Product Viewed", 1, who="a1"))
+    await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 1}))
+    await asyncio.to_thread(stack.worker.stop)
+    await stack.send(site, track("Product Viewed", 2, who="a1"))
+    async with topics.admin(stack.settings.kafka) as client:
+        await client.delete_records({TopicPartition(EVENTS, 0): RecordsToDelete(2)})
+
+    async def refused() -> None:
+        stack.worker.log.write_bytes(b"")
+        stack.worker.start()
+        assert await ended(stack.worker, 40) == 70
+        (line,) = [x for x in stack.worker.log.read_text("utf-8").splitlines() if "no longer has the records" in x]
+        assert "retention passed, or a topic was recreated (then empty Redis, too)" in line
+        assert EVENTS in line
+
+    await refused()
+    async with Redis.from_url(stack.settings.redis) as redis:
+        await redis.hset("{e0}:head", "next", 1000)
+    await refused()
+    assert await counters(stack, site) == {"Product Viewed": 1}
 
 
 async def owned(url: str) -> int:
