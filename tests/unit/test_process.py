@@ -13,6 +13,7 @@ import pytest
 
 from tests.harness import ROOT
 from tracker.embedded.process import (
+    QUIET_PORTS,
     SERVER_PROBLEM,
     Child,
     PartError,
@@ -127,6 +128,10 @@ def test_a_log_over_its_limit_is_moved_and_the_writer_goes_on(tmp_path: Path) ->
         writer.flush()
     assert log.read_bytes() == b"after"
     assert (tmp_path / "part.log.1").stat().st_size == 2000
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_take_before_it_is_listened_on() -> None:
+    assert all(free_port() in QUIET_PORTS for _ in range(20))
 
 
 def test_a_port_that_somebody_listens_on_is_a_problem() -> None:

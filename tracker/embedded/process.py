@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -20,6 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+QUIET_PORTS: Final = range(15_000, 32_000)
+"""Linux takes outgoing connections' ports from 32768 on (net.ipv4.ip_local_port_range)."""
+PORT_TRIES: Final = 50
 LOG_LIMIT_BYTES: Final = 32 << 20
 """A log file over this size becomes `.1` (the one before it goes)."""
 
@@ -182,6 +186,11 @@ def rotate(log: Path, limit_bytes: int = LOG_LIMIT_BYTES) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
+    """Below the ports of outgoing connections, if one is free there: a JVM listens only seconds after it was chosen."""
+    for _ in range(PORT_TRIES):
+        port = secrets.choice(QUIET_PORTS)
+        if port_problem(host, port) is None:
+            return port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
         s.bind((host, 0))
         return int(s.getsockname()[1])
