@@ -165,6 +165,9 @@ class Sink:
         self.cookie_gate = asyncio.Event()
         """/v1/batch/id answers while it is set."""
         self.cookie_gate.set()
+        self.answer_gate = asyncio.Event()
+        """POSTs are recorded at once, and answered while it is set."""
+        self.answer_gate.set()
         self.gate = asyncio.Event()
         """/gate answers when it is set."""
 
@@ -230,6 +233,7 @@ class Sink:
                 "status": status,
             }
         )
+        await self.answer_gate.wait()
         if self.upstream and status == 200:
             async with ClientSession() as http, http.post(self.upstream + request.path_qs, data=raw) as answer:
                 return web.Response(status=answer.status, body=await answer.read())
@@ -266,6 +270,7 @@ async def sink() -> AsyncIterator[Sink]:
     await site.start()
     sink.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield sink
+    sink.answer_gate.set()
     await runner.cleanup()
 
 

@@ -209,7 +209,9 @@ async def test_inside_a_single_page_application_the_referrer_is_the_page_before(
     assert b["properties"]["referrer"] == there["context"]["page"]["referrer"] == f"{sink.url}/a"
 
 
-async def test_a_request_without_an_answer_is_given_up_and_tried_again(page: Page, sink: Sink) -> None:
+@pytest.mark.parametrize("build", ["t.js", "t.lite.js"])
+async def test_a_request_without_an_answer_is_given_up_and_tried_again(page: Page, sink: Sink, build: str) -> None:
+    sink.build = build
     sink.head = """<script>{
         const timeout = AbortSignal.timeout;
         AbortSignal.timeout = ms => timeout.call(AbortSignal, ms === 30000 ? 300 : ms);
@@ -218,6 +220,29 @@ async def test_a_request_without_an_answer_is_given_up_and_tried_again(page: Pag
     await ready(page, sink.url)
     await page.evaluate("tracker.track('Patient')")
     await until(lambda: sink.events(), 10)
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["answered while it was away", "never answered"])
+async def test_a_request_that_was_in_flight_when_the_page_was_left_is_tried_again_when_it_comes_back_without_an_answer(
+    page: Page, sink: Sink, answered: bool
+) -> None:
+    await ready(page, sink.url)
+    sink.answer_gate.clear()
+    await page.evaluate(
+        "addEventListener('pageshow', e => { window.restored = e.persisted }); tracker.track('Left'); tracker.flush()"
+    )
+    await until(lambda: sink.requests)
+    await page.goto(f"{sink.url}/elsewhere")
+    if answered:
+        sink.answer_gate.set()
+        await asyncio.sleep(1)
+    await page.go_back(wait_until="commit")
+    await page.wait_for_function("window.restored === true")
+    await page.evaluate("tracker.track('Back')")
+    await until(lambda: "Back" in [e["event"] for e in sink.events()], 10)
+    await asyncio.sleep(1)
+    left = [e["messageId"] for e in sink.events() if e["event"] == "Left"]
+    assert (len(left), len(set(left))) == (1 if answered else 2, 1)
 
 
 async def test_retry_after_may_be_a_date(page: Page, sink: Sink) -> None:

@@ -4,6 +4,8 @@ nothing throws into the page."""
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +40,11 @@ PATCHED_DATE = """{
     Date.now = () => Real.now() + 0.5;
     Date.parse = Real.parse; Date.UTC = Real.UTC; Date.prototype = Real.prototype;
 }"""
+# What Prototype.js 1.6 makes of lists and dates.
+PROTOTYPE = """
+    Array.prototype.toJSON = function () { return "[" + this.map(String) + "]" };
+    Date.prototype.toJSON = function () { return '"' + this.toISOString() + '"' };
+"""
 FETCH_THROWS = "window.fetch = () => { throw new TypeError('patched') };"
 NO_COOKIES = """Object.defineProperty(Document.prototype, 'cookie', {
     get() { throw new DOMException('denied', 'SecurityError') },
@@ -79,6 +86,145 @@ async def test_what_was_called_arrives_as_it_was_said(page: Page, sink: Sink, bu
 
 
 @pytest.mark.parametrize("build", BUILDS)
+async def test_where_prototype_js_makes_texts_of_lists_they_leave_as_lists(page: Page, sink: Sink, build: str) -> None:
+    await page.add_init_script(PROTOTYPE)
+    sink.build = build
+    sink.answer = lambda: (503, {})
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('Ordered', {products: [{sku: 'a', tags: ['x', 'y']}], note: null})")
+    await until(lambda: sink.requests)
+    sink.answer = lambda: (200, {})
+    if build != "t.lite.js":  # it has waited in localStorage
+        await ready(page, f"{sink.url}/next")
+    await until(lambda: told(sink))
+    [ordered] = told(sink)
+    assert ordered["properties"] == {"products": [{"sku": "a", "tags": ["x", "y"]}], "note": None}
+    if build != "t.lite.js":
+        assert ordered["timestamp"].endswith("Z")
+    assert await page.evaluate("JSON.stringify([1]) + Object.keys(Array.prototype)") == '"[1]"toJSON'
+
+
+# What monitoring tools make of fetch and beacons.
+WRAPPED = {
+    "asks with a Request": "(url, how) => original(new Request(url, how).clone())",
+    "reads the answer": "(url, how) => original(url, how).then(answer => answer.text().then(() => answer))",
+    "is late": "async (url, how) => { await new Promise(r => setTimeout(r, 300)); return original(url, how) }",
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("fetch", WRAPPED.values(), ids=WRAPPED)
+async def test_through_a_fetch_that_was_wrapped_each_event_comes_once(
+    page: Page, sink: Sink, build: str, fetch: str
+) -> None:
+    await page.add_init_script(f"{{ const original = fetch; window.fetch = {fetch} }}")
+    sink.build = build
+    await ready(page, sink.url)
+    await page.evaluate("tracker.track('First'); tracker.flush()")
+    await until(lambda: told(sink))
+    await page.evaluate("tracker.track('Second')")
+    await until(lambda: len(told(sink)) >= 2)
+    await asyncio.sleep(1.2)  # the first try again would have come
+    await page.evaluate("tracker.track('Last'); location.href = 'about:blank'")
+    await until(lambda: len(told(sink)) >= 3)
+    await asyncio.sleep(SETTLED_S)
+    assert names(sink) == ["First", "Second", "Last"]
+
+
+FRAMES = {
+    "sandboxed": '<iframe sandbox="allow-scripts" src="/frame"></iframe>',
+    "sandboxed srcdoc": '<iframe sandbox="allow-scripts" srcdoc="{html}"></iframe>',
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+async def test_in_a_frame_without_an_origin_events_leave_and_the_visitor_is_one(
+    page: Page, sink: Sink, build: str, frame: str
+) -> None:
+    """As in the sandbox of Shopify's checkout: storage and cookies throw."""
+    sink.build, sink.attributes = build, "data-spa"
+    calls = "tracker.page('Framed'); tracker.identify('u1'); tracker.track('Here')"
+    html = f"<!doctype html>{sink.script()}<script>{STUB}{calls}</script>"
+    sink.pages["/frame"] = html
+    sink.pages["/top"] = "<!doctype html>" + frame.replace("{html}", html.replace("&", "&amp;").replace('"', "&quot;"))
+    await page.goto(f"{sink.url}/top")
+    await until(lambda: len(told(sink)) >= 3)
+    await asyncio.sleep(SETTLED_S)
+    assert names(sink) == ["page", "identify", "Here"]
+    assert len({e["anonymousId"] for e in told(sink)}) == 1
+    assert told(sink)[2]["userId"] == "u1"
+
+
+@pytest.mark.parametrize("build", BUILDS)
+async def test_a_page_from_a_file_is_told(page: Page, sink: Sink, build: str, tmp_path: Path) -> None:
+    sink.build = build
+    html = f"<!doctype html>{sink.script()}<script>{STUB}tracker.page(); tracker.track('Here')</script>"
+    (tmp_path / "page.html").write_text(html, "utf-8")
+    await page.goto((tmp_path / "page.html").as_uri())
+    await until(lambda: len(told(sink)) >= 2)
+    assert names(sink) == ["page", "Here"]
+    assert told(sink)[0]["properties"]["url"].startswith("file:///")
+
+
+# A stand-in for Turbo: the head stays, the body is another one, whose scripts run again.
+TURBO = """async path => {
+    const answer = await fetch(path);
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    history.pushState({}, "", path);
+    document.body.replaceWith(page.body);
+    for (const old of document.body.querySelectorAll("script")) {
+        const script = document.createElement("script");
+        for (const {name, value} of old.attributes) script.setAttribute(name, value);
+        script.textContent = old.textContent;
+        old.replaceWith(script);
+    }
+}"""
+
+
+@pytest.mark.parametrize("build", ["t.js", "t.full.js"])
+@pytest.mark.parametrize("place", ["head", "body"])
+async def test_where_bodies_are_replaced_and_their_scripts_run_again_each_page_and_call_counts_once(
+    page: Page, sink: Sink, build: str, place: str
+) -> None:
+    sink.build, sink.attributes = build, "data-spa"
+    tags = f"{sink.script()}<script>{STUB}</script>"
+    head, inner = (tags, "") if place == "head" else ("", tags)
+    call = "<script>tracker.track('Body of ' + location.pathname)</script>"
+    sink.html = f"<!doctype html><head>{head}</head><body>{inner}{call}<a data-track-event='Marked'>x</a></body>"
+    await ready(page, f"{sink.url}/a")
+    await page.evaluate("window.wrapped = history.pushState; 0")  # playwright would call a function
+    for path in ("/b", "/c"):
+        await page.evaluate(TURBO, path)
+        await page.wait_for_timeout(200)
+    assert await page.evaluate("wrapped === history.pushState")
+    await page.click("a")
+    await page.evaluate("tracker.track('Last'); location.href = 'about:blank'")
+    await until(lambda: "Last" in names(sink))
+    await asyncio.sleep(SETTLED_S)
+    views = [e["properties"]["path"] for e in told(sink) if e["type"] == "page"]
+    assert views == ["/a", "/b", "/c"]
+    marked = ["Marked"] if build == "t.full.js" else []
+    assert sorted(n for n in names(sink) if n != "page") == ["Body of /a", "Body of /b", "Body of /c", "Last", *marked]
+
+
+@pytest.mark.parametrize("build", ["t.js", "t.full.js"])
+async def test_where_a_document_was_written_anew_what_waits_leaves_with_the_page(
+    page: Page, sink: Sink, build: str
+) -> None:
+    sink.build = build
+    await ready(page, sink.url)
+    tag = sink.script().replace("async", 'async onload="again = true"')
+    html = f"<!doctype html>{tag}<script>{STUB}</script>"
+    await page.evaluate("html => { document.open(); document.write(html); document.close() }", html)
+    await page.wait_for_function("window.again")
+    await page.evaluate("tracker.track('Last'); location.href = 'about:blank'")
+    await until(lambda: told(sink))
+    await asyncio.sleep(SETTLED_S)
+    assert names(sink) == ["Last"]
+
+
+@pytest.mark.parametrize("build", BUILDS)
 async def test_where_fetch_was_replaced_by_one_that_throws_nothing_is_lost(page: Page, sink: Sink, build: str) -> None:
     sink.build = build
     queued = "<script>tracker = [[1, 'track', 'Queued']]</script>"
@@ -91,12 +237,12 @@ async def test_where_fetch_was_replaced_by_one_that_throws_nothing_is_lost(page:
     assert sorted(names(sink)) == ["First", "Last", "Queued"]
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize(("build", "second"), [(build, second) for build in BUILDS for second in BUILDS])
 async def test_of_two_tags_with_two_keys_the_first_has_the_page_and_each_event_comes_once(
-    page: Page, sink: Sink, build: str
+    page: Page, sink: Sink, build: str, second: str
 ) -> None:
     sink.build = build
-    other = sink.script().replace(sink.key, "k-another").replace('id="trk" async', "")
+    other = sink.script().replace(sink.key, "k-another").replace('id="trk" async', "").replace(build, second)
     tags = f"{sink.script().replace('async', '')}<script>{STUB}</script>{other}<script>{STUB}</script>"
     sink.html = f"<!doctype html>{tags}<script>tracker.track('Once')</script>"
     await ready(page, sink.url)
@@ -108,11 +254,28 @@ async def test_of_two_tags_with_two_keys_the_first_has_the_page_and_each_event_c
     ]
 
 
+HOW = {
+    **{how: how for how in ("", "async", "defer", 'type="module"', 'type="module" async')},
+    "document.write": "<script>document.write(TEXT)</script>",
+    "a tag manager": """<script>{
+        const found = new DOMParser().parseFromString(TEXT, "text/html").querySelector("script");
+        const script = document.createElement("script");
+        for (const {name, value} of found.attributes) script.setAttribute(name, value);
+        document.head.append(script);
+    }</script>""",
+    "a page with a base": "<base href='https://cdn.test/x/'>TAG",
+}
+
+
 @pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize("how", ["", "async", "defer", 'type="module"', 'type="module" async'])
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 async def test_it_starts_however_it_is_loaded(page: Page, sink: Sink, build: str, how: str) -> None:
     sink.build = build
-    tag = sink.script().replace("async", how)
+    if "<" in how:
+        text = json.dumps(sink.script()).replace("</", r"<\/")
+        tag = how.replace("TAG", sink.script()).replace("TEXT", text)
+    else:
+        tag = sink.script().replace("async", how)
     sink.html = f"<!doctype html>{tag}<script>{STUB}</script><script>tracker.track('Here')</script>"
     await page.goto(sink.url)
     await until(lambda: told(sink))

@@ -57,6 +57,20 @@ async def test_each_view_of_a_single_page_application_counts_once_with_the_page_
     assert [path for path, _ in seen].count("c") == 1
 
 
+async def test_a_route_of_the_navigation_api_is_a_page(page: Page, sink: Sink) -> None:
+    sink.attributes = "data-spa"
+    sink.body = '<a id="go" href="/b">b</a>'
+    await ready(page, f"{sink.url}/a")
+    await page.evaluate("navigation.addEventListener('navigate', e => e.intercept({handler: async () => {}}))")
+    await page.click("#go")
+    await until(lambda: len(sink.events()) >= 2)
+    await page.evaluate("navigation.back().finished")
+    await until(lambda: len(sink.events()) >= 3)
+    await page.evaluate("navigation.updateCurrentEntry({state: 1})")
+    await asyncio.sleep(0.5)
+    assert [e["properties"]["path"] for e in sink.events()] == ["/a", "/b", "/a"]
+
+
 async def test_with_hash_routes_each_route_is_a_page(page: Page, shop: Sink, log: Log) -> None:
     shop.attributes = 'data-spa="hash"'
     url = f"{shop.url}/hash"

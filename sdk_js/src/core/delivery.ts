@@ -8,7 +8,7 @@
  * Each page writes under a key of its own, so tabs never write over each other; taking over what a page has left behind
  * is done by one tab at a time.
  */
-import { hidden, listen, parse, safe, uuid, warn } from "./env";
+import { encode, hidden, listen, parse, safe, uuid, warn } from "./env";
 import { local, PREFIX } from "./store";
 
 interface Item {
@@ -28,6 +28,8 @@ const DELAY_MS = 250;
 const MAX_BACKOFF_MS = 30_000;
 const MAX_RETRY_AFTER_MS = 600_000;
 const MAX_ANSWER_MS = 30_000;
+/** What was in flight when the page was left for a while is answered so soon, or not at all. */
+const LATE_MS = 500;
 /** The queue of a page that did not touch it for so long (longer than any wait above) belongs to a dead one. */
 const ORPHAN_MS = 720_000;
 /** Left behind for so long by a page with another write key, nobody wants it any more. */
@@ -59,14 +61,23 @@ export function start(to: string, key: string): void {
   url = to;
   writeKey = key;
   ownKey = newKey();
+  watch();
+  adopt();
+}
+
+/** Once more is harmless: document.open() takes the listeners of the page away. */
+export function watch(): void {
   listen(window, "pagehide", leave);
   listen(document, "visibilitychange", () => (hidden() ? leave() : comeBack()));
-  listen(window, "pageshow", comeBack);
+  listen<PageTransitionEvent>(window, "pageshow", ({ persisted }) => {
+    // Firefox never tells a page that was in the back/forward cache what became of a request; others do it at once.
+    if (persisted && inFlight[0]) setTimeout(fail, LATE_MS, inFlight, 0, 0);
+    comeBack();
+  });
   listen(window, "online", () => {
     if (!told) notBefore = 0;
     comeBack();
   });
-  adopt();
 }
 
 const item = (json: string, failed: boolean): Item => ({
@@ -136,8 +147,8 @@ const request = (items: Item[]): Promise<Response> =>
     credentials: "omit",
     signal: safe(() => AbortSignal.timeout(MAX_ANSWER_MS)),
   }).then((response) =>
-    // Unread, an answer goes on taking its request's part of the 64 KiB.
-    response.text().then(() => response),
+    // Unread, an answer goes on taking its request's part of the 64 KiB. A fetch that was replaced may have read it.
+    response.text().then(() => response, () => response),
   );
 
 const tell = (items: Item[], status: number): unknown =>
@@ -215,7 +226,7 @@ function take(from: Item[]): Item[] {
 
 /** The write key and the time by this clock, which corrects the events' times, stand in the body: no preflight. */
 const body = (items: Item[]): string =>
-  JSON.stringify({ writeKey, sentAt: new Date() }).slice(0, -1) + `,"batch":[${items.map((each) => each.json_)}]}`;
+  JSON.stringify({ writeKey, sentAt: new Date().toISOString() }).slice(0, -1) + `,"batch":[${items.map((each) => each.json_)}]}`;
 
 function schedule(ms: number): void {
   if (ms > DELAY_MS || !ms) timer = void clearTimeout(timer);
@@ -238,7 +249,7 @@ function persist(released?: boolean): number | undefined {
     const kept = items.reverse().filter((each) => (chars += each.json_.length) < MAX_STORED_CHARS).reverse();
     if (kept[0]) {
       const record = { t: Date.now() - (released ? ORPHAN_MS : 0), k: writeKey, n: told ? notBefore : 0, q: kept.map((each) => each.json_) };
-      storage.setItem(ownKey, JSON.stringify(record));
+      storage.setItem(ownKey, encode(record));
       // It is not sent by beacon as well: it would come again when its messageId is long forgotten.
       for (const each of kept) each.failed_ = true;
     } else storage.removeItem(ownKey);

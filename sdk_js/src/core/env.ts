@@ -20,6 +20,13 @@ export const isFunction = (value: unknown): value is (...args: any[]) => any => 
 /** What stands in `json`; undefined where that is broken or missing. */
 export const parse = (json: string | null | undefined): any => safe(() => JSON.parse(json!));
 
+/** JSON of `value`, whose lists stay lists where the page gave Array.prototype a toJSON (Prototype.js 1.6: it makes texts). */
+export const encode = (value: unknown): string =>
+  JSON.stringify(value, function (this: any, key, coded) {
+    const given = this[key];
+    return Array.isArray(given) ? given : coded;
+  });
+
 /** `types`: names, separated by spaces. A handler that throws says so in the console, not to the page. */
 export function listen<E extends Event = Event>(target: EventTarget, types: string, handler: (event: E) => void): void {
   for (const type of types.split(" ")) {

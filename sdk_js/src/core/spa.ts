@@ -41,5 +41,7 @@ export function watch(hash: boolean, onView: () => void): void {
     });
   }
   listen(window, "popstate hashchange", soon);
+  // Routers on the Navigation API turn a click into a route without any of these.
+  safe(() => listen((window as any).navigation, "currententrychange", soon));
   look();
 }

@@ -2,7 +2,7 @@
 import * as consent from "./consent";
 import { context, page, timezone, turnPage } from "./context";
 import * as delivery from "./delivery";
-import { isFunction, listen, safe, uuid, warn, type Fields } from "./env";
+import { encode, isFunction, listen, safe, uuid, warn, type Fields } from "./env";
 import * as spa from "./spa";
 import { split } from "./split";
 import { read, settle, storing, write } from "./store";
@@ -59,7 +59,7 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
   const message: Fields = {
     type,
     messageId: given.messageId || uuid(),
-    timestamp: time,
+    timestamp: time.toISOString(),
     anonymousId: given.anonymousId || anonymousId(),
     userId: read(USER_ID),
     ...fields,
@@ -75,7 +75,7 @@ function send(type: string, fields: Fields, { timestamp, context: more, ...given
   };
   // Later: what the page says at once, of the person or of consent, comes first.
   if (storing && (message["context"] as Fields)["sessionStart"]) setTimeout(keep);
-  const json = JSON.stringify(message);
+  const json = encode(message);
   emit("message", message);
   if (state === consent.OPEN) delivery.push(json);
   else if (held.push(json) > MAX_HELD) held.shift();
@@ -150,7 +150,7 @@ export const methods: Record<string, Method> = {
       for (const json of held.splice(0)) {
         const message = JSON.parse(json);
         message.context.consent = consent.said();
-        delivery.push(JSON.stringify(message));
+        delivery.push(encode(message));
       }
     } else {
       held = [];
@@ -271,13 +271,13 @@ export function start(writeKey: string, given: Options, name: string, extras: ((
   const globals = window as unknown as Record<string, unknown>;
   const target: Fields = Object(globals[name]);
   globals[name] = target;
-  if (target["loaded"]) return target;
   const first = globals[ONE] as typeof serve | undefined;
-  if (first) {
-    first(target);
-    return target;
-  }
-  globals[ONE] = serve;
+  if (first) first(target);
+  if (target["loaded"]) return target;
+  globals[ONE] = (other: Fields) => {
+    delivery.watch();
+    if (!other["loaded"]) serve(other);
+  };
   options = given;
 
   const run = (): void => {

@@ -4,7 +4,7 @@
  */
 import { page, context, turnPage } from "../core/context";
 import { dropStored, readCookie, writeCookie } from "../core/cookies";
-import { safe, type Fields } from "../core/env";
+import { encode, safe, type Fields } from "../core/env";
 import { split } from "../core/split";
 
 /** Smaller than the one of /t.js: where the browser has none, not of its best randomness. */
@@ -20,6 +20,7 @@ function start(): void {
   const MAX_CHARS = 20_000;
   const DELAY_MS = 250;
   const MAX_WAIT_MS = 600_000;
+  const MAX_ANSWER_MS = 30_000;
 
   const doc = document as any;
   const script: HTMLScriptElement = doc.currentScript || doc.querySelector("[data-write-key]");
@@ -75,7 +76,7 @@ function start(): void {
       try {
         const text = body((inFlight = queue.splice(0, fitting())));
         // Without keepalive where one event is too large for it.
-        const response = await fetch(url, { method: "POST", body: text, keepalive: !text[MAX_CHARS + 1000] });
+        const response = await fetch(url, { method: "POST", body: text, keepalive: !text[MAX_CHARS + 1000], signal: safe(() => AbortSignal.timeout(MAX_ANSWER_MS)) });
         const after: any = response.headers.get("Retry-After");
         notBefore = Date.now() + Math.min(MAX_WAIT_MS, after * 1000 || Date.parse(after) - Date.now() || 0);
         status = response.status;
@@ -127,7 +128,7 @@ function start(): void {
     // A call that the stub has sent only says who is here.
     if (taken < target.then) return;
     queue.push(
-      JSON.stringify({
+      encode({
         type,
         messageId: uuid(),
         timestamp: new Date(timestamp || calledAt || Date.now()),

@@ -8,7 +8,7 @@
  * costs nothing of the caps, and it is tried again at the next page. With a holdout (0 to 1) that share of visitors is eligible and sees nothing: they are who the harm of a
  * popup (A304) is compared with.
  */
-import { hidden, isFunction, listen, parse, safe, warn, type Fields } from "../core/env";
+import { encode, hidden, isFunction, listen, parse, safe, warn, type Fields } from "../core/env";
 import { local, read, PREFIX } from "../core/store";
 import { methods, on, track } from "../core/tracker";
 import { lastSign, scrollPercent, watchSigns } from "./engagement";
@@ -40,7 +40,7 @@ const recall = (key: string): any => safe(() => parse(local()!.getItem(PREFIX + 
 const memory: Fields = Object.create(null);
 function keep(key: string, value: unknown): void {
   memory[key] = value;
-  safe(() => local()!.setItem(PREFIX + key, JSON.stringify(value)));
+  safe(() => local()!.setItem(PREFIX + key, encode(value)));
 }
 
 /** The visit as it stands; a new one when its id has changed. */
