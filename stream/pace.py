@@ -3,7 +3,8 @@
 Below BUSY_RATE records a second a fetch brings the first record at once. Above it the broker answers after LINGER_S,
 which grows, as long as this process is short of CPU and chunks are small, to MOST_LINGER_S: otherwise chunks would grow
 by a backlog alone, which is latency of seconds. It is the broker that waits, not we: while records lie in aiokafka's
-buffer no more of their partition are asked for, and what came after them would wait twice. Pure: the times are
+buffer no more of their partition are asked for, and what came after them would wait twice. With a backlog it is
+we that wait all the same: a broker that gathers answers for none of its partitions meanwhile. Pure: the times are
 arguments.
 """
 
@@ -17,6 +18,8 @@ LINGER_S: Final = 0.08
 MOST_LINGER_S: Final = 0.25
 FULL_LINGER_S: Final = 0.25
 """With a backlog, at the topic that is read first, so that its chunks grow."""
+BACKLOG_S: Final = 1.0
+"""How long after its last sign a backlog counts as one."""
 ENOUGH_BYTES: Final = 4 << 20
 """What a broker has no need to wait for more of."""
 PERIOD_S: Final = 0.5
@@ -30,26 +33,27 @@ STEP: Final = 1.25
 
 
 class Pace:
-    """How the next fetch waits, and when to look next at the topic that is read first."""
+    """How the next fetch waits, and when to look next at the topic that is read first, and at the others."""
 
     def __init__(self, calm_wait_s: float) -> None:
         """calm_wait_s: how long a fetch waits for a first record."""
-        self.ahead_at_s = 0.0
+        self.ahead_at_s = self.rest_at_s = 0.0
         self.linger_s = LINGER_S
         self._calm_wait_s = calm_wait_s
-        self._busy = False
+        self._busy = self._gathers = False
+        self._backlog_until_s = 0.0
         self._records = self._chunks = 0
         self._since_s = self._cpu_s = 0.0
 
     @property
     def min_bytes(self) -> int:
         """A fetch is answered when there is so much."""
-        return ENOUGH_BYTES if self._busy else 1
+        return ENOUGH_BYTES if self._gathers else 1
 
     @property
     def wait_ms(self) -> int:
         """Or after so long."""
-        return round((self.linger_s if self._busy else self._calm_wait_s) * 1000)
+        return round((self.linger_s if self._gathers else self._calm_wait_s) * 1000)
 
     def fetched(self, records: int, chunks: int, full: bool, now_s: float, cpu_s: float) -> None:
         """A look brought so many records in so many chunks; full: there is more.
@@ -69,4 +73,8 @@ class Pace:
             self._records = self._chunks = 0
             self._since_s, self._cpu_s = now_s, cpu_s
         if self._busy and full:
-            self.ahead_at_s = now_s + FULL_LINGER_S
+            self._backlog_until_s = now_s + BACKLOG_S
+            self.ahead_at_s, self.rest_at_s = now_s + FULL_LINGER_S, now_s
+        self._gathers = self._busy and now_s >= self._backlog_until_s
+        if self._busy and records and not full:
+            self.ahead_at_s = self.rest_at_s = now_s if self._gathers else now_s + self.linger_s

@@ -35,6 +35,8 @@ from faust.types.tuples import ConsumerMessage
 from stream.pace import Pace
 
 SCHEME = "chunks"
+MOST_PAUSE_S = 0.02
+"""Between two looks, while partitions are left out for now."""
 PULSE_LIMIT_S = 15.0
 """The consumer thread keeps the group membership alive only while the main loop pulsed within this time."""
 
@@ -181,19 +183,19 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             # What is there already, a topic at a time; when that is nothing, what comes next.
             now = time.monotonic()
-            for tps, at_s in ((ahead, self._pace.ahead_at_s), (rest, 0.0)):
+            for tps, at_s in ((ahead, self._pace.ahead_at_s), (rest, self._pace.rest_at_s)):
                 if tps and now >= at_s:
                     some = self._stamped(await fetch(consumer, tps, 0, max_records))
-                    full = full or sum(len(chunk.records) for chunk in some) == max_records
+                    full = full or sum(len(chunk.records) for chunk in some) >= (max_records or 2) // 2
                     chunks += some
             if not chunks:
-                pause_s = self._pace.ahead_at_s - now if ahead else 0.0
-                if pause_s <= 0:
-                    chunks = self._stamped(await fetch(consumer, wanted, timeout, max_records))
-                elif rest:
-                    chunks = self._stamped(await fetch(consumer, rest, pause_s, max_records))
+                pause_s = min(self._pace.ahead_at_s, self._pace.rest_at_s) - now
+                if pause_s > 0:
+                    await asyncio.sleep(min(pause_s, MOST_PAUSE_S))
                 else:
-                    await asyncio.sleep(min(pause_s, 0.02))
+                    # Partitions that were left out may be wanted any moment.
+                    wait_s = MOST_PAUSE_S if self.full else timeout
+                    chunks = self._stamped(await fetch(consumer, wanted, wait_s, max_records))
         except NoOffsetForPartitionError:
             pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
         except OffsetOutOfRangeError as e:

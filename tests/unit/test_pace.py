@@ -50,7 +50,21 @@ def test_large_chunks_are_not_waited_for() -> None:
     assert pace.linger_s == LINGER_S
 
 
-def test_with_a_backlog_the_topic_that_is_read_first_waits() -> None:
+def test_with_a_backlog_no_broker_waits_but_the_topic_that_is_read_first_does() -> None:
     pace = Pace(0.1)
     end_s = run(pace, 2.0, 20_000, 1.0, full=True)
     assert round(pace.ahead_at_s - end_s, 6) == FULL_LINGER_S
+    assert pace.rest_at_s <= end_s
+    assert (pace.min_bytes, pace.wait_ms) == (1, 100)
+
+
+def test_a_backlog_ends_some_time_after_its_last_sign() -> None:
+    pace = Pace(0.1)
+    end_s = run(pace, 2.0, 2000, 0.2, full=True)
+    end_s = run(pace, 0.5, 2000, 0.2, start_s=end_s)
+    assert pace.min_bytes == 1
+    assert round(pace.ahead_at_s - end_s, 6) == round(pace.rest_at_s - end_s, 6) == LINGER_S
+    end_s = run(pace, 1.0, 2000, 0.2, start_s=end_s)
+    assert pace.min_bytes == ENOUGH_BYTES
+    assert pace.ahead_at_s <= end_s
+    assert pace.rest_at_s <= end_s
