@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from stream.core.score import Part
 from stream.core.visitors import Visits
 from stream.profile import Profile
 from stream.records import Poison
@@ -84,6 +86,17 @@ class Effects(Struct):
         for field, n in gauges:
             name = f"{field}|{site}"
             self.gauges[name] = self.gauges.get(name, 0) + sign * n
+
+    def add_sums(self, site: str, parts: Iterable[Part], back: Iterable[Part]) -> None:
+        sums = self.sums.setdefault(site, {})
+        for indicator, half_life_d, log2 in parts:
+            field = keys.sum_field(indicator, half_life_d)
+            if (logs := sums.get(field)) is None:
+                sums[field] = [log2]
+            else:
+                logs.append(log2)
+        for indicator, half_life_d, log2 in back:
+            sums.setdefault(keys.sum_back_field(indicator, half_life_d), []).append(log2)
 
     def suppress(self, kind: str, reason: str) -> None:
         self.suppressed.append((kind, reason))

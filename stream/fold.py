@@ -348,14 +348,6 @@ class Folder:
                 extra = fx.extra.setdefault((event.site, minute), {})
                 for field, n in result.counts:
                     extra[field] = extra.get(field, 0) + n
-            if result.sums:
-                sums = fx.sums.setdefault(event.site, {})
-                for indicator, half_life_d, log2 in result.sums:
-                    field = keys.sum_field(indicator, half_life_d)
-                    if (logs := sums.get(field)) is None:
-                        sums[field] = [log2]
-                    else:
-                        logs.append(log2)
             if result.engaged:
                 now = ts_ms // 60_000
                 last = signal.engaged_ms(before) // 60_000 or None if before is not None else None
@@ -483,6 +475,8 @@ class Folder:
             except Exception:
                 _put_back(profile, before, told, fx)
                 raise
+        if result.sums or result.sums_back:
+            fx.add_sums(profile.site, result.sums, result.sums_back)
         if result.gauges:
             fx.gauge(profile.site, result.gauges)
         for field, more, ms in result.counts_at:

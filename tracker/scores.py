@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from stream.core import lead
 from stream.core import score as core
-from stream.core.score import Rules
+from stream.core.score import Part, Rules
 from stream.signals.score import Score
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
@@ -194,12 +194,13 @@ async def read_engagement(redis: Redis, settings: Settings, site: str, window: s
         pipe.zcount(keys.rank_key(p, site), least, "+inf")
     replies = await pipe.execute()
     known, engaged = sum(int(n or 0) for n in replies[::3]), counts[keys.ENGAGED]
-    total = 0.0
+    added: list[Part] = []
+    back: list[Part] = []
     for sums in replies[1::3]:
         for field, log in sums.items():
-            indicator, _, half_life_d = _text(field).partition("|")
-            tally = core.Tally(float(log), float(half_life_d), 0, 0, 0)
-            total += of.rules.weights.get(indicator, 0.0) * core.value(tally, now_ms)
+            indicator, half_life_d, is_back = keys.sum_of(_text(field))
+            (back if is_back else added).append((indicator, half_life_d, float(log)))
+    total = core.site_total(added, back, of.rules.weights, now_ms)
     return {
         "window": window,
         "engaged": engaged,

@@ -13,6 +13,7 @@ no event again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import exp2, expm1, floor, fsum, inf, log, log1p, log2
 from typing import Final
@@ -39,6 +40,8 @@ LOOK_AGAIN_MS: Final = 3_600_000
 _MOST: Final = 1000.0
 """Largest exponent: times before the events are no use, and must not overflow."""
 
+Part = tuple[str, float, float]
+"""(indicator, half-life in days, log2): what an event adds to a person's sum of an indicator, or takes from it."""
 Mark = tuple[float, ...]
 """What a score was before the first event of an hour: (the event's minute since the epoch, half-life, score, half-life,
 score, ...)."""
@@ -195,6 +198,35 @@ def with_order(tallies: Tallies, at_ms: int, day: int, rules: Rules, last_ms: in
     return None if more is None else {**tallies, REPEAT_ORDER: more}
 
 
+def order_parts(first: Tally | None, at_ms: int, rules: Rules) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """What `with_order` adds and takes back, where it counts. `first`: the first order before."""
+    h_first, h_repeat = rules.half_lives_d[FIRST_ORDER], rules.half_lives_d[REPEAT_ORDER]
+    if first is None:
+        return ((FIRST_ORDER, h_first, position(at_ms, h_first)),), ()
+    first_ms = _time_of(first)
+    if at_ms >= first_ms:
+        return ((REPEAT_ORDER, h_repeat, position(at_ms, h_repeat)),), ()
+    earlier: Part = (FIRST_ORDER, h_first, position(at_ms, h_first))
+    return (earlier, (REPEAT_ORDER, h_repeat, position(first_ms, h_repeat))), (_first_part(first),)
+
+
+def merged_order_parts(one: Tallies, other: Tallies, rules: Rules) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """What `merged` adds and takes back: the later one's first order is a repeat."""
+    a, b = one.get(FIRST_ORDER), other.get(FIRST_ORDER)
+    if a is None or b is None:
+        return (), ()
+    later, h = max(a, b, key=_by_time), rules.half_lives_d[REPEAT_ORDER]
+    return ((REPEAT_ORDER, h, position(_time_of(later), h)),), (_first_part(later),)
+
+
+def _first_part(first: Tally) -> Part:
+    return FIRST_ORDER, first.half_life_d, first.log
+
+
+def _by_time(first: Tally) -> tuple[int, float, float, int]:
+    return _time_of(first), first.log, first.half_life_d, first.day
+
+
 def merged(one: Tallies, other: Tallies, rules: Rules, at_ms: int) -> dict[str, Tally]:
     """Two persons' as one's, the same whichever comes first: of two first orders the later is a repeat."""
     out: dict[str, Tally] = {}
@@ -202,13 +234,13 @@ def merged(one: Tallies, other: Tallies, rules: Rules, at_ms: int) -> dict[str, 
         h = rules.half_lives_d.get(name, 7.0)
         a, b = one.get(name), other.get(name)
         if a is not None and b is not None and name == FIRST_ORDER:
-            out[name] = min(a, b, key=lambda t: (_time_of(t), t.log, t.half_life_d, t.day))
+            out[name] = min(a, b, key=_by_time)
         elif a is not None and b is not None:
             out[name] = joined(a, b, h, at_ms)
         else:
             out[name] = a or b  # type: ignore[assignment]  # one of them has it
     if (a := one.get(FIRST_ORDER)) is not None and (b := other.get(FIRST_ORDER)) is not None:
-        later = max(a, b, key=lambda t: (_time_of(t), t.log, t.half_life_d, t.day))
+        later = max(a, b, key=_by_time)
         h = rules.half_lives_d[REPEAT_ORDER]
         moved = Tally(position(_time_of(later), h), h, 1, later.day, 1)
         known = out.get(REPEAT_ORDER)
@@ -229,18 +261,42 @@ class Sessions(Struct, frozen=True, array_like=True):
     """Of those before, which are only counted."""
 
 
-def visited(sessions: Sessions | None, ms: int, half_life_d: float, last_ms: int) -> Sessions:
-    """With an event of a visit; the same one where it changes nothing."""
+Starts = tuple[int, ...]
+"""When sessions began, ms."""
+
+
+def visited(sessions: Sessions | None, ms: int, half_life_d: float, last_ms: int) -> tuple[Sessions, Starts, Starts]:
+    """With an event of a visit, the same one where it changes nothing; what began with it, and what did not begin after
+    all: a late event may join two, or let one begin earlier."""
     if sessions is None:
-        return Sessions(((ms, ms),))
+        return Sessions(((ms, ms),)), (ms,), ()
     n = int(sessions.past.n) if sessions.past is not None else 0
     latest, more = joined_sessions(sessions.latest, n, ms, ms)
     if latest is sessions.latest:
-        return sessions
-    past = sessions.past
+        return sessions, (), ()
+    past, before, after = sessions.past, [s for s, _ in sessions.latest], [s for s, _ in latest]
     if more > n:
-        past = _with_start(past, min(ms, sessions.latest[0][0]), half_life_d, last_ms)
-    return Sessions(latest, past)
+        oldest = min(ms, before[0])
+        past = _with_start(past, oldest, half_life_d, last_ms)
+        after.append(oldest)
+    return Sessions(latest, past), *_moved(before, after)
+
+
+def _moved(before: list[int], after: list[int]) -> tuple[Starts, Starts]:
+    if before == after:
+        return (), ()
+    old, new = Counter(before), Counter(after)
+    return tuple((new - old).elements()), tuple((old - new).elements())
+
+
+def merged_starts(one: Sessions, other: Sessions) -> tuple[Starts, Starts]:
+    """What `merged_sessions` makes of the starts of both, as of `visited`."""
+    gone, latest = united(one.latest, other.latest)
+    return _moved([s for s, _ in (*one.latest, *other.latest)], [s for s, _ in (*gone, *latest)])
+
+
+def session_parts(starts: Starts, half_life_d: float) -> tuple[Part, ...]:
+    return tuple((SESSION, half_life_d, position(ms, half_life_d)) for ms in starts)
 
 
 def merged_sessions(one: Sessions, other: Sessions, half_life_d: float, last_ms: int) -> Sessions:
@@ -288,6 +344,17 @@ def score_of(tallies: Tallies, rules: Rules, at_ms: int) -> float:
     """The score by a site's rules."""
     found = score(tallies, rules.weights, at_ms)
     return max(0.0, found) if rules.floor else found
+
+
+def site_total(parts: Iterable[Part], back: Iterable[Part], weights: Mapping[str, float], at_ms: int) -> float:
+    """E of all persons together, by the site's sums and what was taken back from them. No sum is below 0: where a
+    half-life was changed, what is taken back decays otherwise than what it is taken from."""
+    sums: dict[str, float] = {}
+    for sign, each in ((1, parts), (-1, back)):
+        for name, half_life_d, its_log in each:
+            worth = value(Tally(its_log, half_life_d, 0, 0, 0), at_ms)
+            sums[name] = sums.get(name, 0.0) + sign * worth
+    return fsum([weights.get(name, 0.0) * max(0.0, worth) for name, worth in sums.items()])
 
 
 def raw(tallies: Tallies, weights: Mapping[str, float]) -> float:

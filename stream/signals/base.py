@@ -112,6 +112,8 @@ class Result(Struct, frozen=True, kw_only=True):
     """What was emitted before and, by a late event, did not happen after all."""
     sums: tuple[tuple[str, float, float], ...] = ()
     """(indicator, half-life in days, log2): added to the site's decayed sums, see stream/core/score.py."""
+    sums_back: tuple[tuple[str, float, float], ...] = ()
+    """The same: added before and, by a late event or a merge, not so after all."""
     engaged: bool = False
     """The event shows it: the profile is among the signal's `audience`."""
 

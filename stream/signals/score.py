@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from stream.core import lead
 from stream.core import score as core
 from stream.core.parts import UNREADABLE
-from stream.core.score import DAY_MS, Mark, Rules, Sessions, Tally
+from stream.core.score import DAY_MS, Mark, Part, Rules, Sessions, Tally
 from stream.signals import amounts, shop
 from stream.signals.activity import is_visit
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
@@ -85,7 +85,7 @@ _opened = msgspec.json.Decoder(_Opened).decode
 _OPENS: Final = frozenset(name for name, indicator in OF_EVENT.items() if indicator == "message_open")
 _ENGAGING: Final = frozenset(name for name, weight in WEIGHTS.items() if weight > 0)
 _NEW: Final = Score()
-_NO_SUMS: Final[tuple[tuple[str, float, float], ...]] = ()
+_NO_PARTS: Final[tuple[Part, ...]] = ()
 
 
 def _rules(settings: Settings, site: Site | None) -> tuple[Rules, LeadRules]:
@@ -118,9 +118,9 @@ class ScoreSignal(Signal[Score]):
         before = _NEW if state is None else state
         name = event.event
         indicator = OF_EVENT.get(name) if name is not None else OF_CALL.get(event.type)
-        after, sums, engaged = before, _NO_SUMS, False
+        after, sums, back, engaged = before, _NO_PARTS, _NO_PARTS, False
         if indicator is not None and not (name in _OPENS and _by_machine(event)):
-            after, sums = _count(before, indicator, event, ctx, rules)
+            after, sums, back = _count(before, indicator, event, ctx, rules)
             engaged = bool(sums) and indicator in _ENGAGING
         is_customer = bool(sums) and name == ORDER_COMPLETED
         if rules.adds and (adds := rules.adds.get(event_label(event))) is not None:
@@ -128,18 +128,19 @@ class ScoreSignal(Signal[Score]):
             sums = (*sums, *more)
             engaged = engaged or any(each in rules.log_weights for each, _, _ in more)
         if rules.sessions and is_visit(event):
-            after, more = _visited(after, event.timestamp_ms, ctx, rules)
-            sums = (*sums, *more)
-            engaged = engaged or (bool(more) and SESSION in rules.log_weights)
+            after, more, joined = _visited(after, event.timestamp_ms, ctx, rules)
+            sums, back = (*sums, *more), (*back, *joined)
+            engaged = engaged or (after.sessions is not before.sessions and SESSION in rules.log_weights)
         is_lead = name in LEAD_EVENTS or (event.type == "identify" and _has_contact(ctx.traits))
-        if not sums and not is_lead and event.type != "identify":
-            return Result(state=state if after is before else after)
+        if not sums and not back and not is_lead and event.type != "identify":
+            return Result(state=state if after is before else after, engaged=engaged)
         stage = after.stage
         if stage == lead.CUSTOMER or (stage == lead.VISITOR and not is_lead and name != ORDER_COMPLETED):
-            return Result(state=state if after is before else after, sums=sums, engaged=engaged)  # nothing moves it
+            after_all = state if after is before else after
+            return Result(state=after_all, sums=sums, sums_back=back, engaged=engaged)  # nothing moves the stage
         at_ms = max(event.timestamp_ms, after.last_ms, after.left_ms)
         result = _settled(after, at_ms, rules, leads, ctx, is_lead=is_lead, is_customer=is_customer)
-        return replace(result, sums=sums, engaged=engaged)
+        return replace(result, sums=sums, sums_back=back, engaged=engaged)
 
     def due_ms(self, state: Score) -> int | None:
         return state.due_ms
@@ -170,17 +171,23 @@ class ScoreSignal(Signal[Score]):
             name: max(one.entered.get(name, 0), other.entered.get(name, 0)) for name in {*one.entered, *other.entered}
         }
         indicators = core.merged(one.indicators, other.indicators, rules, last_ms)
+        sums, back = core.merged_order_parts(one.indicators, other.indicators, rules)
         sessions = one.sessions or other.sessions
         if one.sessions is not None and other.sessions is not None:
             half_life_d = rules.half_lives_d[SESSION]
             sessions = core.merged_sessions(one.sessions, other.sessions, half_life_d, last_ms)
             indicators[SESSION] = core.tally_of(sessions, half_life_d, ctx.utc_offset_ms, last_ms)
+            began, joined = core.merged_starts(one.sessions, other.sessions)
+            sums = (*sums, *core.session_parts(began, half_life_d))
+            back = (*back, *core.session_parts(joined, half_life_d))
         both = Score(
             sessions=sessions,
             indicators=indicators,
             last_ms=last_ms, marks=marks, orders=orders, stage=stage, entered=entered, left_ms=left_ms,
         )  # fmt: skip
-        return _settled(both, max(now_ms, last_ms, left_ms), rules, leads, ctx, is_lead=False, is_customer=False)
+        at_ms = max(now_ms, last_ms, left_ms)
+        result = _settled(both, at_ms, rules, leads, ctx, is_lead=False, is_customer=False)
+        return replace(result, sums=sums, sums_back=back)
 
     def gauges(self, state: Score) -> tuple[tuple[str, int], ...]:
         return ((f"stage_{state.stage}", 1),) if state.stage != lead.VISITOR else ()
@@ -250,27 +257,30 @@ class ScoreSignal(Signal[Score]):
 
 def _count(
     before: Score, indicator: str, event: ProfileEvent, ctx: Context, rules: Rules
-) -> tuple[Score, tuple[tuple[str, float, float], ...]]:
-    """The state with the event, and what it adds to the site's sums; nothing where it does not count."""
+) -> tuple[Score, tuple[Part, ...], tuple[Part, ...]]:
+    """The state with the event, and what it adds to the site's sums and takes back; nothing where it does not count."""
     at_ms = event.timestamp_ms
     day = (at_ms + ctx.utc_offset_ms) // DAY_MS
     known, orders = before.indicators, before.orders
     if event.event == ORDER_COMPLETED:
         if (order := shop.order_id(shop.properties(event.properties))) is not None:
             if order in orders:
-                return before, ()
+                return before, (), ()
             orders = (*orders[1 - MAX_ORDERS :], order)
         with_it = core.with_order(known, at_ms, day, rules, before.last_ms)
         if with_it is None:
-            return before, ()
+            return before, (), ()
         indicator = REPEAT_ORDER if FIRST_ORDER in known else FIRST_ORDER
+        sums, back = core.order_parts(known.get(FIRST_ORDER), at_ms, rules)
     else:
         tally = core.counted(known.get(indicator), at_ms, day, rules.half_lives_d[indicator], rules.cap, before.last_ms)
         with_it = known.copy()
         if tally is None:
             with_it[indicator] = core.beyond(known[indicator])
-            return replace(before, indicators=with_it), ()
+            return replace(before, indicators=with_it), (), ()
         with_it[indicator] = tally
+        half_life_d = rules.half_lives_d[indicator]
+        sums, back = ((indicator, half_life_d, core.position(at_ms, half_life_d)),), _NO_PARTS
     marks, minute = before.marks, at_ms // core.MINUTE_MS
     if not marks or marks[-1][0] // 60 < minute // 60:
         marks = core.marked(marks, known, rules.weights, minute)
@@ -280,13 +290,12 @@ def _count(
     after = Score(
         with_it, last_ms, marks, orders, before.stage, before.entered, before.left_ms, before.due_ms, before.sessions
     )
-    half_life_d = rules.half_lives_d[indicator]
-    return after, ((indicator, half_life_d, core.position(at_ms, half_life_d)),)
+    return after, sums, back
 
 
 def _add(
     before: Score, adds: tuple[Adds, ...], event: ProfileEvent, ctx: Context, rules: Rules
-) -> tuple[Score, tuple[tuple[str, float, float], ...]]:
+) -> tuple[Score, tuple[Part, ...]]:
     """The same of what an event adds to amounts, and to indicators of the site's own."""
     at_ms, known, sums = event.timestamp_ms, before.indicators, []
     day, with_it, last_ms = (at_ms + ctx.utc_offset_ms) // DAY_MS, known.copy(), before.last_ms
@@ -309,24 +318,22 @@ def _add(
     return replace(before, indicators=with_it, last_ms=last_ms, marks=marks), tuple(sums)
 
 
-def _visited(before: Score, ms: int, ctx: Context, rules: Rules) -> tuple[Score, tuple[tuple[str, float, float], ...]]:
-    """The same of an event that somebody was here with. (What it adds to the site's sums is never taken back: a late
-    event that joins two sessions leaves the site's mean as it was.)"""
+def _visited(before: Score, ms: int, ctx: Context, rules: Rules) -> tuple[Score, tuple[Part, ...], tuple[Part, ...]]:
+    """The same of an event that somebody was here with."""
     half_life_d, known = rules.half_lives_d[SESSION], before.sessions
-    sessions = core.visited(known, ms, half_life_d, before.last_ms)
+    sessions, began, joined = core.visited(known, ms, half_life_d, before.last_ms)
     if sessions is known:
-        return before, ()
+        return before, (), ()
     tally = core.tally_of(sessions, half_life_d, ctx.utc_offset_ms, before.last_ms)
     old = before.indicators.get(SESSION)
-    if tally == old:  # a session goes on
-        return replace(before, sessions=sessions), ()
     last_ms = max(before.last_ms, ms) if SESSION in rules.log_weights else before.last_ms
+    if tally == old:  # a session goes on
+        return replace(before, sessions=sessions, last_ms=last_ms), (), ()
     marks = core.marked(before.marks, before.indicators, rules.weights, ms // core.MINUTE_MS)
     after = replace(
         before, indicators={**before.indicators, SESSION: tally}, last_ms=last_ms, marks=marks, sessions=sessions
     )
-    began = old is None or tally.n > old.n
-    return after, ((SESSION, half_life_d, core.position(ms, half_life_d)),) if began else ()
+    return after, core.session_parts(began, half_life_d), core.session_parts(joined, half_life_d)
 
 
 def _settled(

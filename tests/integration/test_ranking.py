@@ -28,6 +28,7 @@ from tracker.contract.producer import KafkaOut
 from tracker.contract.scoring import ScoreRules
 from tracker.contract.settings import Settings, load
 from tracker.contract.topics import PROFILE_EVENTS, TOPICS
+from tracker.contract.triggers import rfc3339
 
 pytestmark = pytest.mark.integration
 
@@ -94,6 +95,19 @@ async def test_the_most_engaged_come_first_with_what_their_score_is_made_of(stac
     assert (engaged["rank"], engaged["active"], engaged["percentile"]) == (4, 4, 0)
     assert engaged["change_7d"] == pytest.approx(6, rel=1e-3)
     assert (await get(stack, site, "/profiles/anonymous_id/silent"))["engagement"] is None
+
+    # Of two orders the earlier comes later: the other was not the first after all.
+    for n, ago_d in enumerate((0, 7)):
+        order = track("buyer", "Order Completed", n) | {"timestamp": rfc3339(now_ms - ago_d * 86_400_000)}
+        batch = {"batch": [order | {"properties": {"order_id": f"o{n}"}}]}  # by a server: old times are believed
+        assert (await stack.request("POST", "/v1/batch", batch, key=site.secret_key))[0] == 200
+
+    async def both_orders() -> bool:
+        engagement = await get(stack, site, "/engagement?window=1h")
+        assert engagement["mean_score"] == pytest.approx((42 + 10 + 6 + 0 + 20 / 2 + 30) / 6, rel=1e-3)
+        return True
+
+    await eventually(both_orders)
 
 
 async def test_a_site_without_visitors_has_no_rate_and_an_empty_ranking(stack: Stack) -> None:

@@ -313,7 +313,8 @@ class ProfilesFold:
             elif profile[name] is None:
                 profile[name] = theirs
             elif name == "score":
-                profile[name], said = scores.merged(profile[name], theirs, self.clock_ms)
+                profile[name], said, sums = scores.merged(profile[name], theirs, self.clock_ms)
+                self.add_up(key[0], sums)
                 self.tell_stages(key, said, self.clock_ms)
             elif name in self.rules.churn:
                 profile[name] = purchases.merged(profile[name], theirs, self.clock_ms, self.rules.churn[name])
@@ -367,9 +368,13 @@ class ProfilesFold:
         profile["score"], told, counted = scores.take(profile["score"], event, traits, offset_ms)
         self.tell_stages(key, told, max(self.clock_ms, event["receivedAtMs"]))
         if counted is not None:
-            self.sums[key[0]][f"{counted['indicator']}|7"].append(counted["ts"])
+            self.add_up(key[0], counted["sums"])
             if scores.WEIGHTS[counted["indicator"]] > 0:
                 self.among("engaged", key, counted["ts"], event["receivedAtMs"])
+
+    def add_up(self, site: str, sums: list[tuple[str, int]]) -> None:
+        for indicator, ts in sums:
+            self.sums[site][f"{indicator}|7"].append(ts)
 
     def among(self, of: str, key: tuple[str, str], ts: int, now_ms: int) -> None:
         if ts // 60_000 >= now_ms // 60_000 - 92 * 1440:

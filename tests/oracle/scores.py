@@ -69,12 +69,13 @@ def stored(state: Json) -> Json:
 
 
 def take(state: Json | None, event: Json, traits: Json, offset_ms: int) -> tuple[Json | None, list[Json], Json | None]:
-    """The state, what is told, and what counted: {indicator, ts}."""
+    """The state, what is told, and what counted: {indicator, ts, sums}; of sums '-NAME' is one no more."""
     name = event["event"] if event["type"] == "track" else event["type"]
     state, ts = state or new(), event["timestampMs"]
     if event.get("bot"):
         return state, [], None
     counted = None
+    first = (state["times"].get("first_order") or [None])[0]
     is_lead = name in ("Form Submitted", "Signed Up") or (
         name == "identify" and bool(traits.get("email") or traits.get("phone"))
     )
@@ -87,7 +88,16 @@ def take(state: Json | None, event: Json, traits: Json, offset_ms: int) -> tuple
         at_ms = max(ts, state["last_ms"], state["left_ms"])
         told = settle(state, at_ms, is_lead, counted in ("first_order", "repeat_order"))
     is_nothing = not state["times"] and state["stage"] == "visitor"
-    return None if is_nothing else state, told, {"indicator": counted, "ts": ts} if counted else None
+    sums = [(counted, ts)]
+    if counted == "repeat_order" and first is not None and ts < first:
+        sums = [("first_order", ts), *moved_on(first)]
+    of = {"indicator": counted, "ts": ts, "sums": sums} if counted else None
+    return None if is_nothing else state, told, of
+
+
+def moved_on(first: int) -> list[tuple[str, int]]:
+    """An order was not the first after all."""
+    return [("-first_order", first), ("repeat_order", first)]
 
 
 def mark(state: Json, ts: int) -> None:
@@ -210,7 +220,7 @@ def was(state: Json, start: int) -> float:
     return points(state, start * 60_000)
 
 
-def merged(one: Json, other: Json, now_ms: int) -> tuple[Json, list[Json]]:
+def merged(one: Json, other: Json, now_ms: int) -> tuple[Json, list[Json], list[tuple[str, int]]]:
     both = new()
     starts = sorted({m[0] for s in (one, other) for m in s["marks"]})
     for start in starts:
@@ -238,7 +248,8 @@ def merged(one: Json, other: Json, now_ms: int) -> tuple[Json, list[Json]]:
     both["entered"] = {
         k: max(one["entered"].get(k, 0), other["entered"].get(k, 0)) for k in {*one["entered"], *other["entered"]}
     }
-    return both, settle(both, max(now_ms, both["last_ms"], both["left_ms"]), False, False)
+    told = settle(both, max(now_ms, both["last_ms"], both["left_ms"]), False, False)
+    return both, told, moved_on(firsts[1][0]) if len(firsts) == 2 else []
 
 
 def counts(each: list[Any]) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from stream import handover
+from stream.core import score as core
 from stream.effects import MOVED
 from stream.fold import Folder
 from stream.profile import About, Profile, merge_about
@@ -23,6 +24,7 @@ from stream.redis_store import packb
 from stream.signals import SIGNALS
 from stream.signals.cart import trigger_id
 from stream.stored import Newer
+from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.events import encode_clock
 from tracker.contract.merges import (
@@ -35,10 +37,15 @@ from tracker.contract.merges import (
     encode_merge,
     merge_id,
 )
+from tracker.contract.scoring import ScoreRules
 from tracker.contract.settings import Settings, load
+from tracker.contract.sites import Site
 
 T0 = 1_795_000_000_000
-SETTINGS = load({"TRACKER_DEMO": "1", "TRACKER_PARTITIONS": "3"})
+SETTINGS = load(
+    {"TRACKER_PARTITIONS": "3"},
+    sites={"demo": Site("wk_of_the_tests", "sk_of_the_tests", score=ScoreRules(weights={"session": 5}))},
+)
 PARTITIONS = 3
 MINUTE_MS = 60_000
 
@@ -69,6 +76,8 @@ class World:
         self.published: list[tuple[str, bytes]] = []
         """(topic, value) of the triggers, in their order."""
         self.counts: Counter[str] = Counter()
+        self.sums: list[tuple[str, float]] = []
+        """(field, log2) of what is added to the site's decayed sums."""
         self.poison: list[str] = []
         self.sent = 0
 
@@ -109,6 +118,8 @@ class World:
         p.next, p.clock_ms = p.next + len(values), fx.clock_ms
         for fields in fx.counts().values():
             self.counts.update(fields)
+        for _, flat in blob["sums"]:
+            self.sums += zip(flat[::2], flat[1::2], strict=True)
         self.poison += (poison.reason for poison in (*decoded.poison, *fx.poison))
         moved = [t for t in fx.triggers if t.kind == MOVED]
         self.sent += len(moved)
@@ -147,6 +158,12 @@ class World:
             assert not found.states
             id = found.merged_into
         raise AssertionError("a circle")
+
+    def site_total(self, indicator: str) -> float:
+        """What all persons' events of an indicator are worth together at T0."""
+        parts = [(*keys.sum_of(field), log) for field, log in self.sums]
+        added, back = ([(i, h, log) for i, h, is_back, log in parts if is_back is which] for which in (False, True))
+        return core.site_total(added, back, {indicator: 1.0}, T0)
 
     def visitors(self) -> dict[tuple[str, str], int]:
         return {key: minute for p in self.partitions for key, minute in p.visitors.items()}
@@ -270,6 +287,10 @@ def test_whatever_comes_in_which_order_and_how_often_the_one_that_stays_has_all_
     assert net(world.counts) == net(plain.counts)
     assert world.gauges() == plain.gauges()
     assert world.visitors() == plain.visitors()
+    for indicator in ("session", "first_order", "repeat_order", "cart"):
+        tally = expected.states["score"].indicators.get(indicator)
+        wanted = 0.0 if tally is None else core.value(tally, T0)
+        assert (world.site_total(indicator), plain.site_total(indicator)) == pytest.approx((wanted, wanted), abs=1e-9)
     assert sum(p.due.get(("demo", id), 0) for p in world.partitions for id in PEOPLE[1:]) == 0
     assert world.partitions[partition_of(b"p0", 3)].due == plain.partitions[partition_of(b"p0", 3)].due
 

@@ -494,6 +494,43 @@ def test_sessions_of_two_profiles_that_are_one_person_are_joined() -> None:
     assert e_of(both, 3 * D, {"session": 1}) == pytest.approx(wanted, rel=1e-12)
 
 
+def site_total(results: list[Result], indicator: str, at_s: float) -> float:
+    """What the site's sums of it are worth, of one's results or of several persons'."""
+    added, back = [p for r in results for p in r.sums], [p for r in results for p in r.sums_back]
+    return core.site_total(added, back, {indicator: 1.0}, at(at_s))
+
+
+_stay = st.lists(
+    st.tuples(st.integers(0, 600), st.sampled_from("ppppo")).map(
+        lambda drawn: page(60.0 * drawn[0]) if drawn[1] == "p" else order(60.0 * drawn[0], None)
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(_stay, _stay, st.randoms(use_true_random=False))
+def test_any_order_of_arrival_and_any_merge_give_the_same_site_totals(
+    one: list[ProfileEvent], other: list[ProfileEvent], rng: random.Random
+) -> None:
+    """Ten hours: sessions are few enough to be kept one by one. (What is over a day's cap depends on the order.)"""
+    ctx = context(settings=settings(ScoreRules(weights={"session": 5}, daily_cap=100)))
+
+    def results(events: list[ProfileEvent]) -> list[Result]:
+        out: list[Result] = []
+        for e in events:
+            out.append(SIGNAL.fold(out[-1].state if out else None, e, ctx))
+        return out
+
+    together = results(sorted([*one, *other], key=lambda e: e.timestamp_ms))
+    first, second = (results(rng.sample(events, len(events))) for events in (one, other))
+    merged = [*first, *second, SIGNAL.merge(first[-1].state, second[-1].state, at(D), ctx)]
+    for name, tally in together[-1].state.indicators.items():
+        wanted = core.value(tally, at(D))
+        assert site_total(together, name, D) == pytest.approx(wanted, rel=1e-9)
+        assert site_total(merged, name, D) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_sessions_beyond_those_that_are_kept_stay_counted() -> None:
     ctx = context(settings=SESSIONS)
     starts = [n * 3600.0 for n in range(40)]

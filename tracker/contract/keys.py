@@ -353,7 +353,19 @@ def undone_field(field: str) -> str:
 
 @lru_cache(1024)
 def sum_field(indicator: str, half_life_d: float) -> str:
+    """One of a site's decayed sums."""
     return f"{indicator}|{half_life_d:g}"
+
+
+def sum_back_field(indicator: str, half_life_d: float) -> str:
+    """Of what was added to it and is taken back: nothing can be taken off the log of a sum."""
+    return f"-{indicator}|{half_life_d:g}"
+
+
+def sum_of(field: str) -> tuple[str, float, bool]:
+    """(indicator, half-life in days, whether it was taken back) of such a field."""
+    indicator, _, half_life_d = field.partition("|")
+    return indicator.removeprefix("-"), float(half_life_d), indicator.startswith("-")
 
 
 def unnamed_field(kind: str) -> str:
