@@ -141,6 +141,13 @@ PIPELINE: Final[Rows] = (
                 units.EventsPerSecond,
                 (("{{site}}", rate("tracker_site_events_accepted_total", "site", SITE)),),
             ),
+            Panel(
+                "Ratios clamped",
+                "Answers of the read API with a ratio whose part was more than its whole: one of both is reported late "
+                "or not at all.",
+                units.OpsPerSecond,
+                (("{{ratio}}", rate("tracker_metric_anomaly_total", "ratio")),),
+            ),
         ),
     ),
     (
