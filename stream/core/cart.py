@@ -25,24 +25,37 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from tracker.contract.settings import Settings
+from stream.core.cart_state import (
+    ACTIVE,
+    MAX_CARTS,
+    MAX_LINES,
+    MAX_LINKS,
+    MAX_ORDERS,
+    NEW,
+    NEW_CART,
+    SHIPPING,
+    WAITING,
+    Cart,
+    Carts,
+    Emission,
+    Entry,
+    Line,
+    Order,
+    Rules,
+    State,
+    What,
+    counted_of,
+    due_ms,
+    due_of,
+    key_of,
+    reason_of,
+    recency,
+    with_more,
+)
 
-State = Literal["none", "open", "abandoned", "reopened", "empty", "converted", "lost"]
 Input = Literal["activity", "emptying", "idle", "lost", "click", "order", "undo"]
-What = Literal[
-    "cart.opened", "cart.emptied", "cart.abandoned", "cart.reopened", "cart.converted", "cart.recovered", "cart.lost",
-    "cart.converted_late", "cart.recovery_reversed", "order.without_cart",
-    "order.completed", "cart.checkout_reached", "cart.answered",
-]  # fmt: skip
-"""The last three are for counting only: an order that is new; an abandoned cart that comes to its checkout after all; a
-reason given after the abandonment."""
-Do = Literal[
-    "add", "remove", "view", "checkout", "payment", "order", "undo", "click", "visit", "coupon", "failed", "answer"
-]
-"""visit: a page that a message's link has led to. It is a click that no provider may have told."""
 VISIT_OF_CLICK_MS: Final = 30 * 60_000
 """A visit so long after a click that is known is that click's: it names the message better than the link does."""
 
@@ -73,219 +86,7 @@ TABLE: Final[dict[tuple[State, Input], tuple[State, What | None]]] = {
 """(state, input) -> (state after it, what is emitted). Pairs that are not here change nothing. `undo`, the full
 cancellation or refund of an order that had recovered a cart, emits cart.recovery_reversed in every state."""
 
-STAGES: Final = ("cart", "checkout", "payment")
 _STAGE_OF: Final[dict[str, int]] = {"checkout": 1, "payment": 2}
-ACTIVE: Final[frozenset[State]] = frozenset(("open", "reopened", "abandoned"))
-WAITING: Final[frozenset[State]] = frozenset(("open", "reopened"))
-
-SHIPPING: Final = "shipping"
-COUPON: Final = "coupon"
-PAYMENT: Final = "payment"
-UNKNOWN: Final = "unknown"
-
-MAX_LINES: Final = 100
-MAX_CARTS: Final = 8
-"""Carts a visitor has at a time, ended ones too: more are a script, and each is read with every event."""
-MAX_LINKS: Final = 16
-"""checkout_ids and order_ids whose cart is known, the latest: two for each cart."""
-MAX_COUNTED: Final = 20
-"""Products of a cart by which it is counted: its first ones."""
-MAX_ORDERS: Final = 50
-"""Orders that are remembered; an older order_id that comes again counts again."""
-MAX_QUANTITY: Final = 1e6
-MAX_PRICE: Final = 1e12
-"""Of a line, of a cart and of an order."""
-
-
-class Rules(Struct, frozen=True):
-    """The settings a cart goes by, ms."""
-
-    idle_ms: tuple[int, int, int]
-    """By stage."""
-    lost_ms: int
-    repeat_ms: int
-    click_ms: int
-
-
-def rules_of(settings: Settings) -> Rules:
-    ms = tuple(round(1000 * s) for s in (settings.cart_idle_s, settings.checkout_idle_s, settings.payment_idle_s))
-    return Rules(
-        (max(1, ms[0]), max(1, ms[1]), max(1, ms[2])),
-        max(1, round(1000 * settings.cart_lost_s)),
-        round(1000 * settings.cart_repeat_s),
-        round(1000 * settings.cart_click_s),
-    )
-
-
-class Line(Struct, frozen=True, omit_defaults=True):
-    """One product in a cart."""
-
-    id: str
-    qty: float = 1
-    price: float | None = None
-    name: str | None = None
-    url: str | None = None
-    img: str | None = None
-
-
-class Entry(Struct, frozen=True, omit_defaults=True):
-    """One event as the carts see it."""
-
-    ms: int
-    id: str
-    """Its messageId."""
-    do: Do
-    lines: tuple[Line, ...] | None = None
-    """Products; None = the event named none. With `remove`, qty 0 = the whole line."""
-    order: str | None = None
-    value: float | None = None
-    """Of the order; with `undo` the amount given back, None = all of it."""
-    cur: str | None = None
-    by: str | None = None
-    """Campaign of a click or visit; of `checkout` that the step is the shipping's; of `answer` the reason given."""
-    cart: str | None = None
-    checkout: str | None = None
-    link: str | None = None
-    """Where the visitor goes on with it."""
-    since_ms: int | None = None
-    """When an order was made that came too late to be sorted in: it closes no cart opened after that."""
-    brought: str | None = None
-    """The campaign that brought the visitor."""
-
-
-class Order(Struct, frozen=True, omit_defaults=True):
-    id: str
-    ms: int
-    value: float = 0.0
-    cur: str | None = None
-    by: str | None = None
-    """It recovered a cart: the campaign, or 'organic'."""
-    back: float = 0.0
-    """Given back so far."""
-    reversed: bool = False
-    gain: float = 0.0
-    """Its value, if the cart that it is for was recovered."""
-    opened_ms: tuple[int, ...] = ()
-    """When the carts were opened that it recovered: the one that it is for first."""
-    brought: tuple[str | None, ...] = ()
-    """The campaigns of these; (): of none."""
-    left: tuple[tuple[str, ...], ...] = ()
-    """What these were left with, as Cart.left; (): nothing is known of any."""
-
-
-class Cart(Struct, frozen=True, omit_defaults=True):
-    """One cart. Times in ms."""
-
-    key: str = ""
-    """Its cart_id; '': the visitor's cart without an id."""
-    state: State = "none"
-    at_ms: int = 0
-    """When it last changed: by an entry or a timer."""
-    episode: int = 0
-    stage: int = 0
-    seq: int = 0
-    """How often this episode was abandoned."""
-    opened_ms: int = 0
-    opened_by: str = ""
-    """messageId that opened the episode."""
-    last_ms: int = 0
-    """Last activity."""
-    abandoned_ms: int = 0
-    told_ms: int = 0
-    """The last abandonment of this episode that was not quiet."""
-    items: tuple[Line, ...] = ()
-    cur: str | None = None
-    touch: tuple[str, int] | None = None
-    """Last message click since the episode was first abandoned: (campaign, ms)."""
-    checkout: str | None = None
-    """Latest checkout_id."""
-    link: str | None = None
-    """Where the visitor goes on with it."""
-    denied: bool = False
-    """A coupon was denied in this episode."""
-    shipping: bool = False
-    """Its last step is the shipping's."""
-    failed: bool = False
-    """A payment failed in this episode."""
-    answer: str | None = None
-    """What the visitor said why it was left."""
-    brought: str | None = None
-    """The campaign that brought the visitor who opened the episode."""
-    left: tuple[str, ...] = ()
-    """Products that were in it when the episode was first abandoned: it counts as theirs whatever becomes of it."""
-
-
-class Carts(Struct, frozen=True, omit_defaults=True):
-    """All carts of a visitor, and the orders."""
-
-    at_ms: int = 0
-    """Time of the last entry or timer."""
-    carts: tuple[Cart, ...] = ()
-    """Sorted by key."""
-    orders: tuple[Order, ...] = ()
-    """Latest last."""
-    links: dict[str, str] = {}
-    """'checkout ID' or 'order ID' -> key of its cart; latest last."""
-
-    @property
-    def latest(self) -> Cart:
-        """The cart that is not over and was used last, else the one that changed last."""
-        return max(self.carts, key=_recent, default=NEW_CART)
-
-
-class Emission(Struct, frozen=True):
-    what: What
-    at_ms: int
-    cart: Cart
-    """What it is about: the cart just after an abandonment; just before it ended."""
-    order: Order | None = None
-    quiet: bool = False
-    """An abandonment too soon after the former."""
-    was: str | None = None
-    """With cart.answered: the reason until then."""
-    told: tuple[str, int] | None = None
-    """Of what its trigger's id is made, see cart_log.Told; None: it has none, or none yet."""
-
-
-NEW_CART: Final = Cart()
-NEW: Final = Carts()
-
-
-def _recent(cart: Cart) -> tuple[bool, int, str]:
-    active = cart.state in ACTIVE
-    return active, cart.last_ms if active else cart.at_ms, cart.key
-
-
-def reason_of(cart: Cart) -> str:
-    """Why it was left, as far as its episode tells (domain: A435)."""
-    if cart.answer is not None:
-        return cart.answer
-    return COUPON if cart.denied else SHIPPING if cart.shipping else PAYMENT if cart.failed else UNKNOWN
-
-
-def counted_of(items: tuple[Line, ...]) -> tuple[str, ...]:
-    """The products by which a cart is counted."""
-    return tuple(line.id for line in items[:MAX_COUNTED])
-
-
-def value_of(items: tuple[Line, ...]) -> float:
-    """Sum of price x quantity, in the cart's currency, at most MAX_PRICE. Lines without a price count nothing."""
-    return min(round(sum((i.price * i.qty for i in items if i.price is not None), 0.0), 4), MAX_PRICE)
-
-
-def due_ms(carts: Carts, rules: Rules) -> int | None:
-    """When the earliest timer of the carts is due."""
-    if len(carts.carts) == 1:
-        return due_of(carts.carts[0], rules)
-    return min((due for c in carts.carts if (due := due_of(c, rules)) is not None), default=None)
-
-
-def due_of(cart: Cart, rules: Rules) -> int | None:
-    if cart.state in WAITING:
-        return cart.last_ms + rules.idle_ms[cart.stage]
-    if cart.state == "abandoned":
-        return cart.abandoned_ms + rules.lost_ms
-    return None
 
 
 def advance(carts: Carts, until_ms: int, rules: Rules) -> tuple[Carts, list[Emission]]:
@@ -329,6 +130,21 @@ def step(carts: Carts, e: Entry, rules: Rules) -> tuple[Carts, list[Emission]]:
             return _shop(carts, e, out), out
 
 
+def fold(entries: list[Entry], now_ms: int, rules: Rules, start: Carts = NEW) -> tuple[Carts, list[Emission]]:
+    """The definition of the carts: their entries in the order of (ms, id), then the timers due <= now_ms.
+
+    Entries of one id count once. Entries after now_ms count too.
+    """
+    carts, out, seen = start, [], set()
+    for e in sorted(entries, key=key_of):
+        if e.id not in seen:
+            seen.add(e.id)
+            carts, emitted = step(carts, e, rules)
+            out += emitted
+    carts, emitted = advance(carts, now_ms, rules)
+    return carts, out + emitted
+
+
 def _at(carts: Carts, e: Entry) -> Carts:
     return replace(carts, at_ms=e.ms) if e.ms > carts.at_ms else carts
 
@@ -347,7 +163,7 @@ def _put(carts: Carts, cart: Cart, ms: int) -> Carts:
     else:
         others = [c for c in carts.carts if c.key != cart.key]
         if len(others) >= MAX_CARTS:
-            others.remove(min(others, key=_recent))
+            others.remove(min(others, key=recency))
         kept = tuple(sorted((*others, cart), key=lambda c: c.key))
     return replace(carts, carts=kept, at_ms=max(ms, carts.at_ms))
 
@@ -479,18 +295,6 @@ def _is_of_order(carts: Carts, cart: Cart, e: Entry) -> bool:
     return e.order is not None and any(order.id == e.order for order in carts.orders)
 
 
-def _added(old: Line, line: Line) -> Line:
-    """More of a product. What the newer event does not say stays as it was."""
-    return Line(
-        line.id,
-        min(old.qty + line.qty, MAX_QUANTITY),
-        line.price if line.price is not None else old.price,
-        line.name or old.name,
-        line.url or old.url,
-        line.img or old.img,
-    )
-
-
 def _items(items: tuple[Line, ...], e: Entry) -> tuple[Line, ...]:
     """The lines after the entry."""
     if e.lines is None:
@@ -502,7 +306,7 @@ def _items(items: tuple[Line, ...], e: Entry) -> tuple[Line, ...]:
         old = by_id.get(line.id)
         if e.do == "add":
             if old is not None:
-                by_id[line.id] = _added(old, line)
+                by_id[line.id] = with_more(old, line)
             elif len(by_id) < MAX_LINES:
                 by_id[line.id] = line
         elif old is not None:
@@ -524,13 +328,13 @@ def _closed_by(carts: Carts, e: Entry) -> list[Cart]:
     if named is not None and (named in active or named.state == "lost"):
         first = named
     elif active:
-        first = max(active, key=_recent)
+        first = max(active, key=recency)
     elif e.since_ms is not None and any(c.state in ACTIVE for c in carts.carts):
         return []
     elif named is not None:
         first = named
     else:
-        first = max((c for c in carts.carts if c.state == "lost"), key=_recent, default=_get(carts, ""))
+        first = max((c for c in carts.carts if c.state == "lost"), key=recency, default=_get(carts, ""))
     return [first, *(c for c in active if c is not first)]
 
 
@@ -578,93 +382,3 @@ def _undo(carts: Carts, e: Entry, rules: Rules, out: list[Emission]) -> Carts:
         out.append(Emission("cart.recovery_reversed", e.ms, NEW_CART, order))
     orders = (*carts.orders[:i], order, *carts.orders[i + 1 :])
     return replace(carts, at_ms=max(e.ms, carts.at_ms), orders=orders)
-
-
-def merge_carts(one: Carts, other: Carts) -> Carts:
-    """Two visitors' carts without their entries as one person's; the same whichever comes first. Of one cart that both
-    had in use the lines are added up, as if put into one; an order of one that is later than the other's last activity
-    has closed that, too."""
-    if other in (NEW, one):
-        return one
-    if one == NEW:
-        return other
-    known = sorted(
-        (*one.orders, *other.orders), key=lambda o: (o.ms, o.id, o.back, o.reversed, o.value, o.cur or "", o.by or "")
-    )
-    orders = {o.id: o for o in known}
-    closed_ms = max((o.ms for o in orders.values()), default=0)
-    both: dict[str, list[Cart]] = {}
-    for cart in (*one.carts, *other.carts):
-        both.setdefault(cart.key, []).append(cart)
-    carts = sorted((_merged(each, closed_ms) for each in both.values()), key=_recent)[-MAX_CARTS:]
-    links = dict(sorted({*one.links.items(), *other.links.items()})[-MAX_LINKS:])
-    return Carts(
-        at_ms=max(one.at_ms, other.at_ms),
-        carts=tuple(sorted(carts, key=lambda c: c.key)),
-        orders=tuple(orders.values())[-MAX_ORDERS:],
-        links=links,
-    )
-
-
-def _merged(carts: list[Cart], closed_ms: int) -> Cart:
-    """One cart of one or two with the same key."""
-    older, newer = carts = sorted((carts * 2)[:2], key=lambda c: (c.opened_ms, c.last_ms, c.at_ms, repr(c)))
-    active = [c for c in carts if c.state in ACTIVE and c.last_ms > closed_ms]
-    at_ms, episode = max(c.at_ms for c in carts), max(c.episode for c in carts)
-    if not active:
-        # Both are over, or closed by an order: the one that changed last says how it ended.
-        last = max(carts, key=lambda c: c.at_ms)
-        if last.state in ACTIVE:
-            return Cart(key=last.key, state="converted", at_ms=at_ms, episode=episode)
-        return replace(last, at_ms=at_ms, episode=episode)
-    if len(active) == 1 or older == newer:
-        return replace(active[0], at_ms=at_ms, episode=episode)
-    waiting = [c for c in active if c.state in WAITING]
-    seq = max(c.seq for c in active)
-    state: State = "abandoned" if not waiting else "reopened" if seq else "open"
-    lines = {line.id: line for line in older.items}
-    for line in newer.items:
-        if (same := lines.get(line.id)) is not None:
-            lines[line.id] = _added(same, line)
-        elif len(lines) < MAX_LINES:
-            lines[line.id] = line
-    return replace(
-        older,
-        state=state,
-        at_ms=at_ms,
-        episode=episode,
-        stage=max(c.stage for c in active),
-        seq=seq,
-        last_ms=max(c.last_ms for c in active),
-        abandoned_ms=max(c.abandoned_ms for c in active),
-        told_ms=max(c.told_ms for c in active),
-        items=tuple(lines.values()),
-        cur=newer.cur or older.cur,
-        touch=max((c.touch for c in active if c.touch), key=lambda t: (t[1], t[0]), default=None),
-        checkout=newer.checkout or older.checkout,
-        link=newer.link or older.link,
-        denied=older.denied or newer.denied,
-        shipping=newer.shipping,
-        failed=older.failed or newer.failed,
-        answer=newer.answer or older.answer,
-        left=tuple(dict.fromkeys((*older.left, *newer.left)))[:MAX_COUNTED],
-    )
-
-
-def fold(entries: list[Entry], now_ms: int, rules: Rules, start: Carts = NEW) -> tuple[Carts, list[Emission]]:
-    """The definition of the carts: their entries in the order of (ms, id), then the timers due <= now_ms.
-
-    Entries of one id count once. Entries after now_ms count too.
-    """
-    carts, out, seen = start, [], set()
-    for e in sorted(entries, key=key_of):
-        if e.id not in seen:
-            seen.add(e.id)
-            carts, emitted = step(carts, e, rules)
-            out += emitted
-    carts, emitted = advance(carts, now_ms, rules)
-    return carts, out + emitted
-
-
-def key_of(e: Entry) -> tuple[int, str]:
-    return e.ms, e.id

@@ -22,22 +22,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream.core.cart import (
-    NEW,
-    WAITING,
-    Carts,
-    Emission,
-    Entry,
-    Order,
-    Rules,
-    What,
-    advance,
-    due_ms,
-    due_of,
-    key_of,
-    merge_carts,
-    step,
-)
+from stream.core.cart import advance, step
+from stream.core.cart_merge import merge_carts
+from stream.core.cart_state import NEW, WAITING, Carts, Emission, Entry, Order, Rules, What, due_ms, due_of, key_of
 
 MAX_ENTRIES: Final = 200
 MAX_LOG_LINES: Final = 400

@@ -28,7 +28,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream.core.cart import Line
+from stream.core.cart_state import Line
 from stream.core.orders import Order
 from tracker.contract.retention import ReorderRules
 

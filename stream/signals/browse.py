@@ -12,6 +12,7 @@ from msgspec import Raw, Struct, UnsetType
 
 from stream.core import browse
 from stream.core.browse import Browsing, Does, Rules, Told, View, Visit
+from stream.core.cart_state import MAX_PRICE
 from stream.core.parts import read_part
 from stream.signals import shop
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
@@ -141,7 +142,7 @@ def _view(event: ProfileEvent) -> View | None:
     category = shop.text(p.category, MAX_CATEGORY_CHARS) or ""
     if not product and not category:
         return None
-    price, cur = shop.number(p.price, shop.MAX_PRICE), p.currency
+    price, cur = shop.number(p.price, MAX_PRICE), p.currency
     if not (isinstance(cur, str) and len(cur) == 3 and cur.isascii() and cur.isalpha()):
         cur = ""
     return View(

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from stream.core import churn_watch, contact
 from stream.core import score as core
 from stream.core.activity import DAY_MS, Activity
-from stream.core.cart import value_of
 from stream.core.cart_log import CartLog
+from stream.core.cart_state import value_of
 from stream.core.churn import band, crossing
 from stream.core.churn_watch import Rule
 from stream.core.contact import TYPE_OF, Contacts

@@ -12,8 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from stream.core.cart import MAX_LINES, MAX_QUANTITY, Line, value_of
-from stream.core.cart import MAX_PRICE as MAX_PRICE
+from stream.core.cart_state import MAX_LINES, MAX_PRICE, MAX_QUANTITY, Line, value_of
 from stream.core.parts import read_part
 
 MAX_NAME_CHARS: Final = 120

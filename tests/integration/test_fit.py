@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.core.cart import Line
+from stream.core.cart_state import Line
 from stream.core.reorder import Basket, Reorder
 from stream.fit.nightly import fit as nightly_fit
 from tests.harness import Site, Stack, eventually

@@ -9,10 +9,11 @@ import msgspec
 from msgspec import Struct, field
 
 from stream.core import cart
-from stream.core.cart import Emission, Rules, rules_of
 from stream.core.cart_log import CartLog
+from stream.core.cart_state import STAGES, Carts, Emission, Rules, rules_of, value_of
 from stream.signals.base import Context, Result, Trigger
-from stream.signals.cart import CartSignal, entry
+from stream.signals.cart import CartSignal
+from stream.signals.cart_entries import entry
 from tracker.contract import events as ev
 from tracker.contract.events import ProfileEvent
 from tracker.contract.settings import Settings
@@ -512,10 +513,10 @@ def said(emissions: Iterable[Emission]) -> list[str]:
         c = e.cart
         match e.what:
             case "cart.abandoned":
-                what = f"{cart.STAGES[c.stage]}{at} {cart.value_of(c.items):g} #{c.episode}.{c.seq}"
+                what = f"{STAGES[c.stage]}{at} {value_of(c.items):g} #{c.episode}.{c.seq}"
                 out.append(f"abandoned {what}{' quiet' if e.quiet else ''}")
             case "cart.converted":
-                out.append(f"converted {cart.STAGES[c.stage]}{at}")
+                out.append(f"converted {STAGES[c.stage]}{at}")
             case "cart.recovered":
                 assert e.order is not None
                 out.append(f"recovered by {e.order.by}{at}")
@@ -532,7 +533,7 @@ def said(emissions: Iterable[Emission]) -> list[str]:
     return out
 
 
-def folded(events: Iterable[ProfileEvent], now_s: float) -> tuple[cart.Carts, list[Emission]]:
+def folded(events: Iterable[ProfileEvent], now_s: float) -> tuple[Carts, list[Emission]]:
     """The definition: what the events give, all in order."""
     return cart.fold([x for e in events if (x := entry(e))], T0_MS + round(1000 * now_s), RULES)
 

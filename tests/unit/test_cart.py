@@ -12,8 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream.core import cart, cart_log
-from stream.core.cart import TABLE, Input, State
-from stream.signals.cart import counted, trigger_id
+from stream.core.cart import TABLE, Input
+from stream.core.cart_state import WAITING, Emission, Rules, State, What
+from stream.signals.cart_counts import counted
+from stream.signals.cart_triggers import trigger_id
 from tests.unit.cart_vectors import (
     KEYS,
     MORE,
@@ -87,8 +89,8 @@ def test_a_vector_that_is_a_backlog_fires_nothing_before_its_events_are_read(vec
 def test_every_row_of_the_table_is_walked_by_a_vector() -> None:
     walked: set[tuple[str, str]] = set()
 
-    class Table(dict[tuple[State, Input], tuple[State, cart.What | None]]):
-        def __getitem__(self, key: tuple[State, Input]) -> tuple[State, cart.What | None]:
+    class Table(dict[tuple[State, Input], tuple[State, What | None]]):
+        def __getitem__(self, key: tuple[State, Input]) -> tuple[State, What | None]:
             walked.add(key)
             return super().__getitem__(key)
 
@@ -111,7 +113,7 @@ def test_the_table_names_only_known_states_inputs_and_emissions() -> None:
     for (state, given_), (to, what) in TABLE.items():
         assert {state, to} <= set(get_args(State))
         assert given_ in get_args(Input)
-        assert what is None or what in get_args(cart.What)
+        assert what is None or what in get_args(What)
 
 
 # -- random logs -----------------------------------------------------------------------------------------------------
@@ -202,10 +204,10 @@ def finish(rig: Rig, arrival: list[ProfileEvent] | tuple[ProfileEvent, ...], now
         assert rig.total(metric) - rig.state.counted.get(what, 0) == true, metric
     first = sum(e.what == "cart.abandoned" and e.cart.seq == 1 for e in emitted)
     assert rig.total("carts_abandoned_total") - rig.state.counted.get("cart.abandoned", 0) == first
-    assert rig.gauge() == sum(c.state in cart.WAITING for c in state.carts)
+    assert rig.gauge() == sum(c.state in WAITING for c in state.carts)
 
 
-def counts_of(emitted: list[cart.Emission]) -> dict[tuple[str, int], int]:
+def counts_of(emitted: list[Emission]) -> dict[tuple[str, int], int]:
     """(field, minute the cart was opened) -> what the counters must say: of all that happened, added up."""
     sums: Counter[tuple[str, int]] = Counter()
     for x in emitted:
@@ -483,7 +485,7 @@ def test_a_changed_idle_time_moves_a_timer_without_firing_early() -> None:
     rig = Rig()
     rig.take(add(0))
     assert rig.state is not None
-    slower = cart.Rules((7_200_000, 1, 1), RULES.lost_ms, RULES.repeat_ms, RULES.click_ms)
+    slower = Rules((7_200_000, 1, 1), RULES.lost_ms, RULES.repeat_ms, RULES.click_ms)
     change = cart_log.fire(rig.state, T0_MS + 3_600_000, slower)
     assert change.abandoned == ()
     assert change.state.due_ms == T0_MS + 7_200_000

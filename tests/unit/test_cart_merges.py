@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from stream.core import cart_log
-from stream.core.cart import NEW, Cart, Carts, Do, Entry, Line, Order, merge_carts, rules_of
 from stream.core.cart_log import CartLog
+from stream.core.cart_merge import merge_carts
+from stream.core.cart_state import NEW, Cart, Carts, Do, Entry, Line, Order, rules_of
 from tracker.contract.settings import Settings
 
 RULES = rules_of(Settings())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from stream.core.cart import Line
 from stream.core.cart_log import CartLog
+from stream.core.cart_state import Line
 from stream.profile import Profile, ProfileCodec
 from stream.signals.cart import CartSignal
 from tests.unit.cart_vectors import T0_MS, H, Rig, add, cancel, order

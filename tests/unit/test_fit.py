@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stream import metrics
-from stream.core.cart import Line
+from stream.core.cart_state import Line
 from stream.core.churn import COLD, Params, band, bg_p_alive, p_alive, risk
 from stream.core.expected import mean_purchases
 from stream.core.orders import Order

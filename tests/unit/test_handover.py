@@ -22,7 +22,7 @@ from stream.profile import About, Profile, merge_about
 from stream.records import Decoded, decode
 from stream.redis_store import packb
 from stream.signals import SIGNALS
-from stream.signals.cart import trigger_id
+from stream.signals.cart_triggers import trigger_id
 from stream.stored import Newer
 from tracker.contract import keys
 from tracker.contract.codec import partition_of

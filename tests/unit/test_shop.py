@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from stream.core.cart import MAX_LINES, Line
+from stream.core.cart_state import MAX_LINES, MAX_PRICE, Line
 from stream.signals import shop
-from stream.signals.cart import DOES, entry
+from stream.signals.cart_entries import DOES, entry
 from tests.unit.cart_vectors import Rig, add, context, event
 from tracker.contract import events as ev
 from tracker.contract.examples import MESSAGES, PROFILE_ID, profile_event
@@ -39,7 +39,7 @@ def test_properties_nested_deeper_than_the_parser_goes_read_as_empty() -> None:
      (1e13, None)],
 )  # fmt: skip
 def test_a_number_is_what_is_finite_and_not_negative(given: Any, read: float | None) -> None:
-    assert shop.number(given, shop.MAX_PRICE) == read
+    assert shop.number(given, MAX_PRICE) == read
 
 
 def test_a_product_goes_by_its_id_else_sku_else_name() -> None:

@@ -1,0 +1,95 @@
+"""Two visitors' carts as one person's, where their entries are gone: what carts are after the base of their logs.
+
+With the entries at hand the union of both logs is folded again instead (cart_log.py).
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from stream.core.cart_state import (
+    ACTIVE,
+    MAX_CARTS,
+    MAX_COUNTED,
+    MAX_LINES,
+    MAX_LINKS,
+    MAX_ORDERS,
+    NEW,
+    WAITING,
+    Cart,
+    Carts,
+    State,
+    recency,
+    with_more,
+)
+
+
+def merge_carts(one: Carts, other: Carts) -> Carts:
+    """Two visitors' carts without their entries as one person's; the same whichever comes first. Of one cart that both
+    had in use the lines are added up, as if put into one; an order of one that is later than the other's last activity
+    has closed that, too."""
+    if other in (NEW, one):
+        return one
+    if one == NEW:
+        return other
+    known = sorted(
+        (*one.orders, *other.orders), key=lambda o: (o.ms, o.id, o.back, o.reversed, o.value, o.cur or "", o.by or "")
+    )
+    orders = {o.id: o for o in known}
+    closed_ms = max((o.ms for o in orders.values()), default=0)
+    both: dict[str, list[Cart]] = {}
+    for cart in (*one.carts, *other.carts):
+        both.setdefault(cart.key, []).append(cart)
+    carts = sorted((_merged(each, closed_ms) for each in both.values()), key=recency)[-MAX_CARTS:]
+    links = dict(sorted({*one.links.items(), *other.links.items()})[-MAX_LINKS:])
+    return Carts(
+        at_ms=max(one.at_ms, other.at_ms),
+        carts=tuple(sorted(carts, key=lambda c: c.key)),
+        orders=tuple(orders.values())[-MAX_ORDERS:],
+        links=links,
+    )
+
+
+def _merged(carts: list[Cart], closed_ms: int) -> Cart:
+    """One cart of one or two with the same key."""
+    older, newer = carts = sorted((carts * 2)[:2], key=lambda c: (c.opened_ms, c.last_ms, c.at_ms, repr(c)))
+    active = [c for c in carts if c.state in ACTIVE and c.last_ms > closed_ms]
+    at_ms, episode = max(c.at_ms for c in carts), max(c.episode for c in carts)
+    if not active:
+        # Both are over, or closed by an order: the one that changed last says how it ended.
+        last = max(carts, key=lambda c: c.at_ms)
+        if last.state in ACTIVE:
+            return Cart(key=last.key, state="converted", at_ms=at_ms, episode=episode)
+        return replace(last, at_ms=at_ms, episode=episode)
+    if len(active) == 1 or older == newer:
+        return replace(active[0], at_ms=at_ms, episode=episode)
+    waiting = [c for c in active if c.state in WAITING]
+    seq = max(c.seq for c in active)
+    state: State = "abandoned" if not waiting else "reopened" if seq else "open"
+    lines = {line.id: line for line in older.items}
+    for line in newer.items:
+        if (same := lines.get(line.id)) is not None:
+            lines[line.id] = with_more(same, line)
+        elif len(lines) < MAX_LINES:
+            lines[line.id] = line
+    return replace(
+        older,
+        state=state,
+        at_ms=at_ms,
+        episode=episode,
+        stage=max(c.stage for c in active),
+        seq=seq,
+        last_ms=max(c.last_ms for c in active),
+        abandoned_ms=max(c.abandoned_ms for c in active),
+        told_ms=max(c.told_ms for c in active),
+        items=tuple(lines.values()),
+        cur=newer.cur or older.cur,
+        touch=max((c.touch for c in active if c.touch), key=lambda t: (t[1], t[0]), default=None),
+        checkout=newer.checkout or older.checkout,
+        link=newer.link or older.link,
+        denied=older.denied or newer.denied,
+        shipping=newer.shipping,
+        failed=older.failed or newer.failed,
+        answer=newer.answer or older.answer,
+        left=tuple(dict.fromkeys((*older.left, *newer.left)))[:MAX_COUNTED],
+    )
