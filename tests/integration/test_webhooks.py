@@ -79,6 +79,10 @@ class Setup:
         self.port = free_port()
         self.text = stack.config.read_text()
 
+    def only_sites(self) -> None:
+        """Without webhooks, until the next `hook`."""
+        self.text = self.stack.config.read_text()
+
     def hook(self, name: str, **fields: Any) -> None:
         given = {
             "name": name, "url": f"{self.receiver.url}/{name}", "secret": SECRET, "sites": [self.site],
@@ -210,6 +214,56 @@ async def test_a_killed_service_repeats_but_loses_nothing_and_a_letter_is_replay
         await until(lambda: set(receiver.ids("down")) == {*early, *late})
     assert all(letter["state"] == "replayed" for letter in await asyncio.to_thread(letters, setup))
     assert Counter(receiver.ids("good")).most_common(1)[0][1] <= 2
+
+
+async def test_webhooks_are_added_changed_paused_and_back_while_it_runs_and_nothing_is_lost(setup: Setup) -> None:
+    receiver, hang = setup.receiver, asyncio.Event()
+
+    async def stuck(_: int) -> int:
+        await hang.wait()
+        return 204
+
+    async def shows(text: str, wanted: bool = True) -> bool:
+        _, page = await asyncio.to_thread(request, "GET", f"http://127.0.0.1:{setup.port}/metrics")
+        return (text in str(page)) is wanted
+
+    async def moved(*hooks: dict[str, Any]) -> None:
+        """The file is written, and all of it has been taken up."""
+        setup.only_sites()
+        for hook in hooks:
+            setup.hook(**hook)
+        for hook in hooks:
+            series, runs = f'tracker_webhook_queue{{endpoint="{hook["name"]}"}}', not hook.get("paused", False)
+            await until(lambda series=series, runs=runs: shows(series, runs))  # type: ignore[misc]
+        await until(setup.ready)
+
+    receiver.answers = {"old": stuck}
+    early, late, last = ([f"{part}{n}-{setup.run}" for n in range(6)] for part in "abc")
+    same, gone = {"name": "same"}, {"name": "gone"}
+    setup.hook("same")
+    setup.hook("gone")
+    setup.hook("moves", url=f"{receiver.url}/old")
+    async with setup.delivering():
+        await setup.publish(*early)
+        await until(lambda: sorted(receiver.ids("same")) == early == sorted(receiver.ids("gone")))
+        await until(lambda: len([name for name, _ in receiver.tries if name == "old"]) == 3)  # one of each profile
+        await moved(same, {**gone, "paused": True}, {"name": "moves", "url": f"{receiver.url}/new"}, {"name": "more"})
+        hang.set()
+        await until(lambda: sorted(receiver.ids("new")) == early)  # also what was under way when it moved
+        await setup.publish(*late)
+        for name in ("same", "new", "more"):
+            await until(lambda n=name: set(late) <= set(receiver.ids(n)))  # type: ignore[misc]
+        assert set(receiver.ids("gone")) == set(early)
+        assert set(receiver.ids("more")) == set(late)
+        setup.config.write_text("[[webhooks]\n")  # nobody can read that: all goes on
+        await until(lambda: shows("tracker_webhook_config_reload_failures_total 1.0"))
+        await moved(same, gone)
+        await setup.publish(*last)
+        await until(lambda: set(receiver.ids("gone")) == {*early, *late, *last})
+        await until(lambda: set(last) <= set(receiver.ids("same")))
+        assert await shows('tracker_webhook_lag{endpoint="moves"}', wanted=False)
+    assert sorted(receiver.ids("same")) == sorted([*early, *late, *last]), "it was never disturbed"
+    assert not set(last) & {*receiver.ids("new"), *receiver.ids("more")}
 
 
 async def test_what_is_read_while_the_endpoint_still_asks_where_it_stands_is_delivered(setup: Setup) -> None:

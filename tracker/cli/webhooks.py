@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import time
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import click
 
 from tracker.cli.common import Failure, run_until_signal
 from tracker.contract import settings as contract_settings
+from tracker.contract.reload import Watch
 from tracker.contract.sites import Webhook
 
 SAMPLE_PREFIX: Final = "test-"
@@ -34,10 +36,10 @@ def deliver(**options: Any) -> int:
         raise Failure("no webhook is configured: tracker.toml needs a [[webhooks]] that is not paused")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
-    from tracker.deliver.service import deliver as run
+    from tracker.deliver.process import deliver as run
 
     try:
-        return run_until_signal(run(settings))
+        return run_until_signal(run(settings, Watch(partial(contract_settings.load, **options))))
     except OSError as e:
         raise Failure(f"port {settings.webhook_port} can't be used ({e.strerror or e}): --webhook-port") from None
 

@@ -1,7 +1,7 @@
 """tracker.toml is read again when it changes, while the program runs. A file that can't be used changes nothing.
 
 What may change so is what has an effect on the next event or request only (`LIVE`): sites with their keys and
-policies, and the settings of signals. All else (servers, ports, sizes) is taken up by the next start.
+policies, the settings of signals, and webhooks. All else (servers, ports, sizes) is taken up by the next start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIVE: Final = frozenset(
     (
         "cart_idle_s", "checkout_idle_s", "payment_idle_s", "cart_lost_s", "cart_repeat_s", "cart_click_s",
         "churn_horizon_d", "churn_enter", "churn_leave", "churn_gap_d", "visit_horizon_d", "message_horizon_d",
-        "churn_min_repeats", "churn_recheck_d", "stale_s", "sites",
+        "churn_min_repeats", "churn_recheck_d", "stale_s", "sites", "webhooks",
     )
 )  # fmt: skip
 

@@ -31,6 +31,11 @@ OPEN: Final = Gauge(
     "tracker_webhook_breaker_open", "1 while the endpoint is left alone, for it failed too often.", ["endpoint"]
 )
 
+CONFIG_FAILURES: Final = Counter(
+    "tracker_webhook_config_reload_failures_total",
+    "Changes of tracker.toml that can't be used; the webhooks before stay.",
+)
+
 
 def declare(endpoints: Iterable[str]) -> None:
     """Make every series with the value zero."""
@@ -41,3 +46,9 @@ def declare(endpoints: Iterable[str]) -> None:
         QUEUE.labels(endpoint)
         LAG.labels(endpoint)
         OPEN.labels(endpoint)
+
+
+def forget(endpoint: str) -> None:
+    """Take away the gauges of one that is no more: it is not behind any longer. What it has done stays counted."""
+    for gauge in (QUEUE, LAG, OPEN):
+        gauge.remove(endpoint)

@@ -1,4 +1,4 @@
-"""`tracker webhooks deliver`: one consumer group an endpoint, so none waits for another and each has its own progress.
+"""One webhook's endpoint: a consumer group of its own, so none waits for another and each has its own progress.
 
 What becomes of a trigger: it is posted until the endpoint answers 2xx, at most `attempts` times, then it is a dead
 letter. Only then is its offset committed: a crash repeats, and loses nothing. Triggers of one profile go in their
@@ -14,18 +14,16 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from random import random
 from time import time
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from msgspec import Struct
-from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
 from tracker.contract.settings import Settings
 from tracker.contract.sites import Webhook
@@ -339,53 +337,3 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         await self._endpoint.assigned(self._consumer, assigned)
-
-
-# -- the process
-
-
-async def deliver(settings: Settings) -> int:
-    """Run all webhooks that are not paused, until cancelled."""
-    hooks = [hook for hook in settings.webhooks if not hook.paused]
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    metrics.declare(hook.name for hook in hooks)
-    letters = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka, acks="all", enable_idempotence=True, client_id="tracker-webhooks",
-        max_request_size=4 << 20,
-    )  # fmt: skip
-    async with contextlib.AsyncExitStack() as stack:
-        endpoints = [Endpoint(hook, settings, letters) for hook in hooks]
-        await stack.enter_async_context(_web(settings, endpoints))
-        stack.push_async_callback(letters.stop)
-        await letters.start()
-        async with asyncio.TaskGroup() as tasks:
-            for endpoint in endpoints:
-                tasks.create_task(endpoint.run())
-    return 0
-
-
-@contextlib.asynccontextmanager
-async def _web(settings: Settings, endpoints: list[Endpoint]) -> AsyncIterator[None]:
-    """/metrics, /livez, /readyz."""
-
-    async def show_metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def livez(_: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def readyz(_: web.Request) -> web.Response:
-        waiting = [e.hook.name for e in endpoints if not e.joined]
-        if waiting:
-            return web.json_response({"status": "not ready", "waiting": waiting}, status=503)
-        return web.json_response({"status": "ok"})
-
-    app = web.Application()
-    app.add_routes([web.get("/metrics", show_metrics), web.get("/livez", livez), web.get("/readyz", readyz)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.webhook_host, settings.webhook_port).start()
-        yield
-    finally:
-        await runner.cleanup()
