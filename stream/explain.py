@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from stream.core import gate
 from stream.core.gate import Gate, Rules
+from stream.profile import About, Profile, context_of
 from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal, Trigger
 from stream.stored import StateError, Stored
@@ -38,19 +39,23 @@ MAX_TIMERS: Final = 3
 _stored: Final = {name: Stored(signal) for name, signal in EXPLAINED.items()}
 
 
-def explain(
-    settings: Settings,
-    site: str,
-    profile_id: str,
-    about: Mapping[str, Any],
-    fields: Mapping[str, str],
-    models: Models,
-    now_ms: int,
-    e50: float | None = None,
-) -> dict[str, dict[str, Any]]:
+class Asked(Struct, frozen=True, kw_only=True):
+    """Who is asked about, as it is stored."""
+
+    settings: Settings
+    site: str
+    profile_id: str
+    about: Mapping[str, Any]
+    """The field of that name, decoded."""
+    fields: Mapping[str, str]
+    """The profile's hash."""
+    models: Models = {}
+
+
+def explain(asked: Asked, now_ms: int, e50: float | None = None) -> dict[str, dict[str, Any]]:
     """Signal -> its explanation, of those that keep something of the profile, in the order of their registration.
 
-    `fields`: the profile's hash, `about` its field of that name, decoded. `e50`: see Context. Each explanation:
+    `e50`: see Context. Each explanation:
 
         state       in words; None where it can't be read, `unreadable` says why
         due         the next timer
@@ -61,13 +66,13 @@ def explain(
     """
     states, unreadable = {}, {}
     for name, stored in _stored.items():
-        if name in fields:
+        if name in asked.fields:
             try:
-                states[name] = stored.decode(fields[name], f"{site}:{profile_id}")
+                states[name] = stored.decode(asked.fields[name], f"{asked.site}:{asked.profile_id}")
             except StateError as e:
                 unreadable[name] = str(e)
-    profile = _Known(settings, site, profile_id, about, states, models, e50)
-    off = {name.strip() for name in settings.signals_off.split(",")}
+    profile = _Known(asked, states, e50)
+    off = {name.strip() for name in asked.settings.signals_off.split(",")}
     explained: dict[str, dict[str, Any]] = {}
     for name, signal in EXPLAINED.items():
         said: dict[str, Any]
@@ -77,30 +82,22 @@ def explain(
             said = profile.say(signal, states[name], now_ms, stands_still=name in off)
         else:
             continue
-        explained[name] = {**said, "inputs": _inputs(signal, settings, site)} | ({"off": True} if name in off else {})
+        inputs = _inputs(signal, asked.settings, asked.site)
+        explained[name] = {**said, "inputs": inputs} | ({"off": True} if name in off else {})
     return explained
 
 
-def churn(
-    settings: Settings,
-    site: str,
-    profile_id: str,
-    about: Mapping[str, Any],
-    fields: Mapping[str, str],
-    models: Models,
-    now_ms: int,
-) -> dict[str, dict[str, Any]]:
+def churn(asked: Asked, now_ms: int) -> dict[str, dict[str, Any]]:
     """Churn signal -> how it stands now: risk and probabilities are of `now_ms`, by the parameters that are named."""
     found: dict[str, dict[str, Any]] = {}
     for name in MODELLED:
-        if name not in fields:
+        if name not in asked.fields:
             continue
         try:
-            state = _stored[name].decode(fields[name], f"{site}:{profile_id}")
+            state = _stored[name].decode(asked.fields[name], f"{asked.site}:{asked.profile_id}")
         except StateError:
             continue  # `explain` says why
-        known = _Known(settings, site, profile_id, about, {name: state}, models, None)
-        said = known.say(EXPLAINED[name], state, now_ms, stands_still=True)["state"]
+        said = _Known(asked, {name: state}).say(EXPLAINED[name], state, now_ms, stands_still=True)["state"]
         found[name] = {field: said[field] for field in CHURN}
     return found
 
@@ -119,25 +116,15 @@ def _inputs(signal: Signal[Any], settings: Settings, site: str) -> dict[str, Any
     }
 
 
-class _Seen(Struct):
-    """Of `about`, what a signal may know (stream/signals/base.py: Seen)."""
-
-    first_seen_ms: int
-    last_seen_ms: int
-    channels: dict[str, int] = {}
-
-
 class _Known:
     """What is known of the profile that is asked about."""
 
-    def __init__(
-        self, settings: Settings, site: str, profile_id: str, about: Mapping[str, Any], states: dict[str, Any],
-        models: Models, e50: float | None,
-    ) -> None:  # fmt: skip
-        self._settings, self._site, self._id, self._about = settings, site, profile_id, about
-        self._states, self._models, self._e50 = states, models, e50
-        self._seen = msgspec.convert(about, _Seen) if "first_seen_ms" in about else None
-        known = settings.sites.get(site)
+    def __init__(self, asked: Asked, states: dict[str, Any], e50: float | None = None) -> None:
+        self._settings, self._models, self._e50 = asked.settings, asked.models, e50
+        self._profile = Profile(asked.site, asked.profile_id)
+        self._profile.about = msgspec.convert(asked.about, About) if asked.about else None
+        self._states = states
+        known = asked.settings.sites.get(asked.site)
         self._zone = Zone(known.time_zone if known is not None else DEFAULT_TIME_ZONE)
         self._rules = gate.rules_of(known.triggers) if known is not None else Rules()
         self._gate: Gate = states.get("gate", gate.OPEN)
@@ -200,18 +187,4 @@ class _Known:
         return self._zone.offset_s(ms // 1000) * 1000
 
     def _context(self, ms: int) -> Context:
-        """As stream/fold.py's, which needs a worker's profile."""
-        anonymous = self._about.get("anonymous_ids") or [None]
-        return Context(
-            site=self._site,
-            profile_id=self._id,
-            user_id=self._about.get("user_id"),
-            anonymous_id=anonymous[-1],
-            traits=self._about.get("traits") or None,
-            utc_offset_ms=self._offset_ms(ms),
-            settings=self._settings,
-            models=self._models,
-            states=self._states,
-            e50=self._e50,
-            seen=self._seen,
-        )
+        return context_of(self._profile, self._offset_ms(ms), self._settings, self._models, self._states, e50=self._e50)

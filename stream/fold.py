@@ -21,7 +21,7 @@ from stream.core.parts import UNREADABLE
 from stream.effects import MOVED, Effects, Outgoing
 from stream.handover import Sender, Sent
 from stream.plans import Plan, Step, check_reads, plan_of
-from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec
+from stream.profile import ABOUT, MERGED, About, Profile, ProfileCodec, context_of
 from stream.records import Decoded, Poison
 from stream.signals.base import Context, Result, Signal, Trigger
 from stream.stored import Newer, StateError
@@ -52,7 +52,6 @@ MAX_STEPS: Final = 1000
 _CHANNELS: Final = frozenset(CHANNELS)
 _LEAST_KEPT_MS: Final = min(ttl_s for _, ttl_s in keys.TIERS.values()) * 1000
 _KNOWN: Final = (("profiles_known", 1),)
-_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class Folder:
@@ -383,8 +382,8 @@ class Folder:
         """What the event gives, in the order of the signals: each sees what it made of those before it. `profile` is
         not changed. `changed`: what the event has changed of it already."""
         states = dict(profile.states)
-        ctx = self.context(profile, event.timestamp_ms, states, changed, event)
-        offset_ms = ctx.utc_offset_ms
+        offset_ms = self.zone(profile.site).offset_s(event.timestamp_ms // 1000) * 1000
+        ctx = context_of(profile, offset_ms, self.settings, self._models, states, changed, event)
         results = []
         for signal, name, folds, looks, reads in steps:
             state = states.get(name)
@@ -416,7 +415,7 @@ class Folder:
                 continue
             before = profile.states.get(signal.name)
             try:
-                result = signal.settle(before, at_ms, self.context(profile, at_ms, None, changed))
+                result = signal.settle(before, at_ms, self.context(profile, at_ms, changed))
                 self._keep(profile, signal, result, now_ms, fx)
             except Exception:
                 # Its state stays as it is, until the next change.
@@ -569,30 +568,9 @@ class Folder:
                 found = (due, signal)
         return found
 
-    def context(
-        self,
-        profile: Profile,
-        ts_ms: int,
-        states: Mapping[str, Any] | None = None,
-        changed: Set[str] = _NOTHING,
-        event: ProfileEvent | None = None,
-    ) -> Context:
-        about = profile.about
-        anonymous = about.anonymous_ids if about else []
-        return Context(
-            site=profile.site,
-            profile_id=profile.id,
-            user_id=about.user_id if about else None,
-            anonymous_id=anonymous[-1] if anonymous else None,
-            traits=(about.traits or None) if about else None,
-            utc_offset_ms=self.zone(profile.site).offset_s(ts_ms // 1000) * 1000,
-            settings=self.settings,
-            models=self._models,
-            states=profile.states if states is None else states,
-            changed=changed,
-            event=event,
-            seen=about,
-        )
+    def context(self, profile: Profile, ts_ms: int, changed: Set[str] = frozenset()) -> Context:
+        offset_ms = self.zone(profile.site).offset_s(ts_ms // 1000) * 1000
+        return context_of(profile, offset_ms, self.settings, self._models, profile.states, changed)
 
     def rank_again(self, profiles: Iterable[Profile], clock_ms: int) -> Effects:
         """The effects of other rules for scores on profiles: their ranks and their timers. Nothing is triggered: an

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -12,9 +12,11 @@ from msgspec.structs import replace
 
 from stream.core.parts import read_part
 from stream.redis_store import binary
-from stream.signals.base import DECIDING, Signal
+from stream.signals.base import DECIDING, Context, Signal
 from stream.stored import StateError, Stored
 from tracker.contract.events import MAX_ID_CHARS, MAX_TIME_MS, Place, ProfileEvent, Time
+from tracker.contract.models import Models
+from tracker.contract.settings import Settings
 
 MAX_ANONYMOUS_IDS: Final = 10
 MAX_TRAITS: Final = 64
@@ -271,6 +273,36 @@ def _with_traits(about: About, said: dict[str, tuple[int, Any]]) -> About:
         about,
         traits={name: value for name, (_, value) in kept.items()},
         traits_ms={name: ms for name, (ms, _) in kept.items()},
+    )
+
+
+def context_of(
+    profile: Profile,
+    utc_offset_ms: int,
+    settings: Settings,
+    models: Models,
+    states: Mapping[str, Any],
+    changed: Set[str] = frozenset(),
+    event: ProfileEvent | None = None,
+    e50: float | None = None,
+) -> Context:
+    """What a signal may know of the profile. `states`: those that it may look at."""
+    about = profile.about
+    anonymous = about.anonymous_ids if about else []
+    return Context(
+        site=profile.site,
+        profile_id=profile.id,
+        user_id=about.user_id if about else None,
+        anonymous_id=anonymous[-1] if anonymous else None,
+        traits=(about.traits or None) if about else None,
+        utc_offset_ms=utc_offset_ms,
+        settings=settings,
+        models=models,
+        states=states,
+        changed=changed,
+        event=event,
+        e50=e50,
+        seen=about,
     )
 
 

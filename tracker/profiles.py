@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import msgspec
 from redis.asyncio import Redis
 
-from stream.explain import EXPLAINED, churn, explain
+from stream.explain import EXPLAINED, Asked, churn, explain
 from tracker.contract import keys, models
 from tracker.contract.codec import partition_of
 from tracker.contract.ids import ID_TYPES, normal
@@ -42,11 +42,12 @@ async def read_profile(
     found["engagement"] = await read_score(redis, settings, site, found, now_ms)
     modelled = not fields.keys().isdisjoint(models.SIGNALS)
     parameters = await _models(redis, partition, site) if explained or modelled else {}
-    found["churn"] = churn(settings, site, profile_id, about, fields, parameters, now_ms)
+    asked = Asked(
+        settings=settings, site=site, profile_id=profile_id, about=about, fields=fields, models=parameters
+    )  # fmt: skip
+    found["churn"] = churn(asked, now_ms)
     if explained:
-        found["explained"] = explain(
-            settings, site, profile_id, about, fields, parameters, now_ms, (found["engagement"] or {}).get("e50")
-        )
+        found["explained"] = explain(asked, now_ms, (found["engagement"] or {}).get("e50"))
     return found
 
 

@@ -8,10 +8,11 @@ import msgspec
 
 from stream.core import churn as churn_core
 from stream.core.gate import Gate, Held, Told
-from stream.explain import churn, explain
+from stream.explain import Asked, churn, explain
 from stream.signals.cart import CartSignal
 from tests.unit.cart_vectors import T0_MS, context, event
 from tracker.contract.examples import MODEL
+from tracker.contract.models import Models
 from tracker.contract.settings import Settings
 from tracker.contract.sites import Site, TriggerPolicy
 from tracker.contract.triggers import rfc3339
@@ -27,7 +28,11 @@ def said(policy: TriggerPolicy = DEFAULT, gate: Gate | None = None, **settings: 
     fields = {"cart": '{"_v":2,' + msgspec.json.encode(STATE).decode()[1:]}
     if gate is not None:
         fields["gate"] = msgspec.json.encode(gate).decode()
-    return explain(Settings(sites={"s": site}, **settings), "s", "p", {}, fields, {}, T0_MS)
+    return explain(asked(Settings(sites={"s": site}, **settings), fields), T0_MS)
+
+
+def asked(settings: Settings, fields: dict[str, str], models: Models | None = None) -> Asked:
+    return Asked(settings=settings, site="s", profile_id="p", about={}, fields=fields, models=models or {})
 
 
 def test_the_next_timers_are_fired_ahead_and_change_nothing() -> None:
@@ -66,7 +71,7 @@ def test_a_signal_that_is_off_stands_still_and_a_state_that_cant_be_read_is_said
     cart = said(signals_off="cart")["cart"]
     assert (cart["off"], cart["due"], cart["next"]) == (True, None, [])
     site = Settings(sites={"s": Site("wk_12345678", "sk_12345678")})
-    broken = explain(site, "s", "p", {}, {"cart": PROBLEM, "unknown": "1"}, {}, T0_MS)
+    broken = explain(asked(site, {"cart": PROBLEM, "unknown": "1"}), T0_MS)
     assert broken.keys() == {"cart"}
     assert broken["cart"]["state"] is None
     assert "version 99" in broken["cart"]["unreadable"]
@@ -82,9 +87,7 @@ def test_churn_is_told_as_of_now_and_by_the_parameters_that_are_named() -> None:
     model = msgspec.structs.replace(MODEL, r=0.525, alpha=6.183, a=0.891, b=1.614, version=7, site="s")
 
     def now(weeks: float, **models: Any) -> dict[str, Any]:
-        return churn(settings, "s", "p", {}, fields, models.get("models", {}), zero_ms + round(weeks * week_ms))[
-            "purchase"
-        ]
+        return churn(asked(settings, fields, models.get("models", {})), zero_ms + round(weeks * week_ms))["purchase"]
 
     fitted = now(38.86, models={("s", "purchase"): model})
     t_x = 213 / 7
@@ -98,4 +101,4 @@ def test_churn_is_told_as_of_now_and_by_the_parameters_that_are_named() -> None:
     assert later[0]["band"] != "high"
     assert later[-1]["band"] == "high"
     assert later[0]["model"] == "mbg_nbd:prior-1"
-    assert churn(settings, "s", "p", {}, {"purchase": PROBLEM}, {}, T0_MS) == {}
+    assert churn(asked(settings, {"purchase": PROBLEM}), T0_MS) == {}

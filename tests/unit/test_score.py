@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from stream.core import score as core
 from stream.core.score import DAY_MS, LANDMARK_MS, Tally
-from stream.explain import explain
+from stream.explain import Asked, explain
 from stream.signals.base import Context, Result
 from stream.signals.score import Score, ScoreSignal
 from tests.unit.cart_vectors import T0_MS, context, event
@@ -566,7 +566,17 @@ def test_the_display_is_by_the_site_s_median_where_it_is_known() -> None:
     assert (SIGNAL.explain(state, at(0), context())["display"], core.E50) == (pytest.approx(100 * (1 - 2**-0.5)), 20)
     known = SIGNAL.explain(state, at(0), replace(context(), e50=10.0))
     assert (known["display"], known["e50"]) == (pytest.approx(50), 10)
-    said = explain(settings(), "demo", "p", {}, {"score": msgspec.json.encode(state).decode()}, {}, at(0), 10.0)
+    said = explain(
+        Asked(
+            settings=settings(),
+            site="demo",
+            profile_id="p",
+            about={},
+            fields={"score": msgspec.json.encode(state).decode()},
+        ),
+        at(0),
+        10.0,
+    )
     assert said["score"]["state"]["display"] == pytest.approx(50)
 
 
