@@ -315,34 +315,38 @@ class Folder:
         if received_ms > now_ms:
             now_ms = received_ms
         try:  # All of them first: an event that one signal fails on is counted, but changes no signal's state.
-            results = self._results(steps, profile, event, at_ms, changed)
+            results, states = self._results(steps, profile, event, at_ms, changed)
         except Exception as e:
             log.exception("A signal failed on an event of site %s", event.site)
             fx.poison.append(Poison(index, "fold_failed", f"{type(e).__name__}: {e}"))
             return
-        states, told = dict(profile.states), len(fx.triggers)
+        before, told = profile.states, len(fx.triggers)
+        profile.states = states
         try:
-            self._keep_all(profile, event, results, minute, now_ms, fx)
+            self._keep_all(profile, event, before, results, minute, now_ms, fx)
         except Exception:
-            _put_back(profile, states, told, fx)
+            _put_back(profile, before, told, fx)
             raise
 
     def _keep_all(
         self,
         profile: Profile,
         event: ProfileEvent,
+        states: Mapping[str, Any],
         results: Sequence[tuple[Signal[Any], Result]],
         minute: int,
         now_ms: int,
         fx: Effects,
     ) -> None:
-        """What the signals made of an event."""
+        """What the signals made of an event. `states`: the profile's before it; its own are those after it."""
         ts_ms, received_ms = event.timestamp_ms, event.received_at_ms
-        states, timed, due = profile.states, self._due_of, False
+        timed, due = self._due_of, False
         for signal, result in results:
             state, before = result.state, states.get(signal.name)
-            if state is not None and state is not before and (due_of := timed.get(signal.name)) is not None:
-                due = due or before is None or due_of(before) != due_of(state)
+            if state is not None and state is not before:
+                profile.changed.add(signal.name)
+                if (due_of := timed.get(signal.name)) is not None:
+                    due = due or before is None or due_of(before) != due_of(state)
             if result.counts:
                 extra = fx.extra.setdefault((event.site, minute), {})
                 for field, n in result.counts:
@@ -378,9 +382,9 @@ class Folder:
 
     def _results(
         self, steps: tuple[Step, ...], profile: Profile, event: ProfileEvent, at_ms: int, changed: set[str]
-    ) -> list[tuple[Signal[Any], Result]]:
-        """What the event gives, in the order of the signals: each sees what it made of those before it. `profile` is
-        not changed. `changed`: what the event has changed of it already."""
+    ) -> tuple[list[tuple[Signal[Any], Result]], dict[str, Any]]:
+        """What the event gives, in the order of the signals: each sees what it made of those before it; and all states
+        after it. `profile` is not changed. `changed`: what the event has changed of it already."""
         states = dict(profile.states)
         offset_ms = self.zone(profile.site).offset_s(event.timestamp_ms // 1000) * 1000
         ctx = context_of(profile, offset_ms, self.settings, self._models, states, changed, event)
@@ -405,7 +409,7 @@ class Folder:
                 if result.state is not None and result.state is not state:
                     states[name] = result.state
                     changed.add(name)
-        return results
+        return results, states
 
     def _settle(self, profile: Profile, changed: set[str], at_ms: int, now_ms: int, fx: Effects) -> None:
         """`changed` of the profile is new, by a timer or a merge: what follows from it for the signals that read it.
@@ -602,11 +606,10 @@ def place_of(ms: int, now_ms: int) -> int:
     return start + sum(age_s > ttl_s for _, ttl_s in keys.TIERS.values())
 
 
-def _put_back(profile: Profile, states: Mapping[str, Any], told: int, fx: Effects) -> None:
+def _put_back(profile: Profile, states: dict[str, Any], told: int, fx: Effects) -> None:
     """The states that a profile had, and no trigger beyond the first `told`: what failed half way has no effect."""
     profile.changed -= profile.states.keys() - states.keys()
-    profile.states.clear()
-    profile.states.update(states)
+    profile.states = states
     del fx.triggers[told:]
 
 
