@@ -25,7 +25,8 @@ touches lies in one slot of a Redis Cluster.
       {pN}:rank:SITE   zset    the ranking: profile id -> log2 of its score, counted from the landmark
                                (stream/core/score.py); those of active visitors
       {pN}:rank        hash    SITE -> names the rules by which all of these are
-      {pN}:sum:SITE    hash    INDICATOR|HALF-LIFE -> log2 of the decayed sum of all profiles' events
+      {pN}:sum:SITE    hash    INDICATOR|HALF-LIFE -> log2 of the decayed sum of all profiles' events; with
+                               `-` before it: of what was taken back from it
       {pN}:g           hash    gauges: field -> value, moved by differences
       {pN}:due         zset    SITE|PID -> the earliest due time of the profile's timers, ms
       {pN}:models      hash    SITE|SIGNAL -> parameters of its churn model, JSON (tracker/contract/models.py)
