@@ -32,6 +32,7 @@ from stream.core.parts import UNREADABLE
 from stream.redis_store import Store
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id, uuid_bytes, uuid_text
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import EVENT_PREFIX, LEFT, REPLAYS, EventHead, Place
 from tracker.contract.ids import PRIORITY, Identifier, limits
 from tracker.contract.merges import MERGE_PREFIX, UNMERGE_PREFIX, Unmerge, decode_merge, decode_unmerge
@@ -52,7 +53,6 @@ MAX_ROUTED: Final = 4
 """Other profiles whose events an order_id, checkout_id or cart_id leads to the one that carried it first: a browser, a
 server, a provider report an order. What more of them carry is a constant, or a mistake."""
 MAX_TOLD: Final = 100_000
-DAY_MS: Final = 86_400_000
 
 Records = Sequence[tuple[str, int, bytes]]
 """(topic, partition, value)."""

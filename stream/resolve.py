@@ -28,6 +28,7 @@ from stream.redis_store import Head, Lost, Store, binary, packb, unpackb
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
+from tracker.contract.durations import HOUR_MS
 from tracker.contract.events import (
     LEFT,
     ROUTED,
@@ -49,7 +50,6 @@ DROPPED: Final = bytes(16)
 CACHE_ENTRIES: Final = 20_000
 CACHE_S: Final = 30.0
 """How long a profile id is believed without asking Redis: a link made by another worker is seen after that."""
-HOUR_MS: Final = 3_600_000
 MAX_HOURS: Final = 24 * 14
 """Beyond it no hashes are kept: twice the longest retention of events."""
 ASKS_AT_ONCE: Final = 200

@@ -15,7 +15,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-DAY_MS: Final = 86_400_000
+from tracker.contract.durations import DAY_MS
+
 EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 SESSION_GAP_MS: Final = 30 * 60_000
 MAX_SESSIONS: Final = 12

@@ -19,8 +19,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stream.core.churn import Params, crossing, risk
+from tracker.contract.durations import DAY_MS
 
-DAY_MS: Final = 86_400_000
 MAX_DAYS: Final = 512
 
 

@@ -16,10 +16,10 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tracker.contract.durations import DAY_MS
 from tracker.contract.ids import PRIORITY
 from tracker.contract.triggers import Channel
 
-DAY_MS: Final = 86_400_000
 ALL: Final = "*"
 
 CHANNELS_OF: Final[dict[str, tuple[str, ...]]] = {

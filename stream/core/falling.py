@@ -18,7 +18,7 @@ from typing import Final
 
 from msgspec import Struct
 
-DAY_MS: Final = 86_400_000
+from tracker.contract.durations import DAY_MS
 
 
 class Level(Struct, frozen=True):

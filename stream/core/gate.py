@@ -23,6 +23,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from stream.core.contact import ALL, Contacts, channels, consent
+from tracker.contract.durations import HOUR_MS, MINUTE_MS
 from tracker.contract.sites import TriggerPolicy, quiet_minutes
 
 MAX_TOLD: Final = 64
@@ -30,8 +31,6 @@ MAX_TOLD: Final = 64
 MAX_HELD: Final = 16
 MAX_HELD_BYTES: Final = 256 * 1024
 MAX_STOPPED: Final = 10
-HOUR_MS: Final = 3_600_000
-MINUTE_MS: Final = 60_000
 DAY_MINUTES: Final = 1440
 
 

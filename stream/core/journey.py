@@ -19,7 +19,8 @@ from typing import Final
 
 from msgspec import Struct
 
-DAY_MS: Final = 86_400_000
+from tracker.contract.durations import DAY_MS
+
 SILENT_MS: Final = 90 * DAY_MS
 ENGAGED_WITHIN_D: Final = 30
 ENGAGED_DAYS: Final = 2

@@ -30,9 +30,9 @@ from msgspec.structs import replace
 
 from stream.core.cart_state import Line
 from stream.core.orders import Order
+from tracker.contract.durations import DAY_MS
 from tracker.contract.retention import ReorderRules
 
-DAY_MS: Final = 86_400_000
 MAX_BASKETS: Final = 3
 MAX_LINES: Final = 20
 MAX_SUBSCRIPTIONS: Final = 4

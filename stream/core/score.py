@@ -23,12 +23,11 @@ from msgspec.structs import replace
 
 from stream.core.activity import joined as joined_sessions
 from stream.core.activity import united
+from tracker.contract.durations import DAY_MS, MINUTE_MS
 from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, SESSION, Adds, ScoreRules, adds_of, weights_of
 
 LANDMARK_MS: Final = 1_577_836_800_000
 """2020-01-01T00:00Z."""
-DAY_MS: Final = 86_400_000
-MINUTE_MS: Final = 60_000
 WEEK_MS: Final = 7 * DAY_MS
 MARKED_MS: Final = 8 * DAY_MS
 E50: Final = 20.0

@@ -13,7 +13,8 @@ from statistics import median
 from typing import Final
 
 from stream.core.orders import Order
-from stream.core.reorder import DAY_MS, Reorder
+from stream.core.reorder import Reorder
+from tracker.contract.durations import DAY_MS
 
 MAX_PRODUCTS: Final = 10_000
 """That are looked at; the first that come."""

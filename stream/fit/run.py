@@ -18,13 +18,13 @@ import msgspec
 from msgspec import Struct
 
 from stream.core.churn import BANDS, COLD, HIGH_BAND, LOW_BAND, Params
-from stream.core.churn_watch import DAY_MS
 from stream.fit.histories import Found, read
 from stream.kafka_out import acked
 from stream.metrics import Producing
 from stream.signals import SIGNALS
 from stream.signals.churn import ChurnSignal, params_of
 from tracker.contract import keys
+from tracker.contract.durations import DAY_MS
 from tracker.contract.models import SIGNALS as MODELLED
 from tracker.contract.models import Confidence, Model, Models, Value, decode_model, encode_model
 from tracker.contract.producer import KafkaOut

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stream.core import activity as core
-from stream.core.activity import DAY_MS, Activity
+from stream.core.activity import Activity
 from stream.signals.base import Context, Result, Signal
+from tracker.contract.durations import DAY_MS, HOUR_MS
 from tracker.contract.events import MESSAGE_ACTIONS, SERVER_EVENTS, VISIT_CHANNELS, ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Condition, counted, leaves
 from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 from tracker.contract.triggers import rfc3339
 
-HOUR_MS: Final = 3_600_000
 _NO_VISIT: Final = frozenset(MESSAGE_ACTIONS) | SERVER_EVENTS
 
 

@@ -10,9 +10,10 @@ from typing import Any, Final, TypeVar
 
 from stream.core import churn_watch
 from stream.core.churn import COLD, Params, band, p_alive, p_at_least_one
-from stream.core.churn_watch import DAY_MS, Rule, Watched
+from stream.core.churn_watch import Rule, Watched
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS
 from tracker.contract.models import Model
 from tracker.contract.triggers import CHURN_RISK, ChurnRisk, TriggerKind, rfc3339
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from stream.core import churn_watch, contact
 from stream.core import score as core
-from stream.core.activity import DAY_MS, Activity
+from stream.core.activity import Activity
 from stream.core.cart_log import CartLog
 from stream.core.cart_state import value_of
 from stream.core.churn import band, crossing
@@ -29,6 +29,7 @@ from stream.signals.churn import LIKELIHOOD_D, model_of
 from stream.signals.purchase import Purchases, PurchaseSignal, order_count
 from stream.signals.reviews import Reviews
 from stream.signals.score import Score
+from tracker.contract.durations import DAY_MS, HOUR_MS
 from tracker.contract.predicates import BANDS, FIELDS, Condition
 from tracker.contract.scoring import ScoreRules
 from tracker.contract.settings import Settings
@@ -41,7 +42,6 @@ SETTINGS: Final = _PURCHASE.settings | {"sites"}
 BAND_FROM: Final = (0.33, 0.66)
 """Risks from which on the next band begins."""
 JUST_PAST: Final = 1e-9
-HOUR_MS: Final = 3_600_000
 LOOK_AHEAD_MS: Final = 3650 * DAY_MS
 assert [band(risk) for risk in (BAND_FROM[0] - JUST_PAST, BAND_FROM[0], BAND_FROM[1] + JUST_PAST)] == list(BANDS)
 

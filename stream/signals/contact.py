@@ -18,6 +18,7 @@ from stream.core.identity import Said, external_ids, read_context
 from stream.core.parts import read_part
 from stream.signals.base import Context, Result, Signal
 from tracker.contract import events as ev
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import CONSENT_ACTIONS, MESSAGE_ACTIONS, VERIFIED, ProfileEvent
 from tracker.contract.ids import normal
 from tracker.contract.sites import TriggerPolicy
@@ -287,7 +288,7 @@ def _arrivals(state: Contacts, event: ProfileEvent, p: _Properties, found: list[
     if channel is None or channel not in TYPE_OF:
         return state
     if action in ("delivered", "clicked"):
-        day = event.timestamp_ms // contact.DAY_MS
+        day = event.timestamp_ms // DAY_MS
         state = contact.with_send(state, channel, day, action == "delivered", action == "clicked")
     yes = action == "delivered"
     if yes or (action == "failed" and _is_hard(channel, p)):

@@ -17,12 +17,13 @@ from msgspec.structs import replace
 from stream.core import answers, falling
 from stream.core.answers import BEFORE_D, KEPT_D, RECENT_D, Messages
 from stream.core.churn_watch import Watched
-from stream.core.falling import DAY_MS, NO_FALL, Crossing, Fall, Level, Rules, Series
+from stream.core.falling import NO_FALL, Crossing, Fall, Level, Rules, Series
 from stream.core.parts import read_part
 from stream.signals import shop
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from stream.signals.usage import rules_of
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import MESSAGE_ACTIONS, ProfileEvent
 from tracker.contract.retention import FallingRules
 from tracker.contract.settings import Settings

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stream.core import journey
-from stream.core.activity import DAY_MS, SESSION_GAP_MS, Activity, days_of, iso_day, joined, with_days
+from stream.core.activity import SESSION_GAP_MS, Activity, days_of, iso_day, joined, with_days
 from stream.core.journey import Facts
 from stream.core.parts import read_part
 from stream.signals import shop
@@ -26,6 +26,7 @@ from stream.signals.base import Context, Result, Signal, Trigger
 from stream.signals.purchase import Purchases, order_count
 from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.stages import STAGE_NAMES, STAGES
 from tracker.contract.triggers import JOURNEY_STAGE, JourneyStage, JourneyStageName, rfc3339

@@ -12,12 +12,13 @@ from msgspec import field
 from msgspec.structs import replace
 
 from stream.core import churn_watch, orders
-from stream.core.churn_watch import DAY_MS, Rule, Watched
+from stream.core.churn_watch import Rule, Watched
 from stream.core.orders import MAX_VALUE, VALUE_DIGITS, Order
 from stream.core.value import ValueParams, factors, lifetime_value, mean_value
 from stream.signals import shop
 from stream.signals.base import Context, Latest, Result
 from stream.signals.churn import ChurnSignal, model_of
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ORDER_CANCELLED, ORDER_COMPLETED, ORDER_REFUNDED, ProfileEvent
 
 _NOT_SAID: Final = ""

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stream.core import retention
-from stream.core.activity import DAY_MS, iso_day
+from stream.core.activity import iso_day
 from stream.core.retention import Retention
 from stream.signals.base import Context, Result, Signal
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import MESSAGE_ACTIONS, ORDER_CANCELLED, ORDER_REFUNDED, SERVER_EVENTS, ProfileEvent
 from tracker.contract.keys import cohort_field, undone_field
 

@@ -16,6 +16,7 @@ from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
 from stream.signals.journey import answer, nps_of
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import (
     ORDER_DELIVERED,
     PRODUCT_REVIEWED,
@@ -28,7 +29,6 @@ from tracker.contract.keys import feedback_field
 from tracker.contract.sites import ReviewRules
 from tracker.contract.triggers import REVIEW_REQUEST, ReviewRequest, rfc3339
 
-DAY_MS: Final = 86_400_000
 MAX_ORDERS: Final = 32
 MAX_TICKETS: Final = 16
 CSAT_SCALE: Final = 5

@@ -11,11 +11,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct
 
-from stream.core.activity import DAY_MS, Activity, iso_day
+from stream.core.activity import Activity, iso_day
 from stream.core.parts import read_part
 from stream.signals import conditions
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent, event_label
 from tracker.contract.predicates import FIELDS, Rule
 from tracker.contract.settings import Settings

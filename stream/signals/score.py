@@ -21,11 +21,12 @@ from msgspec.structs import replace
 from stream.core import lead
 from stream.core import score as core
 from stream.core.parts import UNREADABLE
-from stream.core.score import DAY_MS, Mark, Part, Rules, Sessions, Tally
+from stream.core.score import Mark, Part, Rules, Sessions, Tally
 from stream.signals import amounts, shop
 from stream.signals.activity import is_visit
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS, MINUTE_MS
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent, event_label
 from tracker.contract.scoring import (
     CONTACTS,
@@ -281,7 +282,7 @@ def _count(
         with_it[indicator] = tally
         half_life_d = rules.half_lives_d[indicator]
         sums, back = ((indicator, half_life_d, core.position(at_ms, half_life_d)),), _NO_PARTS
-    marks, minute = before.marks, at_ms // core.MINUTE_MS
+    marks, minute = before.marks, at_ms // MINUTE_MS
     if not marks or marks[-1][0] // 60 < minute // 60:
         marks = core.marked(marks, known, rules.weights, minute)
     last_ms = before.last_ms
@@ -314,7 +315,7 @@ def _add(
             last_ms = max(last_ms, at_ms)
     if with_it == known:
         return before, ()
-    marks = core.marked(before.marks, known, rules.weights, at_ms // core.MINUTE_MS) if sums else before.marks
+    marks = core.marked(before.marks, known, rules.weights, at_ms // MINUTE_MS) if sums else before.marks
     return replace(before, indicators=with_it, last_ms=last_ms, marks=marks), tuple(sums)
 
 
@@ -329,7 +330,7 @@ def _visited(before: Score, ms: int, ctx: Context, rules: Rules) -> tuple[Score,
     last_ms = max(before.last_ms, ms) if SESSION in rules.log_weights else before.last_ms
     if tally == old:  # a session goes on
         return replace(before, sessions=sessions, last_ms=last_ms), (), ()
-    marks = core.marked(before.marks, before.indicators, rules.weights, ms // core.MINUTE_MS)
+    marks = core.marked(before.marks, before.indicators, rules.weights, ms // MINUTE_MS)
     after = replace(
         before, indicators={**before.indicators, SESSION: tally}, last_ms=last_ms, marks=marks, sessions=sessions
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stream.core import steps
-from stream.core.activity import DAY_MS
 from stream.core.steps import Difference, Steps
 from stream.signals.base import Context, Result, Signal
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.keys import step_field, undone_field
 from tracker.contract.steps import EVENTS, STEPS

@@ -19,11 +19,11 @@ from stream.signals.activity import is_visit
 from stream.signals.base import Context, Result, Signal, Trigger
 from stream.signals.purchase import Purchases
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ORDER_CANCELLED, ORDER_COMPLETED, SESSION_ENDED, ProfileEvent
 from tracker.contract.sites import Site, SurveyRules
 from tracker.contract.triggers import SURVEY, Survey, rfc3339
 
-DAY_MS: Final = 86_400_000
 MAX_ORDERS: Final = 32
 OVER_MS: Final = SESSION_GAP_MS + 1
 """So long after the last visit a session is over: one exactly 30 minutes later is of it."""

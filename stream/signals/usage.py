@@ -11,11 +11,12 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from stream.core import falling, usage
-from stream.core.falling import DAY_MS, Rules
+from stream.core.falling import Rules
 from stream.core.usage import Usage
 from stream.signals.amounts import MOST_BEAT_MS, active_ms
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
+from tracker.contract.durations import DAY_MS, HOUR_MS, MINUTE_MS
 from tracker.contract.events import USAGE_EVENTS, ProfileEvent
 from tracker.contract.keys import ACTIVE_MS_FIELD, USED
 from tracker.contract.retention import FallingRules
@@ -23,8 +24,6 @@ from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 from tracker.contract.triggers import USAGE_FALLING, TriggerKind, UsageFalling, rfc3339
 
-MINUTE_MS: Final = 60_000
-HOUR_MS: Final = 3_600_000
 _DEFAULTS: Final = FallingRules()
 
 

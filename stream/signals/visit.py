@@ -5,9 +5,10 @@ It sees every page event; one on a day that is known costs a look at the last da
 
 from __future__ import annotations
 
-from stream.core.churn_watch import DAY_MS, Watched
+from stream.core.churn_watch import Watched
 from stream.signals.base import Context, Result
 from stream.signals.churn import ChurnSignal
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
 
 

@@ -19,12 +19,13 @@ from stream.deadlines import OwnClock, Spooled, clock_ms
 from stream.fold import Folder
 from stream.recovery import Logged, Records, Recovery, split
 from stream.redis_store import Lost, Store
-from stream.resolve import HOUR_MS, Merged, Resolve, _heads
+from stream.resolve import Merged, Resolve, _heads
 from stream.signals import SIGNALS
 from stream.signals_hop import MARGIN_MS, SignalsHop
 from stream.transport import Chunk
 from tests.harness import embedded_redis
 from tracker.contract import codec, keys
+from tracker.contract.durations import HOUR_MS
 from tracker.contract.events import decode_profile_event, encode_clock
 from tracker.contract.ids import Identifier
 from tracker.contract.merges import Merge, Unmerge, encode_merge, split_profile_id

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core import activity
-from stream.core.activity import DAY_MS, MAX_SESSIONS, Activity
+from stream.core.activity import MAX_SESSIONS, Activity
+from tracker.contract.durations import DAY_MS
 
 H = 3_600_000
 OFFSET_MS = 7 * H

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.core.churn import COLD, p_at_least_one, risk
-from stream.core.churn_watch import DAY_MS, MAX_DAYS
+from stream.core.churn_watch import MAX_DAYS
 from stream.core.value import ValueParams, factors, lifetime_value
 from stream.signals.base import Context, Result
 from stream.signals.message_engage import MessageEngageSignal
@@ -19,6 +19,7 @@ from stream.signals.purchase import Purchases, PurchaseSignal
 from stream.signals.visit import VisitSignal
 from tests.unit import cart_vectors
 from tests.unit.cart_vectors import T0_MS, event
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ORDER_CANCELLED, ORDER_COMPLETED, ORDER_REFUNDED, ProfileEvent
 from tracker.contract.models import Model, Value
 from tracker.contract.settings import Settings

@@ -14,6 +14,7 @@ from stream.core import contact
 from stream.core.contact import ALL, Address, Contacts, Statement, channels, merged, preferred
 from stream.signals.contact import ContactSignal
 from tests.unit.cart_vectors import T0_MS, context, event
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
 
 CTX = context()
@@ -137,7 +138,7 @@ def test_the_preferred_channel_is_the_one_that_is_answered_best() -> None:
     assert preferred(state, T0_MS) == "zalo"
     assert preferred(Contacts(), T0_MS) is None
     assert preferred(after(*sends("sms", 0, 3)), T0_MS) is None
-    assert preferred(state, T0_MS + 91 * contact.DAY_MS) is None
+    assert preferred(state, T0_MS + 91 * DAY_MS) is None
     assert preferred(after(*sends("email", 10, 2), *sends("zalo", 10, 3), said("Zalo Unfollowed", 9)), T0_MS) == "email"
 
 
@@ -145,7 +146,7 @@ def test_the_days_of_a_channel_are_bounded() -> None:
     day = 86_400
     state = after(*(e for n in range(200) for e in sends("email", 1, 0, n * day)))
     assert len(state.sends["email"]) == contact.KEPT_DAYS
-    assert state.sends["email"][-1].day == (T0_MS + 199 * day * 1000) // contact.DAY_MS
+    assert state.sends["email"][-1].day == (T0_MS + 199 * day * 1000) // DAY_MS
 
 
 def test_a_no_of_either_stays_one_when_two_become_one_person() -> None:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.core import answers, usage
-from stream.core.falling import DAY_MS, NO_FALL, Rules, has_fallen
+from stream.core.falling import NO_FALL, Rules, has_fallen
 from stream.signals.base import Result, Signal, Trigger
 from stream.signals.engagement import EngagementSignal
 from stream.signals.usage import UsageSignal
 from stream.signals.visit import VisitSignal
 from tests.unit.cart_vectors import SETTINGS, context
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import FallingRules
 from tracker.contract.sites import Site

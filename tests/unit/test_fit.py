@@ -18,13 +18,14 @@ from stream.core.cart_state import Line
 from stream.core.churn import COLD, Params, band, bg_p_alive, p_alive, risk
 from stream.core.expected import mean_purchases
 from stream.core.orders import Order
-from stream.core.reorder import DAY_MS, Basket, Reorder
+from stream.core.reorder import Basket, Reorder
 from stream.core.value import ValueParams, factors, lifetime_value
 from stream.fit import likelihood, nightly, run
 from stream.fit.gaps import Gaps
 from stream.fit.histories import Found
 from stream.fit.likelihood import Histories, compressed, fit_purchases, fit_values
 from stream.signals.purchase import Purchases
+from tracker.contract.durations import DAY_MS
 from tracker.contract.models import Model
 from tracker.contract.settings import Settings
 from tracker.contract.sites import Site

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from stream.core import score as core
-from stream.core.score import DAY_MS, LANDMARK_MS, Tally
+from stream.core.score import LANDMARK_MS, Tally
 from stream.explain import Asked, explain
 from stream.signals.base import Context, Result
 from stream.signals.score import Score, ScoreSignal
 from tests.unit.cart_vectors import T0_MS, context, event
 from tracker.contract import scoring
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import MESSAGE_ACTIONS, MESSAGE_CLICKS, ORDER_COMPLETED, ProfileEvent
 from tracker.contract.scoring import WEIGHTS, LeadRules, ScoreRules
 from tracker.contract.settings import Settings, SettingsError, load

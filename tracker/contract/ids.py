@@ -11,10 +11,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from tracker.contract.durations import DAY_MS
 from tracker.contract.events import MAX_ID_CHARS
 from tracker.contract.settings import PHONE_COUNTRIES, Settings
-
-DAY_MS: Final = 86_400_000
 
 
 class IdType(Struct, frozen=True):

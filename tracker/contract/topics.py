@@ -6,9 +6,8 @@ from typing import Final, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from tracker.contract.durations import DAY_MS
 from tracker.contract.triggers import TRIGGER_KINDS
-
-DAY_MS: Final = 86_400_000
 
 
 class Topic(Struct, frozen=True, kw_only=True):

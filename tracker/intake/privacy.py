@@ -10,12 +10,12 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw
 
+from tracker.contract.durations import DAY_MS
 from tracker.intake import json_rules
 from tracker.intake.context import OTHERS, PAGES, read_properties
 from tracker.intake.draft import NO_BYTES, Call, Draft, Visitor
 from tracker.rejections import NO_CONSENT, Refusal, refuse
 
-DAY_MS: Final = 86_400_000
 KEPT_OF_CONTEXT: Final[tuple[str, ...]] = ("channel", "locale", "timezone", "library")
 """What is left of the context of somebody who has not consented; of the page the path and the title, too."""
 PERSONAL_CALLS: Final = frozenset(("identify", "group", "alias"))

@@ -13,6 +13,7 @@ from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
 from tracker.contract import events, examples, keys, merges, models, settings, sites, topics, triggers
+from tracker.contract.durations import DAY_MS
 from tracker.contract.generate.json_schema import inner_struct, schema_of, trigger_types
 from tracker.contract.generate.texts import SCHEMA_DIR, one_line, table, to_json
 from tracker.contract.generate.typescript import ts_type
@@ -124,7 +125,7 @@ def topics_page() -> str:
     rows = [
         [
             f"`{t.name}`", t.owner, t.key, t.value,
-            "setting `partitions`" if t.partitioned else "1", f"{t.retention_ms // topics.DAY_MS} days",
+            "setting `partitions`" if t.partitioned else "1", f"{t.retention_ms // DAY_MS} days",
         ]
         for t in topics.TOPICS
     ]  # fmt: skip
