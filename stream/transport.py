@@ -179,15 +179,12 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         rest = wanted - ahead
         fetch = super()._fetch_records
         chunks: list[Chunk] = []
-        full = False
         try:
             # What is there already, a topic at a time; when that is nothing, what comes next.
             now = time.monotonic()
             for tps, at_s in ((ahead, self._pace.ahead_at_s), (rest, self._pace.rest_at_s)):
                 if tps and now >= at_s:
-                    some = self._stamped(await fetch(consumer, tps, 0, max_records))
-                    full = full or sum(len(chunk.records) for chunk in some) >= (max_records or 2) // 2
-                    chunks += some
+                    chunks += self._stamped(await fetch(consumer, tps, 0, max_records))
             if not chunks:
                 pause_s = min(self._pace.ahead_at_s, self._pace.rest_at_s) - now
                 if pause_s > 0:
@@ -200,11 +197,6 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
         except OffsetOutOfRangeError as e:
             transport.on_out_of_range(e)
-        records = sum(len(chunk.records) for chunk in chunks)
-        self._pace.fetched(records, len(chunks), full, time.monotonic(), time.process_time())
-        # aiokafka reads them for each request; by its options they are set once for all.
-        fetcher, pace = consumer._fetcher, self._pace
-        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = pace.min_bytes, pace.wait_ms
         by_topic: dict[str, Fetched] = {}
         messages: dict[TP, list[Any]] = {}
         for chunk in chunks:
@@ -212,6 +204,12 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
                 message = by_topic[chunk.tp.topic] = Fetched()
                 messages[chunk.tp] = [message]
             message.chunks.append(chunk)
+        counts = [sum(len(chunk.records) for chunk in message.chunks) for message in by_topic.values()]
+        full = max(counts, default=0) >= (max_records or 2) // 2
+        self._pace.fetched(sum(counts), len(chunks), full, time.monotonic(), time.process_time())
+        # aiokafka reads them for each request; by its options they are set once for all.
+        fetcher, pace = consumer._fetcher, self._pace
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = pace.min_bytes, pace.wait_ms
         return messages
 
     def _stamped(self, fetched: Mapping[TP, list[Any]]) -> list[Chunk]:
