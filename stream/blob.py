@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from stream.core.score import log_sum
 from stream.effects import Effects
+from stream.packing import binary, packb
 from stream.profile import Profile, ProfileCodec
-from stream.redis_store import binary, packb
 from stream.signals.base import Signal
 from tracker.contract import keys
 from tracker.contract.models import encode_model, field_of

@@ -24,7 +24,8 @@ from aiokafka.structs import TopicPartition
 
 from stream import metrics
 from stream.kafka_out import acked
-from stream.redis_store import RedisError, Store, Unavailable, binary
+from stream.packing import binary
+from stream.redis_store import RedisError, Store, Unavailable
 from stream.signals_hop import MARGIN_MS
 from tracker.contract import keys
 from tracker.contract.events import encode_clock

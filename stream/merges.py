@@ -12,8 +12,9 @@ from typing import Final
 
 from stream import metrics
 from stream.kafka_out import acked
+from stream.packing import unpackb
 from stream.recovery import MERGES_AT_ONCE, rules_of
-from stream.redis_store import Store, unpackb
+from stream.redis_store import Store
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.merges import Merge, encode_merge, merge_id

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from stream.core.parts import read_part
-from stream.redis_store import binary
+from stream.packing import binary
 from stream.signals.base import DECIDING, Context, Signal
 from stream.stored import StateError, Stored
 from tracker.contract.events import MAX_ID_CHARS, MAX_TIME_MS, Place, ProfileEvent, Time

@@ -24,24 +24,16 @@ from collections.abc import Hashable, Set
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
+from stream.packing import packb, unpackb
 from stream.redis_nodes import Nodes, Unavailable
 
 SCRIPTS: Final = (
     "claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify", "split", "forget",
 )  # fmt: skip
 APPLIED: Final = b"applied"
-
-packb = msgspec.msgpack.Encoder().encode
-unpackb = msgspec.msgpack.Decoder().decode
-
-
-def binary(data: bytes) -> msgspec.Raw:
-    """Bytes inside a script's argument: as msgpack's str, for Redis's cmsgpack knows no bin."""
-    return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
 
 
 class Lost(Exception):
@@ -155,4 +147,4 @@ class Head:
         return int(took_us or 0)
 
 
-__all__ = ["Head", "Lost", "RedisError", "Store", "Unavailable", "binary", "packb", "unpackb"]
+__all__ = ["Head", "Lost", "RedisError", "Store", "Unavailable"]

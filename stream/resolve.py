@@ -22,9 +22,10 @@ from stream import merges, metrics
 from stream.core.identity import LINKING, identifiers, routes
 from stream.core.parts import UNREADABLE
 from stream.kafka_out import acked, dead_letter
+from stream.packing import binary, packb, unpackb
 from stream.poison import Limits, Verdict
 from stream.recovery import Logged, Recovery, item_of, rules_of
-from stream.redis_store import Head, Lost, Store, binary, packb, unpackb
+from stream.redis_store import Head, Lost, Store
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys

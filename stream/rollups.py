@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from time import time
 from typing import Any, Final
 
-from stream.redis_store import RedisError, Store, Unavailable, unpackb
+from stream.packing import unpackb
+from stream.redis_store import RedisError, Store, Unavailable
 from tracker.contract import keys
 from tracker.contract.settings import Settings
 from tracker.contract.windows import DAY_S, LONGEST_S, Zone, days

@@ -17,11 +17,12 @@ from stream import metrics
 from stream.effects import MOVED, Effects, Outgoing, unpack_outgoing
 from stream.fold import Folder
 from stream.kafka_out import acked, dead_letter
+from stream.packing import unpackb
 from stream.poison import Limits, TooMuchPoison, Verdict
 from stream.profile import Profile, ProfileCache
 from stream.records import Decoded, Poison, decode
 from stream.recovery import split
-from stream.redis_store import Head, Lost, RedisError, Store, Unavailable, unpackb
+from stream.redis_store import Head, Lost, RedisError, Store, Unavailable
 from stream.stored import StateError
 from stream.transport import Chunk
 from tracker.contract import keys

@@ -82,8 +82,8 @@ def test_each_block_is_checked_or_named_with_a_reason() -> None:
 
 
 @pytest.fixture
-def words(page: Page) -> list[str]:
-    """What the console says: warnings, errors."""
+async def words(page: Page) -> list[str]:
+    """What the console says: warnings, errors. (On the page's loop: listening is a call to the browser.)"""
     words: list[str] = []
 
     def hear(message: ConsoleMessage) -> None:

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 
+from stream.packing import unpackb
 from stream.recovery import MAX_ROUTED, Recovery
-from stream.redis_store import Head, Store, unpackb
+from stream.redis_store import Head, Store
 from stream.resolve import Ids, Item
 from tests.harness import embedded_redis
 from tests.identity_model import Model, components

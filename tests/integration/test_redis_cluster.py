@@ -13,9 +13,10 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from stream.fold import Folder
+from stream.packing import unpackb
 from stream.profile import About, Profile, ProfileCodec
 from stream.records import decode
-from stream.redis_store import Head, Store, unpackb
+from stream.redis_store import Head, Store
 from stream.rollups import roll
 from stream.signals import SIGNALS
 from tests.harness import Cluster, Servers, Stack, cli, embedded_cluster, eventually, in_thread

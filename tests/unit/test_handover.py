@@ -18,9 +18,9 @@ from stream import handover
 from stream.core import score as core
 from stream.effects import MOVED
 from stream.fold import Folder
+from stream.packing import packb
 from stream.profile import About, Profile, merge_about
 from stream.records import Decoded, decode
-from stream.redis_store import packb
 from stream.signals import SIGNALS
 from stream.signals.cart_triggers import trigger_id
 from stream.stored import Newer

@@ -12,10 +12,10 @@ from hypothesis import settings as hypothesis_settings
 
 from stream.core.identity import identifiers, routes
 from stream.fold import Folder
+from stream.packing import packb, unpackb
 from stream.profile import Profile
 from stream.records import decode
 from stream.recovery import Logged, Recovery
-from stream.redis_store import packb, unpackb
 from stream.resolve import _heads
 from stream.rollups import merged
 from stream.signals import SIGNALS

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from stream.fold import Folder
+from stream.packing import packb
 from stream.profile import Profile
 from stream.records import decode
-from stream.redis_store import packb
 from stream.resolve import _heads
 from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal
