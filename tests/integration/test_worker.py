@@ -300,5 +300,6 @@ async def test_redis_that_is_away_and_comes_back_changes_no_count(own_stack: Cal
     await eventually(lambda: "leaving the group" in stack.worker.log.read_text("utf-8"))
     await asyncio.sleep(6)  # until the group has lost its last member
     stack.servers.children["redis"].start()
+    await eventually(lambda: "joining the group" in stack.worker.log.read_text("utf-8"))
     await sending
     await counted_exactly(stack, traffic)
