@@ -56,7 +56,7 @@ class Pace:
         return round((self.linger_s if self._gathers else self._calm_wait_s) * 1000)
 
     def fetched(self, records: int, chunks: int, full: bool, now_s: float, cpu_s: float) -> None:
-        """A look brought so many records in so many chunks; full: there is more.
+        """A look brought so many records in so many chunks; full: of a topic at least half of what a look takes.
 
         now_s: a monotonic clock. cpu_s: the process's CPU clock.
         """

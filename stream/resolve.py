@@ -85,7 +85,7 @@ class Merged:
     def hear(self, loser: str, winner: str) -> None:
         """A merge that another worker may have made passes in the log."""
         with contextlib.suppress(ValueError):  # no id of ours
-            self.note(_bytes(loser), _bytes(winner))
+            self.note(codec.uuid_bytes(loser), codec.uuid_bytes(winner))
 
     def __bool__(self) -> bool:
         return bool(self._winners)
@@ -435,11 +435,11 @@ class Ids:
             answers, merged = told
             for n, loser, winner, rule in merged:
                 n += len(profiles)
-                made.append((n, _bytes(loser), _bytes(winner)))
+                made.append((n, codec.uuid_bytes(loser), codec.uuid_bytes(winner)))
                 head = items[n][0]
                 rows.append((site, winner, loser, rule, head.message_id, head.received_at_ms))
             for profile, linked, given_way in answers:
-                profiles.append(_bytes(profile))
+                profiles.append(codec.uuid_bytes(profile))
                 links += linked
                 dropped += given_way
         if links:
@@ -460,10 +460,6 @@ def in_calls(costs: Sequence[int]) -> Iterator[tuple[int, int]]:
         cost += more
     if costs:
         yield first, len(costs)
-
-
-def _bytes(profile_id: str) -> bytes:
-    return codec.uuid_bytes(profile_id)
 
 
 def _after(made: Sequence[tuple[int, bytes, bytes]], id: bytes, n: int, until: int) -> bytes:

@@ -20,6 +20,7 @@ from aiohttp import ClientSession, web
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from tests.conftest import missing
 from tests.harness import Stack
 from tracker.cli import topics
 from tracker.contract.topics import EVENTS
@@ -38,7 +39,7 @@ expect.set_options(timeout=30_000)  # the machine may be busy with other tests
 def need_browser(path: str | None, message: str) -> None:
     """Without it a test is skipped, but not in CI."""
     if path is None:
-        pytest.fail(message) if os.environ.get("REQUIRE_INTEGRATION") == "1" else pytest.skip(message)
+        missing(message)
 
 
 def need_chromium() -> None:

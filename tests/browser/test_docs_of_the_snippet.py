@@ -4,7 +4,6 @@ a word in the console, types fit, commands are known with their options, the end
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shlex
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from aiohttp import ClientSession, encode_basic_auth
 from playwright.async_api import ConsoleMessage, Page
 
+from tests.conftest import missing
 from tests.harness import Stack
 from tracker.cli import COMMANDS, Lazy
 
@@ -150,8 +150,7 @@ async def test_a_worker_starts_with_it(page: Page, sink: Sink, words: list[str],
 
 def test_types_fit(tmp_path: Path) -> None:
     if not (TSC.exists() and TYPES.exists()):
-        message = "the snippet's package is not there: make setup clients"
-        pytest.fail(message) if os.environ.get("REQUIRE_INTEGRATION") == "1" else pytest.skip(message)
+        missing("the snippet's package is not there: make setup clients")
     found = of("ts")
     assert found
     for n, block in enumerate(found):

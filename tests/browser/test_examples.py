@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Page
+
+from tests.conftest import missing
 
 from .conftest import STUB, Sink, until
 
@@ -24,8 +25,7 @@ PACKAGE = ROOT / "sdk_js" / "dist" / "index.js"
 def bundle(source: str, defines: dict[str, str], *options: str) -> str:
     """A module of examples/, with all that it imports."""
     if not (ESBUILD.exists() and PACKAGE.exists() and (EXAMPLES / "node_modules" / "vue").exists()):
-        message = "the snippet's package or the examples' packages are not there: make setup clients"
-        pytest.fail(message) if os.environ.get("REQUIRE_INTEGRATION") == "1" else pytest.skip(message)
+        missing("the snippet's package or the examples' packages are not there: make setup clients")
     argv = [
         str(ESBUILD), "--bundle", "--loader=tsx", "--jsx=automatic", "--log-level=error",
         f"--alias:event-streaming-tracker-snippet={PACKAGE}",
@@ -122,10 +122,10 @@ async def test_the_package_does_not_throw_where_the_browser_or_a_bundle_lacks_so
         return order;
     }"""
     assert await page.evaluate(order) == ["asked", None]
-    for missing in (
+    for lacking in (
         "delete window.Notification",
         "Object.defineProperty(navigator, 'serviceWorker', {value: undefined})",
     ):
         await page.goto(sink.url)
         asks = "window.Notification && (Notification.requestPermission = async () => 'granted')"
-        assert await page.evaluate(f"() => {{ {asks}; {missing}; return subscribe() }}") is None
+        assert await page.evaluate(f"() => {{ {asks}; {lacking}; return subscribe() }}") is None

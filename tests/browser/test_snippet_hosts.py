@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from playwright.async_api import BrowserContext, Page
 
+from tests.harness import eventually
 from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 from tracker.keys import Keys
@@ -57,11 +56,11 @@ async def test_subdomains_share_the_visitor_by_a_cookie_on_the_widest_domain(
 
 async def ids_become(context: BrowserContext, wanted: list[str]) -> None:
     """Within 30 s the visitor's cookies have these values."""
-    async with asyncio.timeout(30):
-        while True:
-            if [c["value"] for c in await context.cookies() if c["name"] == "trk_anonymous_id"] == wanted:
-                return
-            await asyncio.sleep(0.02)
+
+    async def are() -> bool:
+        return [c["value"] for c in await context.cookies() if c["name"] == "trk_anonymous_id"] == wanted
+
+    await eventually(are, 30.0, every_s=0.02)
 
 
 def setting(sink: Sink) -> None:
