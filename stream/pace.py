@@ -10,7 +10,7 @@ arguments.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 BUSY_RATE: Final = 300.0
 """Records a second from which on fetches are paced."""
@@ -30,6 +30,15 @@ CALM_SHARE: Final = 0.5
 SMALL_CHUNK: Final = 100
 """Records; a chunk of more costs by its records."""
 STEP: Final = 1.25
+
+
+class Look(NamedTuple):
+    """What a look at a topic brought."""
+
+    records: int
+    chunks: int
+    full: bool
+    """At least half of what a look takes: there is more."""
 
 
 class Pace:
@@ -55,13 +64,15 @@ class Pace:
         """Or after so long."""
         return round((self.linger_s if self._gathers else self._calm_wait_s) * 1000)
 
-    def fetched(self, records: int, chunks: int, full: bool, now_s: float, cpu_s: float) -> None:
-        """A look brought so many records in so many chunks; full: of a topic at least half of what a look takes.
+    def fetched(self, ahead: Look | None, rest: Look | None, now_s: float, cpu_s: float) -> None:
+        """What a look at the topic that is read first brought, and one at the others; None = not looked at.
 
         now_s: a monotonic clock. cpu_s: the process's CPU clock.
         """
+        looks = [look for look in (ahead, rest) if look is not None]
+        records = sum(look.records for look in looks)
         self._records += records
-        self._chunks += chunks
+        self._chunks += sum(look.chunks for look in looks)
         past_s = now_s - self._since_s
         if past_s >= PERIOD_S:
             self._busy = self._records / past_s > BUSY_RATE
@@ -72,9 +83,12 @@ class Pace:
                 self.linger_s = max(self.linger_s / STEP, LINGER_S)
             self._records = self._chunks = 0
             self._since_s, self._cpu_s = now_s, cpu_s
+        full = any(look.full for look in looks)
         if self._busy and full:
             self._backlog_until_s = now_s + BACKLOG_S
-            self.ahead_at_s, self.rest_at_s = now_s + FULL_LINGER_S, now_s
+            if ahead is not None:  # Until it has been read to its end; one that was not looked at is due as before.
+                self.ahead_at_s = now_s if ahead.full else now_s + FULL_LINGER_S
+            self.rest_at_s = now_s
         self._gathers = self._busy and now_s >= self._backlog_until_s
         if self._busy and records and not full:
             self.ahead_at_s = self.rest_at_s = now_s if self._gathers else now_s + self.linger_s

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import aiokafka
@@ -32,7 +32,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from stream.pace import Pace
+from stream.pace import Look, Pace
 
 SCHEME = "chunks"
 MOST_PAUSE_S = 0.02
@@ -178,18 +178,23 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         ahead = {tp for tp in wanted if tp.topic == first}
         rest = wanted - ahead
         fetch = super()._fetch_records
+        enough = (max_records or 2) // 2
         chunks: list[Chunk] = []
+        looked: set[TP] = set()
         try:
-            # What is there already, a topic at a time; when that is nothing, what comes next.
+            # What is there already, a topic at a time, the others once the first has no more; when that is nothing,
+            # what comes next.
             now = time.monotonic()
             for tps, at_s in ((ahead, self._pace.ahead_at_s), (rest, self._pace.rest_at_s)):
-                if tps and now >= at_s:
+                if tps and now >= at_s and _records(chunks) < enough:
+                    looked |= tps
                     chunks += self._stamped(await fetch(consumer, tps, 0, max_records))
             if not chunks:
                 pause_s = min(self._pace.ahead_at_s, self._pace.rest_at_s) - now
                 if pause_s > 0:
                     await asyncio.sleep(min(pause_s, MOST_PAUSE_S))
                 else:
+                    looked = wanted
                     # Partitions that were left out may be wanted any moment.
                     wait_s = MOST_PAUSE_S if self.full else timeout
                     chunks = self._stamped(await fetch(consumer, wanted, wait_s, max_records))
@@ -204,9 +209,12 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
                 message = by_topic[chunk.tp.topic] = Fetched()
                 messages[chunk.tp] = [message]
             message.chunks.append(chunk)
-        counts = [sum(len(chunk.records) for chunk in message.chunks) for message in by_topic.values()]
-        full = max(counts, default=0) >= (max_records or 2) // 2
-        self._pace.fetched(sum(counts), len(chunks), full, time.monotonic(), time.process_time())
+        looks: list[Look | None] = []
+        for tps in (ahead, rest):
+            of_topic = [chunk for chunk in chunks if chunk.tp in tps]
+            n = _records(of_topic)
+            looks.append(Look(n, len(of_topic), n >= enough) if looked & tps else None)
+        self._pace.fetched(looks[0], looks[1], time.monotonic(), time.process_time())
         # aiokafka reads them for each request; by its options they are set once for all.
         fetcher, pace = consumer._fetcher, self._pace
         fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = pace.min_bytes, pace.wait_ms
@@ -283,6 +291,10 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.log.info("Commit skipped: %s", type(e).__name__)
             return False
         return True
+
+
+def _records(chunks: Iterable[Chunk]) -> int:
+    return sum(len(chunk.records) for chunk in chunks)
 
 
 class Consumer(driver.Consumer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stream.pace import ENOUGH_BYTES, FULL_LINGER_S, LINGER_S, MOST_LINGER_S, Pace
+from stream.pace import ENOUGH_BYTES, FULL_LINGER_S, LINGER_S, MOST_LINGER_S, Look, Pace
 
 
 def run(
@@ -13,7 +13,8 @@ def run(
     for n in range(1, looks + 1):
         past_s = n * 0.1
         now_s = start_s + past_s
-        pace.fetched(round(records_s * 0.1), 64, full, now_s, (start_s + past_s) * cpu_share)
+        rest = Look(round(records_s * 0.1), 64, full)
+        pace.fetched(Look(0, 0, False), rest, now_s, (start_s + past_s) * cpu_share)
     return start_s + seconds
 
 
@@ -56,6 +57,20 @@ def test_with_a_backlog_no_broker_waits_but_the_topic_that_is_read_first_does() 
     assert round(pace.ahead_at_s - end_s, 6) == FULL_LINGER_S
     assert pace.rest_at_s <= end_s
     assert (pace.min_bytes, pace.wait_ms) == (1, 100)
+
+
+def test_a_backlog_at_one_topic_keeps_the_one_that_is_read_first_waiting_no_longer() -> None:
+    """It is looked at when its time has come, however often the others bring a full look meanwhile."""
+    pace = Pace(0.1)
+    end_s = run(pace, 2.0, 20_000, 1.0, full=True)
+    due_s = pace.ahead_at_s
+    assert due_s > end_s
+    pace.fetched(None, Look(2000, 2, True), due_s - 0.01, end_s)
+    assert pace.ahead_at_s == due_s
+    pace.fetched(Look(2000, 2, True), None, due_s + 0.01, end_s)
+    assert pace.ahead_at_s == due_s + 0.01, "it has more: at once again"
+    pace.fetched(Look(700, 64, False), Look(2000, 2, True), due_s + 0.02, end_s)
+    assert round(pace.ahead_at_s - due_s - 0.02, 6) == FULL_LINGER_S
 
 
 def test_a_backlog_ends_some_time_after_its_last_sign() -> None:

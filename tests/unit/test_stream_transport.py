@@ -53,6 +53,28 @@ async def test_the_chunks_of_a_topic_are_one_message(monkeypatch: pytest.MonkeyP
     }  # fmt: skip
 
 
+async def test_the_topic_that_is_read_first_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the other has meanwhile: else a hop with a backlog would keep all that it passes on from being seen."""
+    waiting = {AHEAD: 240, REST: 1_000}
+    looks: list[str] = []
+
+    async def fetch(self: Any, consumer: Any, tps: set[TP], timeout: Any, max_records: Any) -> dict[TP, list[Any]]:  # noqa: ASYNC109
+        found = {}
+        for tp in tps:
+            n = min(waiting[tp], max_records)
+            waiting[tp] -= n
+            if n:
+                looks.append(f"{n} {tp.topic}")
+            found[tp] = [SimpleNamespace(offset=0, value=b"") for _ in range(n)]
+        return found
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetch)
+    thread = made([AHEAD, REST])
+    for _ in range(5):
+        await thread._fetch_records(CONSUMER, {AHEAD, REST}, 1.0, 100)
+    assert looks == ["100 first", "100 first", "40 first", "100 other", "100 other", "100 other"]
+
+
 def made(places: list[TP]) -> Any:
     """A thread that reads these partitions, each from its beginning."""
     thread = cast(Any, ChunkConsumerThread.__new__(ChunkConsumerThread))
