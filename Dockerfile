@@ -20,6 +20,7 @@ FROM python:3.12.12-slim-bookworm
 LABEL org.opencontainers.image.title="event-streaming-tracker" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Events that Kafka does not take wait there: mount a volume. A new one takes the owner of the folder it is mounted on.
+# All else may be read-only.
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent tracker \
  && install -d -o tracker -g tracker /var/lib/tracker/spool
 COPY --from=build /opt/tracker /opt/tracker
@@ -30,8 +31,6 @@ ENV PATH=/opt/tracker/bin:$PATH \
     TRACKER_WORKER_HOST=0.0.0.0 \
     TRACKER_SPOOL_DIR=/var/lib/tracker/spool \
     HEALTH_URL=http://127.0.0.1:8080/readyz
-# Faust makes a folder in the working directory; everything else may be read-only.
-WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8080 8081
 # urlopen raises, and the check fails, on everything but a 2xx.

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from time import monotonic, time
@@ -67,12 +66,20 @@ class NotReady(Exception):
     """The worker can't start: one line on what is missing and the command that helps."""
 
 
-def make_app(settings: Settings, folder: str) -> faust.App:
-    """The Faust app, without agents. `folder`: Faust wants one, and nothing of ours is kept there."""
+class App(faust.App):
+    """Faust's, but it makes no folders: they are for tables, and there are none. A worker that is killed would leave
+    them behind, and one in a container may have nowhere to write."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
+def make_app(settings: Settings) -> App:
+    """The Faust app, without agents."""
     TRANSPORTS.aliases[SCHEME] = "stream.transport:Transport"
     brokers = ";".join(f"{SCHEME}://{server.strip()}" for server in settings.kafka.split(","))
     session = settings.session_timeout_s
-    app = faust.App(
+    app = App(
         settings.group,
         broker=brokers,
         consumer_group_instance_id=settings.worker_id,
@@ -93,7 +100,6 @@ def make_app(settings: Settings, folder: str) -> faust.App:
         topic_disable_leader=True,
         web_enabled=False,
         store="memory://",
-        datadir=folder,
         worker_redirect_stdouts=False,
     )
     transport = cast(Transport, app.transport)
@@ -112,8 +118,7 @@ class Worker:
         self.settings = settings
         self.folder = folder = Folder(chosen(settings), settings)  # first: what is wrong with them is said at once
         self._watch = watch
-        self._folder = tempfile.TemporaryDirectory(prefix="tracker-worker-")
-        self.app = make_app(settings, self._folder.name)
+        self.app = make_app(settings)
         self.store = Store(settings.redis)
         self.out = KafkaOut(
             settings.kafka,
@@ -334,7 +339,6 @@ class Worker:
         metrics.CONFIG_LOADED.set_to_current_time()
         self.watchdog.start()
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self._folder.cleanup)
             starting = asyncio.create_task(self._start(stack))
             stopping = asyncio.create_task(self.stopping.wait())
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -295,6 +295,9 @@ class Stack:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("TRACKER_")}
         self.env |= {f"TRACKER_{name.upper()}": str(value) for name, value in chosen.items()}
         self.env |= {"TRACKER_CONFIG": str(self.config), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(exist_ok=True)
+        self.env["TMPDIR"] = str(self.temporary)
         self.settings: Settings = contract_settings.load(self.env)
         self.endpoint = self.command("endpoint", "serve")
         self.worker = self.command("worker", "worker")

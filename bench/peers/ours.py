@@ -9,7 +9,6 @@ import asyncio
 import gc
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ class CountHop:
         return len(chunk.records)
 
 
-async def main(folder: str) -> None:
+async def main() -> None:
     job = task(sys.argv)
     group, url = job.rest
     settings = load({}, kafka=job.bootstrap, redis=url, group=group)
@@ -97,7 +96,7 @@ async def main(folder: str) -> None:
         store, offsets, {job.topic: ("count", lambda p: CountHop(p, store, progress))},
         lambda reason: failed.set_exception(SystemExit(reason)),
     )  # fmt: skip
-    app = make_app(settings, folder)
+    app = make_app(settings)
     lanes.thread = lambda: app.consumer._thread if app.started and app.consumer is not None else None  # type: ignore[attr-defined]
     transport: Any = app.transport
     transport.done = lanes.done
@@ -132,5 +131,4 @@ def counters(url: str) -> Iterator[tuple[Key, int]]:
 if __name__ == "__main__":
     gc.set_threshold(50_000, 20, 20)  # as `tracker worker`
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    with tempfile.TemporaryDirectory(prefix="tracker-bench-") as folder:
-        asyncio.run(main(folder))
+    asyncio.run(main())

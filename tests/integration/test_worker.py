@@ -262,6 +262,7 @@ async def test_kill_9_amid_50000_events_loses_and_doubles_nothing(own_stack: Cal
 
     await eventually(under_way, 60, every_s=0.05)
     stack.worker.kill()
+    assert [*stack.temporary.iterdir(), *stack.folder.glob("*-data")] == []  # nor does it leave a folder of Faust's
     await sending
     stack.worker.start()
     stack.await_ready()
