@@ -80,6 +80,8 @@ class Lanes:
         self.cut_off = False
         """Out of the group, until Redis answers."""
         self._cut_off_s = cut_off_s
+        self.left_out: Callable[[], str] = lambda: ""
+        """Why others should have the partitions, if so: stream/reach.py. Set by stream/worker.py."""
         self.lanes: dict[TP, Lane] = {}
         self.thread: Callable[[], ChunkConsumerThread | None] = lambda: None  # set by stream/worker.py
         self.done: dict[TP, int] = {}
@@ -215,20 +217,22 @@ class Lanes:
 
     async def _is_cut_off(self) -> bool:
         """Whether Redis has been silent for so long that the worker is out of its group: where others have a Redis,
-        they go on with its partitions. Where nobody has, all wait outside, and join when it answers."""
+        they go on with its partitions. Where nobody has, all wait outside, and join when it answers. Or whether a part
+        of it has, and others do reach that."""
         if (thread := self.thread()) is None:
             return False
+        why = self.left_out()
         if self.cut_off:
             with contextlib.suppress(RedisError, *Unavailable):
                 await self._store.ping()
-            if self._store.silent_s() == 0:
+            if self._store.silent_s() == 0 and not why:
                 log.warning("Redis answers again: joining the group")
                 self.cut_off = thread.away = False
-        elif self._store.silent_s() > self._cut_off_s:
-            log.error(
-                "Redis has not answered for %.0f s (setting cut_off_s): leaving the group until it does",
-                self._cut_off_s,
-            )
+            return self.cut_off
+        if self._store.silent_s() > self._cut_off_s:
+            why = f"Redis has not answered for {self._cut_off_s:.0f} s (setting cut_off_s)"
+        if why:
+            log.error("%s: leaving the group until it does", why)
             self.cut_off = thread.away = True
             self.drop(list(self.lanes))
         return self.cut_off

@@ -141,6 +141,8 @@ class Nodes:
         self._nodes: dict[Address, Node] = {}
         self._slots: list[Node | None] = []
         """Of a cluster: the owner of each slot."""
+        self._owners: set[Address] = set()
+        """Of its slots, also those that could not be asked yet."""
         self._looking: asyncio.Task[None] | None = None
         self._looked = 0.0
         self.failed_s = -inf
@@ -231,31 +233,37 @@ class Nodes:
 
     async def renew_logs(self) -> set[Address]:
         """See stream/redis_log.py. -> the servers that do not answer. Raises RedisError / OSError when none does."""
-        nodes = list(self._nodes.values())
-        told = await asyncio.gather(*(renew_after_start(node.client) for node in nodes), return_exceptions=True)
-        self.note_answers(told)
-        failed: set[Address] = set()
-        for node, error in zip(nodes, told, strict=True):
-            if isinstance(error, RedisError | OSError):
-                failed.add(node.address)
-                self.failed_s = monotonic()
-                self.look_again()
-            elif error is not None:
-                raise error
-        if nodes and len(failed) == len(nodes):
-            raise next(error for error in told if isinstance(error, RedisError | OSError))
-        return failed
+        failed = await self._ask_each(renew_after_start)
+        if failed and len(failed) == len(self._nodes):
+            raise next(iter(failed.values()))
+        return set(failed)
+
+    async def away(self) -> set[Address]:
+        """Owners of slots that do not answer."""
+        failed = await self._ask_each(lambda client: client.ping())
+        return (failed.keys() & self._owners) | (self._owners - self._nodes.keys())
 
     async def _ask_all(self, ask: Callable[[aioredis.Redis], Awaitable[object]]) -> None:
         """Raises RedisError / OSError when a server does not answer: then another may be in its place soon."""
-        told = await asyncio.gather(*(ask(node.client) for node in self._nodes.values()), return_exceptions=True)
+        for error in (await self._ask_each(ask)).values():
+            raise error
+
+    async def _ask_each(
+        self, ask: Callable[[aioredis.Redis], Awaitable[object]]
+    ) -> dict[Address, RedisError | OSError]:
+        """-> the servers that do not answer."""
+        nodes = list(self._nodes.values())
+        told = await asyncio.gather(*(ask(node.client) for node in nodes), return_exceptions=True)
         self.note_answers(told)
-        for error in told:
+        failed: dict[Address, RedisError | OSError] = {}
+        for node, error in zip(nodes, told, strict=True):
             if isinstance(error, RedisError | OSError):
+                failed[node.address] = error
                 self.failed_s = monotonic()
                 self.look_again()
-            if isinstance(error, BaseException):
+            elif isinstance(error, BaseException):
                 raise error
+        return failed
 
     def look_again(self) -> None:
         """Ask for the cluster's map soon; nothing to do for one server."""
@@ -294,7 +302,7 @@ class Nodes:
         if not maps:
             raise next((e for e in told if isinstance(e, RedisError | OSError)), RedisConnectionError("no answer"))
         _, ranges = max(maps, key=lambda answer: answer[0])
-        owners = {address for _, _, address in ranges}
+        self._owners = owners = {address for _, _, address in ranges}
         for address in owners - set(self._nodes):
             node = Node(address, self._client(address), self)
             try:

@@ -15,6 +15,7 @@ and seq of its head, does all or nothing and increments seq:
     identify.lua  identifiers -> profile ids of one site
     split.lua     identifiers of a profile become a new one's
     forget.lua    what processes said of their spools that are long gone
+    hold.lua      one process a worker_id
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Set
 from pathlib import Path
+from time import time
 from typing import Any, Final
 
 import redis.asyncio as aioredis
@@ -32,6 +34,7 @@ from stream.redis_nodes import Nodes, Unavailable
 
 SCRIPTS: Final = (
     "claim", "decide", "advance", "settle", "apply", "trim", "load", "days", "roll", "identify", "split", "forget",
+    "hold",
 )  # fmt: skip
 APPLIED: Final = b"applied"
 
@@ -77,6 +80,14 @@ class Store:
         RedisError, OSError when none answers."""
         return await self._nodes.renew_logs()
 
+    @property
+    def cluster(self) -> bool:
+        return self._nodes.cluster
+
+    async def away(self) -> set[str]:
+        """Nodes of a cluster that own slots and do not answer."""
+        return {f"{host}:{port}" for host, port in await self._nodes.away()}
+
     async def stop(self) -> None:
         await self._nodes.stop()
 
@@ -121,7 +132,7 @@ class Head:
     async def claim(self, first: int | None, least: int = 0) -> int | None:
         """Take the partition over: the offset to go on at; None = there is none and `first` does not say it. The epoch
         is above `least`."""
-        answer = await self._store.call("claim", self.key, [False if first is None else first, least])
+        answer = await self._store.call("claim", self.key, [False if first is None else first, least, _now_ms()])
         epoch, seq, next, self.run, self.settled = unpackb(answer)
         if next < 0:
             return None
@@ -130,7 +141,7 @@ class Head:
 
     async def settle(self) -> None:
         """What the server had lost of this partition when its run began is there again. Raises Lost."""
-        if (answer := await self._store.call("settle", self.key, [self.epoch, self.run])) != APPLIED:
+        if (answer := await self._store.call("settle", self.key, [self.epoch, self.run, _now_ms()])) != APPLIED:
             raise Lost(answer.decode())
         self.settled = True
 
@@ -145,6 +156,10 @@ class Head:
             raise Lost(answer.decode("utf-8", "replace"))
         self.seq += 1
         return int(took_us or 0)
+
+
+def _now_ms() -> int:
+    return int(time() * 1000)
 
 
 __all__ = ["Head", "Lost", "RedisError", "Store", "Unavailable"]

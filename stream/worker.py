@@ -31,9 +31,11 @@ from stream.deadlines import keep_time
 from stream.fit.nightly import keep_fitted
 from stream.fold import Folder
 from stream.lanes import Lanes
+from stream.lease import Lease
 from stream.medians import keep_medians
 from stream.poison import Limits
 from stream.profile import ProfileCache
+from stream.reach import Reach
 from stream.recovery import Recovery, tail_of
 from stream.redis_store import RedisError, Store, Unavailable
 from stream.resolve import Merged, Resolve
@@ -55,6 +57,7 @@ STOP_MARGIN_S: Final = 2.0
 """Beyond drain_s: then the watchdog gives a stop up."""
 ENDS_EVERY_S: Final = 5.0
 """How often Kafka is asked for the ends of the logs, beside the consumer, whose view stops with it."""
+OWN_NAME: Final = "give each worker a TRACKER_WORKER_ID of its own"
 LINGER_MS: Final = 5.0
 FLUSH_BYTES: Final = 4 << 20
 """Of all partitions together: what one chunk gives should leave as one batch a partition."""
@@ -120,6 +123,7 @@ class Worker:
         self._watch = watch
         self.app = make_app(settings)
         self.store = Store(settings.redis)
+        self.lease = Lease(self.store, settings.worker_id)
         self.out = KafkaOut(
             settings.kafka,
             linger_ms=LINGER_MS,
@@ -154,6 +158,8 @@ class Worker:
             self.fatal,
             settings.cut_off_s,
         )
+        self.reach = Reach(self.store, settings.partitions, settings.worker_id, settings.cut_off_s, self._takes)
+        self.lanes.left_out = lambda: self.reach.why
         self.reason: str | None = None
         self.cut = False
         """A part did not come to its end: the process must not wait for it."""
@@ -185,6 +191,11 @@ class Worker:
         consumer: Any = self.app.consumer if self.app.started else None
         return consumer._thread if consumer is not None else None
 
+    def _takes(self) -> bool:
+        """Whether this worker can take partitions."""
+        thread = self.thread()
+        return thread is not None and thread.joined and not self.lanes.cut_off
+
     def _turned(self) -> float | None:
         """When the consumer's thread last turned. Asked from the watchdog's thread."""
         thread = self.thread()
@@ -196,6 +207,10 @@ class Worker:
             self.reason = reason
             log.critical("%s", reason)
         self.stopping.set()
+
+    def _taken(self, who: str) -> None:
+        name = self.settings.worker_id
+        self.fatal(f"another worker has taken this one's place under worker_id {name} ({who}): {OWN_NAME}")
 
     def reconfigure(self, settings: Settings) -> None:
         """Other settings of sites and signals, from the next chunk on."""
@@ -354,6 +369,7 @@ class Worker:
                 asyncio.create_task(self.measure()),
                 asyncio.create_task(self.ask_ends()),
                 asyncio.create_task(self.lanes.keep()),
+                asyncio.create_task(self.lease.keep(self._taken)),
                 asyncio.create_task(
                     keep_time(
                         lambda: TP(EVENTS, 0) in self.lanes.lanes,
@@ -373,6 +389,8 @@ class Worker:
                     keep_fitted(lambda: TP(PROFILE_EVENTS, 0) in self.lanes.lanes, self.store, lambda: self.settings)
                 ),
             ]
+            if self.store.cluster:
+                beside.append(asyncio.create_task(self.reach.keep()))
             if self._watch is not None:
                 failed = metrics.CONFIG_FAILURES.inc
                 keep = keep_reloading(self._watch, lambda: self.settings, self.reconfigure, failed)
@@ -434,6 +452,11 @@ class Worker:
             library.setLevel(level)
         await self.out.start({t.name: None for t in TOPICS})
         stack.push_async_callback(self._within, "The Kafka producer", lambda: self.out.stop(PRODUCER_STOP_S))
+        with contextlib.suppress(RedisError, *Unavailable):
+            if (who := await self.lease.take()) is not None:
+                name = self.settings.worker_id
+                raise NotReady(f"a worker runs under worker_id {name} already ({who}): {OWN_NAME}")
+        stack.push_async_callback(self._within, "The lease", self.lease.let_go)
         await stack.enter_async_context(self.web())
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,15 +23,18 @@ from stream.redis_store import Head, Store
 from stream.rollups import roll
 from stream.signals import SIGNALS
 from tests.harness import Cluster, Servers, Stack, cli, embedded_cluster, eventually, in_thread
-from tests.integration.test_worker import CARTS, Traffic, counters, equals, profile
+from tests.integration.test_worker import CARTS, Traffic, counters, equals, profile, track
+from tests.integration.test_worker_health import owned
 from tests.unit.conditions import when
 from tracker.cli.segments import members_now
+from tracker.cli.up import ready
 from tracker.contract import keys
 from tracker.contract.predicates import Segment
 from tracker.contract.redis_url import admin, reader
 from tracker.contract.settings import load
 from tracker.contract.windows import Zone
 from tracker.counters import read_counters, read_visitors
+from tracker.embedded.process import Child, free_port, wait_until
 
 pytestmark = pytest.mark.integration
 PARTITIONS = 16
@@ -336,3 +342,75 @@ def test_a_preview_of_a_segment_reads_the_profiles_of_every_node(cluster: Cluste
     hue = when({"field": "trait", "name": "city", "op": "=", "value": "Huế"})
     found = members_now(settings, "demo", Segment("hue", hue), 100)
     assert (found["profiles"], found["members"]) == (12, 8)
+
+
+CUT_OFF = """
+import os
+from redis.asyncio.connection import AbstractConnection, Connection
+from redis.exceptions import ConnectionError
+from stream.worker import run
+from tracker.contract.settings import load
+
+def cut(method):
+    async def tried(self, *args, **kwargs):
+        if self.port == {port} and os.path.exists({flag!r}):
+            await self.disconnect(nowait=True)
+            raise ConnectionError("no route")
+        return await method(self, *args, **kwargs)
+    return tried
+
+AbstractConnection.send_packed_command = cut(AbstractConnection.send_packed_command)
+Connection._connect = cut(Connection._connect)
+raise SystemExit(run(load()))
+"""
+"""A worker whose network does not reach the node at a port while there is a file."""
+
+
+async def test_a_worker_that_alone_does_not_reach_a_node_leaves_and_one_of_many_stays(
+    own_servers: Callable[[], Servers], own_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    servers = await asyncio.to_thread(own_servers)
+    cluster = await asyncio.to_thread(own_cluster)
+    servers.redis = cluster.url
+    stack = Stack(tmp_path / "stack", servers, partitions=PARTITIONS, session_timeout_s=6, cut_off_s=5)
+    flag, port = tmp_path / "cut", free_port()
+    code = CUT_OFF.format(port=cluster.ports[1], flag=str(flag))
+    env = stack.env | {"TRACKER_WORKER_ID": "other", "TRACKER_WORKER_PORT": str(port)}
+    other = Child("other", [sys.executable, "-c", code], tmp_path / "other.log", env=env, cwd=tmp_path)
+    stack.others.append(other)
+
+    async def own(mine: int, others: int) -> bool:
+        assert (await owned(f"http://127.0.0.1:{port}"), await owned(stack.worker_http)) == (mine, others)
+        return True
+
+    def left() -> tuple[int, int]:
+        logs = (other.log.read_text("utf-8"), stack.worker.log.read_text("utf-8"))
+        return logs[0].count("leaving the group"), logs[1].count("leaving the group")
+
+    try:
+        await asyncio.to_thread(stack.start)
+        other.start()
+        await asyncio.to_thread(lambda: wait_until(lambda: ready("127.0.0.1", port), [other], 60, "other"))
+        await eventually(lambda: own(PARTITIONS, PARTITIONS), 40)
+        site = stack.site()
+        flag.touch()
+        await stack.send(site, *(track("Product Viewed", n, who=f"a{n}") for n in range(100)))
+        await eventually(lambda: own(0, 2 * PARTITIONS), 40)
+        await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 100}), 20)
+        missed = f"Redis: 127.0.0.1:{cluster.ports[1]} has not answered for 5 s (setting cut_off_s)"
+        whole = f"{stack.settings.worker_id} reaches all nodes"
+        assert f"{missed}, and {whole}: leaving the group until it does" in other.log.read_text("utf-8")
+        flag.unlink()
+        await eventually(lambda: own(PARTITIONS, PARTITIONS), 40)
+        assert left() == (1, 0)
+
+        os.kill(cluster.children["redis-1"].pid, signal.SIGSTOP)  # Now nobody reaches it.
+        await asyncio.sleep(14)
+        assert left() == (1, 0)
+        os.kill(cluster.children["redis-1"].pid, signal.SIGCONT)
+        await stack.send(site, *(track("Product Viewed", 100 + n, who=f"a{n}") for n in range(100)))
+        await eventually(lambda: equals(counters(stack, site), {"Product Viewed": 200}), 40)
+        assert left() == (1, 0)
+    finally:
+        os.kill(cluster.children["redis-1"].pid, signal.SIGCONT)
+        await asyncio.to_thread(stack.stop)

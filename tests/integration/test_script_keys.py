@@ -13,6 +13,7 @@ from redis import Redis
 from redis.crc import key_slot
 
 from stream.fold import Folder
+from stream.lease import Lease
 from stream.redis_store import SCRIPTS, Store
 from stream.resolve import Resolve
 from stream.rollups import roll
@@ -64,6 +65,9 @@ async def work(store: Store) -> None:
     await store.run("HSET", WAITS_KEY, "gone", "1:2", "frozen", "1:3")
     await store.call("forget", WAITS_KEY, [["gone", "1:2"], ["frozen", "1:2"], ["nobody", "1:2"]])
     assert await store.run("HGETALL", WAITS_KEY) == {b"frozen": b"1:3"}  # it goes on, and has said it anew
+    lease = Lease(store, "w")
+    assert await lease.take() is None
+    await lease.let_go()
 
 
 async def test_the_keys_of_every_script_share_the_slot_of_its_first(tmp_path: Path) -> None:

@@ -103,10 +103,10 @@ class Redis:
     def silent_s(self) -> float:
         return 0.0
 
-    away: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
 
     async def renew_log(self) -> frozenset[str]:
-        return self.away
+        return self.silent
 
     def place(self, key: str) -> str:
         return key
@@ -161,7 +161,7 @@ async def test_partitions_of_a_node_that_is_away_hold_up_no_other(says_so: bool)
 
     lanes, reader = make(Partition(10))
     lanes._hops = {"t": ("resolve", Hop)}
-    lanes._store.away = frozenset({"away"} if says_so else ())  # type: ignore[attr-defined]
+    lanes._store.silent = frozenset({"away"} if says_so else ())  # type: ignore[attr-defined]
     reader.assignment = lambda: {TP("t", p) for p in range(9)}  # type: ignore[method-assign]
     for _ in range(4):
         await lanes._try_claim()

@@ -5,7 +5,8 @@ touches lies in one slot of a Redis Cluster.
       {eN}:head        hash    epoch, seq, next (offset), received_at_ms (of the last event before next); and for what a
                                Redis that was started again may have lost (stream/recovery.py): run (id of the server's
                                run that it was claimed in), settled (the run whose loss has been made good), at_ms (of
-                               the last write), back_ms (at_ms when the run began), owes (a run before was not settled)
+                               the last write), back_ms (at_ms when the run began), owes (a run before was not settled),
+                               ahead_ms (of the clock that at_ms is by, before the owners')
       {eN}:decided     string  the decisions of the chunk in flight: base, end, profile ids (msgpack)
       {eN}:seen:HOUR   string  64-bit hashes of (site, messageId), 8 bytes each; HOUR = received_at_ms / 3600000
 
@@ -48,6 +49,13 @@ touches lies in one slot of a Redis Cluster.
       {s:SITE}:fit            hash    SIGNAL -> the last fit of its churn model, JSON; `lock` is {s:SITE}:fit:lock
       {s:SITE}:fit:lock       string  who fits now; expires
       {s:SITE}:merges         list    merges not yet known to be in Kafka (msgpack: winner, loser, rule, messageId, ms)
+
+    nodes of a Redis Cluster
+      {pN}:whole       string  a worker that has just reached all nodes; expires. On each node under one tag, {eN} where
+                               it has no {pN} (stream/reach.py)
+
+    worker
+      {w:ID}:held      hash    run, who: the process that runs under this worker_id (stream/lease.py); expires
 
     all of it
       {clock}:waits    hash    name of an endpoint's process -> "since:until": when it received the oldest event that is
@@ -228,6 +236,10 @@ def merged_key(site: str, profile_id: str) -> str:
 
 def merges_key(site: str) -> str:
     return f"{{s:{site}}}:merges"
+
+
+def worker_key(worker_id: str) -> str:
+    return f"{{w:{id_part(worker_id)}}}:held"
 
 
 def models_key(partition: int) -> str:

@@ -389,8 +389,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         _s(
             "s",
-            "A worker that Redis (all nodes of a cluster) has not answered for so long leaves its group until it does, "
-            "so that workers that reach it go on with its partitions. More than a restart of Redis takes.",
+            "A worker that Redis (all nodes of a cluster; or some, while another worker reaches all) has not answered "
+            "for so long leaves its group until it does, so that workers that reach it go on with its partitions. More "
+            "than a restart of Redis takes.",
             ge=5,
         ),
     ] = 120.0
