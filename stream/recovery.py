@@ -42,7 +42,8 @@ from tracker.contract.topics import MERGES, PROFILE_EVENTS
 log = logging.getLogger(__name__)
 
 SKEW_MS: Final = 10_000
-"""How far the clocks of Redis's machine and of workers may differ: so much more of the log is read."""
+"""How far the clocks of workers may differ, and how far Redis's may jump ahead between two claims: so much more of the
+log is read. By how much it was ahead at claims is known (ahead_ms)."""
 SETTLE_S: Final = 1.0
 """What was decided before the crash, and is on its way to Kafka, is there after this."""
 AT_ONCE: Final = 200
@@ -105,6 +106,8 @@ class Head(Struct):
     at_ms: int
     back_ms: int
     owes: bool
+    ahead_ms: int
+    """Of events: by how much the server's clock was ahead of the owners' at most, since it has settled last."""
 
     def since_ms(self, run: str) -> int:
         """What the server lost when this run of it began is later than this."""
@@ -150,12 +153,15 @@ class Recovery:
         tags: list[tuple[int | None, str]] = [(p, keys.events_tag(p)) for p in partitions]
         tags += [(None, keys.profiles_tag(p)) for p in partitions]
         names = [(p, tag) for p, tag in tags if self._store.place(tag) == place]
-        fields = ("next", "run", "settled", "at_ms", "back_ms", "owes")
+        fields = ("next", "run", "settled", "at_ms", "back_ms", "owes", "ahead_ms")
         found = await asyncio.gather(*(self._store.run("HMGET", f"{tag}:head", *fields) for _, tag in names))
         return [
-            Head(p, int(next or 0), _text(run), _text(settled), int(at_ms or 0), int(back_ms or 0), owes is not None)
-            for (p, _), (next, run, settled, at_ms, back_ms, owes) in zip(names, found, strict=True)
-        ]
+            Head(
+                p, int(next or 0), _text(run), _text(settled), int(at_ms or 0), int(back_ms or 0), owes is not None,
+                int(ahead_ms or 0),
+            )
+            for (p, _), (next, run, settled, at_ms, back_ms, owes, ahead_ms) in zip(names, found, strict=True)
+        ]  # fmt: skip
 
     async def _take(self, place: Hashable, run: str) -> dict[int, Logged]:
         """Read the log from the last thing that the server knows, and restore its sites."""
@@ -173,7 +179,8 @@ class Recovery:
         if self._tail is not None:
             waiting: dict[str, tuple[list[Any], list[Any]]] = {}
             told: set[Any] = set()
-            async for records in self._tail(since_ms - SKEW_MS):
+            ahead_ms = max((head.ahead_ms for head in heads), default=0)
+            async for records in self._tail(since_ms - ahead_ms - SKEW_MS):
                 for topic, partition, value in records:
                     n += 1
                     if n % AT_ONCE == 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class World:
         self.url, self.child = await asyncio.to_thread(embedded_redis, self.folder)
         self.store = Store(self.url)
         await self.store.start()
+        await self._write_at_once()
 
     async def worker(self, *partitions: int) -> list[Resolve]:
         recovery = Recovery(self.store, SETTINGS, self.log.tail)
@@ -69,9 +71,14 @@ class World:
         await asyncio.to_thread(await_redis, self.child, self.url)
         while True:
             try:
-                return await self.store.start()
+                await self.store.start()
+                return await self._write_at_once()
             except ConnectionError:  # of a connection to the server that was killed
                 pass
+
+    async def _write_at_once(self) -> None:
+        """Else it waits with its writes while the disk is slow, and `size` lags."""
+        await self.store.run("CONFIG", "SET", "appendfsync", "always")
 
     async def owner(self, type: str, value: str) -> str | None:
         found = await self.store.run("GET", keys.identifier_key(SITE, type, value))
@@ -150,6 +157,30 @@ async def test_what_is_lost_is_looked_for_once_in_a_life_of_the_server(world: Wo
     assert world.log.reads == reads + 3
     await world.worker(0, 1)
     assert world.log.reads == reads + 3
+
+
+async def test_a_redis_whose_clock_is_ahead_makes_no_recovery_begin_too_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is by workers' clocks. Nor when another took over, whose clock is right."""
+
+    monkeypatch.setattr("stream.redis_store.time", lambda: time.time() - 60)
+    (one,) = await world.worker(0)
+    await one.process(chunk(EVENTS, 0, event(0, anonymousId="a")))
+    size, since_ms = world.size(), (time.time() - 60) * 1000
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId="b")))
+    monkeypatch.setattr("stream.redis_store.time", time.time)
+    await world.rewind(size)
+    (one,) = await world.worker(0)
+    assert since_ms - 15_000 < world.log.since_ms < since_ms
+
+    # That is over with the loss of that run.
+    await one.process(chunk(EVENTS, 1, event(1, anonymousId="b")))
+    size, since_ms = world.size(), time.time() * 1000
+    await one.process(chunk(EVENTS, 2, event(2, anonymousId="b")))
+    await world.rewind(size)
+    await world.worker(0)
+    assert since_ms - 15_000 < world.log.since_ms < since_ms
 
 
 async def test_a_worker_that_did_not_notice_the_restart_decides_nothing(world: World) -> None:

@@ -56,6 +56,8 @@ class Log:
     def __init__(self) -> None:
         self.records: list[tuple[str, int, bytes]] = []
         self.reads = 0
+        self.since_ms = 0
+        """Of the last read."""
 
     def append(self, topic: str, key: bytes, value: bytes, _: Any, partition: int) -> asyncio.Future[None]:
         self.records.append((topic, partition, value))
@@ -68,6 +70,7 @@ class Log:
 
     async def tail(self, since_ms: int) -> AsyncIterator[Records]:
         self.reads += 1
+        self.since_ms = since_ms
         for topic in (MERGES, PROFILE_EVENTS):
             yield [r for r in self.records if r[0] == topic]
 
