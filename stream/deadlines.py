@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
 MOST_AHEAD_MS: Final = 1_000
 """Less than MARGIN_MS: a clock so far ahead still passes no event of an endpoint whose clock is right."""
+UNSEEN_MS: Final = 5_000
+"""After so long without a look a spool may have come and gone unseen: the process stood still, Redis did not answer."""
 TELL_EVERY_S: Final = 60.0
 GONE_MS: Final = 3_600_000
 """After what a process said has not been believed for so long, it is removed: each process has a name of its own, and
@@ -51,10 +53,14 @@ class Spooled:
         """When the oldest of them was received; None: there are none."""
         self._ends: dict[int, int] | None = None
         """Partition of events -> where it ended when all of them were in Kafka."""
+        self._looked_ms: int | None = None
 
     def least_ms(self, waits: Iterable[bytes], now_ms: int, nexts: Mapping[int, int], ends: Mapping[int, int]) -> int:
         """The clock must not pass this. `waits`: "since:until" of each process; `nexts`, `ends`: of the partitions'
         heads, and their ends as they were asked after `waits`."""
+        if self._looked_ms is not None and now_ms - self._looked_ms > UNSEEN_MS:
+            self._since_ms, self._ends = 0, None
+        self._looked_ms = now_ms
         found = [since for since, until in map(_wait, waits) if until > now_ms]
         if found:
             self._since_ms, self._ends = min([*found, *([self._since_ms] if self._since_ms is not None else [])]), None

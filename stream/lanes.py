@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from time import monotonic, perf_counter
 from typing import Final, Protocol
@@ -247,13 +247,14 @@ class Lanes:
         if (thread := self.thread()) is None or not thread.settled:
             return  # What is in another's hands now must not be taken from it.
         tried: set[TP] = set()
+        away: set[Hashable] = set()
         try:
             while missing := [tp for tp in self._missing() if tp not in tried]:
                 some = sorted(missing, key=self._failing.__contains__)[:CLAIM_AT_ONCE]
                 tried.update(some)
                 self._failing.update(some)
                 async with asyncio.timeout(CLAIM_TIMEOUT_S):
-                    await self._claim(some)
+                    await self._claim(some, away)
                 self._failing -= self.lanes.keys()
         except (KafkaError, RedisError, *Unavailable) as e:
             self._not_claimed(e)
@@ -262,14 +263,15 @@ class Lanes:
         self._note(e)
         self._complain(f"Claiming partitions: {type(e).__name__}: {e}; trying again")
 
-    async def _claim(self, missing: list[TP]) -> None:
+    async def _claim(self, missing: list[TP], away: set[Hashable]) -> None:
         """Make lanes of partitions. Only `keep` calls it, one call after the other. One that can't be claimed, for its
-        node of a cluster is away, holds up no other. Raises when none can be."""
+        node of a cluster is away, holds up no other. `away`: nodes that are not asked (again), for they did not answer;
+        more are added. Raises when none can be."""
         thread = self.thread()
         if thread is None:
             return
         # Redis may have been restarted: that is why lanes are claimed again.
-        away = await self._store.renew_log()
+        away |= await self._store.renew_log(away)
         hops = {tp: self._hops[tp.topic][1](tp.partition) for tp in missing}
         if away:
             hops = {tp: hop for tp, hop in hops.items() if self._store.place(hop.head_key) not in away}
@@ -296,7 +298,8 @@ class Lanes:
         for tp, generation in generations.items():
             lane = self.lanes[tp] = Lane(tp, hops[tp], generation, self._hops[tp.topic][0])
             lane.task = asyncio.create_task(self._run(lane))
-        log.info("Claimed %d partitions", len(generations))
+        if generations:
+            log.info("Claimed %d partitions", len(generations))
 
     async def _check_heads(self) -> None:
         """A partition without traffic would not notice that its head went back, or that its last chunk never came."""
@@ -304,13 +307,20 @@ class Lanes:
         idle = [(lane, lane.steps, lane.hop.next) for lane in self.lanes.values() if not lane.busy]
         if not idle:
             return
-        heads = await asyncio.gather(*(self._store.run("HGET", lane.hop.head_key, "next") for lane, _, _ in idle))
+        heads = await asyncio.gather(
+            *(self._store.run("HGET", lane.hop.head_key, "next") for lane, _, _ in idle), return_exceptions=True
+        )
+        failed: BaseException | None = None
         for (lane, steps, next), head in zip(idle, heads, strict=True):
-            if int(head or -1) != next and lane.steps == steps and not lane.busy and self.lanes.get(lane.tp) is lane:
+            if isinstance(head, BaseException):  # A node of a cluster that is away hides nothing of the others'.
+                failed = head
+            elif int(head or -1) != next and lane.steps == steps and not lane.busy and self.lanes.get(lane.tp) is lane:
                 self._complain(
                     f"{lane.tp.topic}[{lane.tp.partition}]: Redis is at {head!r}, not {next}; claiming it again"
                 )
                 self.drop([lane.tp])
+        if failed is not None:
+            raise failed
 
     def _drop_starved(self) -> None:
         """Between the consumer's thread and its lane a chunk can vanish (Faust clears its queues around a rebalance).

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence, Set
 from math import inf
 from time import monotonic, perf_counter
 from typing import Any, Final
@@ -231,10 +231,11 @@ class Nodes:
                 return policy
         return None
 
-    async def renew_logs(self) -> set[Address]:
-        """See stream/redis_log.py. -> the servers that do not answer. Raises RedisError / OSError when none does."""
-        failed = await self._ask_each(renew_after_start)
-        if failed and len(failed) == len(self._nodes):
+    async def renew_logs(self, but: Set[Hashable] = frozenset()) -> set[Address]:
+        """See stream/redis_log.py. -> the servers that do not answer; those in `but` are not asked. Raises
+        RedisError / OSError when none does."""
+        failed = await self._ask_each(renew_after_start, but)
+        if failed and len(failed) == len(self._nodes.keys() - but):
             raise next(iter(failed.values()))
         return set(failed)
 
@@ -249,12 +250,13 @@ class Nodes:
             raise error
 
     async def _ask_each(
-        self, ask: Callable[[aioredis.Redis], Awaitable[object]]
+        self, ask: Callable[[aioredis.Redis], Awaitable[object]], but: Set[Hashable] = frozenset()
     ) -> dict[Address, RedisError | OSError]:
         """-> the servers that do not answer."""
-        nodes = list(self._nodes.values())
+        nodes = [node for node in self._nodes.values() if node.address not in but]
         told = await asyncio.gather(*(ask(node.client) for node in nodes), return_exceptions=True)
-        self.note_answers(told)
+        if nodes:
+            self.note_answers(told)
         failed: dict[Address, RedisError | OSError] = {}
         for node, error in zip(nodes, told, strict=True):
             if isinstance(error, RedisError | OSError):

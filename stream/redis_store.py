@@ -75,10 +75,10 @@ class Store:
         forget where to go on, and count the log a second time. Raises RedisError, OSError."""
         return await self._nodes.evicts()
 
-    async def renew_log(self) -> Set[Hashable]:
-        """See stream/redis_log.py. -> servers of a cluster that do not answer, as `place` names them. Raises
-        RedisError, OSError when none answers."""
-        return await self._nodes.renew_logs()
+    async def renew_log(self, but: Set[Hashable] = frozenset()) -> Set[Hashable]:
+        """See stream/redis_log.py. -> servers of a cluster that do not answer, as `place` names them; those in `but` are
+        not asked. Raises RedisError, OSError when none answers."""
+        return await self._nodes.renew_logs(but)
 
     @property
     def cluster(self) -> bool:

@@ -194,7 +194,7 @@ class Worker:
     def _takes(self) -> bool:
         """Whether this worker can take partitions."""
         thread = self.thread()
-        return thread is not None and thread.joined and not self.lanes.cut_off
+        return thread is not None and thread.joined and not self.lanes.cut_off and not self.lanes.outage
 
     def _turned(self) -> float | None:
         """When the consumer's thread last turned. Asked from the watchdog's thread."""

@@ -36,6 +36,16 @@ def test_a_new_owner_reads_first_what_was_in_the_log() -> None:
     assert spooled.least_ms([], 7_000, {0: 9}, {0: 40}) == 7_000
 
 
+def test_an_owner_that_stood_still_reads_first_what_was_in_the_log() -> None:
+    """Frozen, or without a Redis: another may have written the clock meanwhile, and a spool come and gone."""
+    spooled = Spooled()
+    assert spooled.least_ms([], 10_000, {0: 7}, {0: 7}) == 10_000
+    assert spooled.least_ms([], 14_000, {0: 7}, {0: 9}) == 14_000
+    assert spooled.least_ms([], 60_000, {0: 8}, {0: 20}) == 0
+    assert spooled.least_ms([], 61_000, {0: 19}, {0: 30}) == 0
+    assert spooled.least_ms([], 62_000, {0: 20}, {0: 40}) == 62_000
+
+
 def test_what_processes_said_is_removed_when_it_has_not_been_believed_for_long() -> None:
     now_ms = 10 * GONE_MS
     waits = {b"a": b"40:%d" % (now_ms - GONE_MS - 1), b"b": b"40:%d" % (now_ms - GONE_MS), b"c": b"nonsense"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
@@ -105,8 +106,12 @@ class Redis:
 
     silent: frozenset[str] = frozenset()
 
-    async def renew_log(self) -> frozenset[str]:
-        return self.silent
+    asked_silent = 0
+    """How often one that does not answer was waited for."""
+
+    async def renew_log(self, but: Set[Any]) -> frozenset[str]:
+        self.asked_silent += len(self.silent - but)
+        return self.silent - but
 
     def place(self, key: str) -> str:
         return key
@@ -166,6 +171,33 @@ async def test_partitions_of_a_node_that_is_away_hold_up_no_other(says_so: bool)
     for _ in range(4):
         await lanes._try_claim()
     assert {tp.partition for tp in lanes.lanes} == {6, 7, 8}
+    # It is waited for once in a round, not with every few partitions.
+    assert lanes._store.asked_silent == (4 if says_so else 0)  # type: ignore[attr-defined]
+    await lanes.finish(0)
+
+
+async def test_a_head_that_went_back_is_found_though_another_node_is_away() -> None:
+    here = Partition(10)
+    lanes, reader = make(here)
+
+    def hop(p: int) -> SlowHop:
+        made = SlowHop(here)
+        made.head_key = ("away", "here")[p]
+        return made
+
+    async def run(command: str, key: str, field: str) -> bytes:
+        if key == "away":
+            raise RedisConnectionError(key)
+        return str(here.next).encode()
+
+    lanes._hops = {"t": ("resolve", hop)}
+    lanes._store.run = run  # type: ignore[assignment, method-assign]
+    reader.assignment = lambda: {TP("t", 0), TP("t", 1)}  # type: ignore[method-assign]
+    await lanes._try_claim()
+    here.next = -1
+    with pytest.raises(RedisConnectionError):
+        await lanes._check_heads()
+    assert lanes.lanes.keys() == {TP("t", 0)}
     await lanes.finish(0)
 
 
