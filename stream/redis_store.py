@@ -76,8 +76,8 @@ class Store:
         return await self._nodes.evicts()
 
     async def renew_log(self, but: Set[Hashable] = frozenset()) -> Set[Hashable]:
-        """See stream/redis_log.py. -> servers of a cluster that do not answer, as `place` names them; those in `but` are
-        not asked. Raises RedisError, OSError when none answers."""
+        """See stream/redis_log.py. -> servers of a cluster that do not answer, as `place` names them; `but` are not
+        asked. Raises RedisError, OSError when none answers."""
         return await self._nodes.renew_logs(but)
 
     @property

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import aiokafka
+import faust
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import (
@@ -364,3 +365,12 @@ class Transport(driver.Transport):
     """After a rebalance: claims what is ours."""
     on_out_of_range: Callable[[OffsetOutOfRangeError], object]
     """Kafka no longer has the records to go on from. Called in the consumer's thread."""
+
+
+class App(faust.App):
+    """Faust's, but it makes no folders: they are for tables, and there are none. A worker that is killed would leave
+    them behind, and one in a container may have nowhere to write. (It stands here, for mode silences the logger of a
+    module with such a class, and worker.py's tells why a worker ends.)"""
+
+    def _create_directories(self) -> None:
+        pass

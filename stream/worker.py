@@ -17,7 +17,6 @@ from math import inf
 from time import monotonic, time
 from typing import Any, Final, cast
 
-import faust
 import uvloop
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer
@@ -42,7 +41,7 @@ from stream.resolve import Merged, Resolve
 from stream.rollups import keep_rolled
 from stream.signals import chosen
 from stream.signals_hop import ApplyBound, SignalsHop
-from stream.transport import SCHEME, ChunkConsumerThread, ChunkSchema, Transport
+from stream.transport import SCHEME, App, ChunkConsumerThread, ChunkSchema, Transport
 from stream.watchdog import EX_FATAL, OwnTime, Progress, Watchdog
 from tracker.contract.producer import KafkaOut
 from tracker.contract.reload import Watch, keep_reloading
@@ -67,14 +66,6 @@ MAX_PENDING_BYTES: Final = 1 << 30
 
 class NotReady(Exception):
     """The worker can't start: one line on what is missing and the command that helps."""
-
-
-class App(faust.App):
-    """Faust's, but it makes no folders: they are for tables, and there are none. A worker that is killed would leave
-    them behind, and one in a container may have nowhere to write."""
-
-    def _create_directories(self) -> None:
-        pass
 
 
 def make_app(settings: Settings) -> App:
