@@ -35,7 +35,7 @@ def second(stack: Stack) -> Child:
 
 async def test_a_second_worker_under_one_worker_id_ends_with_a_line_and_takes_nothing(stack: Stack) -> None:
     log, n = stack.worker.log, len(stack.worker.log.read_text("utf-8"))
-    has = await owned(stack.worker_http)
+    has = await eventually(lambda: owned(stack.worker_http))
     child = second(stack)
     await eventually(lambda: not child.running, 30)
     assert child.process is not None

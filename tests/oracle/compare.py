@@ -42,7 +42,7 @@ CROSSING = re.compile(
 LANDMARK_MS, WEEK_MS, LEAST = 1_577_836_800_000, 7 * 86_400_000, 1 / 16
 """Whose score is below LEAST may have left the ranking."""
 UNCHECKED = re.compile(
-    r"^\{clock\}:|^\{s:[^}]*\}:((id|ids|to|k|r):|(run|score|epochs)$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms)$"
+    r"^\{clock\}:|^\{w:|^\{[ep]\d+\}:whole$|^\{s:[^}]*\}:((id|ids|to|k|r):|(run|score|epochs)$)|^\{[ep]\d+\}:head\.(epoch|seq|run|settled|owes|at_ms|back_ms|ahead_ms)$"
     r"|^\{p\d+\}:rank$|\.cart\.(counted|lines)$|:v:.*\.(contact|gate)$|:g\.journey_"
     r"|^\{p\d+\}:c:[\w-]+:(carts|cart_products|feedback|messages|retention|sales|steps):"
 )
