@@ -18,6 +18,7 @@ from stream.core.cart_state import (
     WAITING,
     Cart,
     Carts,
+    Order,
     State,
     recency,
     with_more,
@@ -32,10 +33,11 @@ def merge_carts(one: Carts, other: Carts) -> Carts:
         return one
     if one == NEW:
         return other
-    known = sorted(
-        (*one.orders, *other.orders), key=lambda o: (o.ms, o.id, o.back, o.reversed, o.value, o.cur or "", o.by or "")
-    )
-    orders = {o.id: o for o in known}
+    known = sorted((*one.orders, *other.orders), key=lambda o: (o.ms, repr(o)))
+    reports: dict[str, list[Order]] = {}
+    for o in known:
+        reports.setdefault(o.id, []).append(o)
+    orders = {id: _as_one(each) for id, each in reports.items()}
     closed_ms = max((o.ms for o in orders.values()), default=0)
     both: dict[str, list[Cart]] = {}
     for cart in (*one.carts, *other.carts):
@@ -47,6 +49,24 @@ def merge_carts(one: Carts, other: Carts) -> Carts:
         carts=tuple(sorted(carts, key=lambda c: c.key)),
         orders=tuple(orders.values())[-MAX_ORDERS:],
         links=links,
+    )
+
+
+def _as_one(reports: list[Order]) -> Order:
+    """An order that both visitors had: its earliest report, and the carts of the one of which it recovered any."""
+    first = reports[0]
+    if len(reports) == 1:
+        return first
+    by = next((o for o in reports if o.by is not None), first)
+    return replace(
+        first,
+        by=by.by,
+        gain=by.gain,
+        opened_ms=by.opened_ms,
+        brought=by.brought,
+        left=by.left,
+        back=min(first.value, sum(o.back for o in reports)),
+        reversed=any(o.reversed for o in reports),
     )
 
 

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from stream.core.activity import joined as joined_sessions
 from stream.core.activity import united
 from tracker.contract.durations import DAY_MS, MINUTE_MS
-from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER, SESSION, Adds, ScoreRules, adds_of, weights_of
+from tracker.contract.scoring import SESSION, Adds, ScoreRules, adds_of, weights_of
 
 LANDMARK_MS: Final = 1_577_836_800_000
 """2020-01-01T00:00Z."""
@@ -181,69 +181,16 @@ def joined(one: Tally, other: Tally, half_life_d: float, at_ms: int) -> Tally:
 # -- all of a person -------------------------------------------------------------------------------------------------
 
 
-def with_order(tallies: Tallies, at_ms: int, day: int, rules: Rules, last_ms: int) -> dict[str, Tally] | None:
-    """With an order more: the earliest is `first_order`, all others are `repeat_order`, whatever order they come in.
-    None when it is over the day's cap."""
-    first, repeat = tallies.get(FIRST_ORDER), tallies.get(REPEAT_ORDER)
-    h_first, h_repeat = rules.half_lives_d[FIRST_ORDER], rules.half_lives_d[REPEAT_ORDER]
-    if first is None:
-        return {**tallies, FIRST_ORDER: Tally(position(at_ms, h_first), h_first, 1, day, 1)}
-    first_ms = _time_of(first)
-    if at_ms < first_ms:
-        earlier = Tally(position(at_ms, h_first), h_first, 1, day, 1)
-        at_ms, day = first_ms, first.day
-        tallies = {**tallies, FIRST_ORDER: earlier}
-    more = counted(repeat, at_ms, day, h_repeat, rules.cap, last_ms)
-    return None if more is None else {**tallies, REPEAT_ORDER: more}
-
-
-def order_parts(first: Tally | None, at_ms: int, rules: Rules) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-    """What `with_order` adds and takes back, where it counts. `first`: the first order before."""
-    h_first, h_repeat = rules.half_lives_d[FIRST_ORDER], rules.half_lives_d[REPEAT_ORDER]
-    if first is None:
-        return ((FIRST_ORDER, h_first, position(at_ms, h_first)),), ()
-    first_ms = _time_of(first)
-    if at_ms >= first_ms:
-        return ((REPEAT_ORDER, h_repeat, position(at_ms, h_repeat)),), ()
-    earlier: Part = (FIRST_ORDER, h_first, position(at_ms, h_first))
-    return (earlier, (REPEAT_ORDER, h_repeat, position(first_ms, h_repeat))), (_first_part(first),)
-
-
-def merged_order_parts(one: Tallies, other: Tallies, rules: Rules) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-    """What `merged` adds and takes back: the later one's first order is a repeat."""
-    a, b = one.get(FIRST_ORDER), other.get(FIRST_ORDER)
-    if a is None or b is None:
-        return (), ()
-    later, h = max(a, b, key=_by_time), rules.half_lives_d[REPEAT_ORDER]
-    return ((REPEAT_ORDER, h, position(_time_of(later), h)),), (_first_part(later),)
-
-
-def _first_part(first: Tally) -> Part:
-    return FIRST_ORDER, first.half_life_d, first.log
-
-
-def _by_time(first: Tally) -> tuple[int, float, float, int]:
-    return _time_of(first), first.log, first.half_life_d, first.day
-
-
 def merged(one: Tallies, other: Tallies, rules: Rules, at_ms: int) -> dict[str, Tally]:
-    """Two persons' as one's, the same whichever comes first: of two first orders the later is a repeat."""
+    """Two persons' sums as one's, the same whichever comes first. (What an order or a session of both is: it is made
+    anew, see stream/core/score_orders.py and `merged_sessions`.)"""
     out: dict[str, Tally] = {}
     for name in sorted({*one, *other}):
-        h = rules.half_lives_d.get(name, 7.0)
         a, b = one.get(name), other.get(name)
-        if a is not None and b is not None and name == FIRST_ORDER:
-            out[name] = min(a, b, key=_by_time)
-        elif a is not None and b is not None:
-            out[name] = joined(a, b, h, at_ms)
+        if a is not None and b is not None:
+            out[name] = joined(a, b, rules.half_lives_d.get(name, 7.0), at_ms)
         else:
             out[name] = a or b  # type: ignore[assignment]  # one of them has it
-    if (a := one.get(FIRST_ORDER)) is not None and (b := other.get(FIRST_ORDER)) is not None:
-        later = max(a, b, key=_by_time)
-        h = rules.half_lives_d[REPEAT_ORDER]
-        moved = Tally(position(_time_of(later), h), h, 1, later.day, 1)
-        known = out.get(REPEAT_ORDER)
-        out[REPEAT_ORDER] = moved if known is None else joined(known, moved, h, at_ms)
     return out
 
 
@@ -276,7 +223,7 @@ def visited(sessions: Sessions | None, ms: int, half_life_d: float, last_ms: int
     past, before, after = sessions.past, [s for s, _ in sessions.latest], [s for s, _ in latest]
     if more > n:
         oldest = min(ms, before[0])
-        past = _with_start(past, oldest, half_life_d, last_ms)
+        past = with_one(past, oldest, half_life_d, last_ms)
         after.append(oldest)
     return Sessions(latest, past), *_moved(before, after)
 
@@ -304,13 +251,20 @@ def merged_sessions(one: Sessions, other: Sessions, half_life_d: float, last_ms:
     pasts = [part.past for part in (one, other) if part.past is not None]
     past = joined(pasts[0], pasts[1], half_life_d, last_ms) if len(pasts) == 2 else pasts[0] if pasts else None
     for start, _ in gone:
-        past = _with_start(past, start, half_life_d, last_ms)
+        past = with_one(past, start, half_life_d, last_ms)
     return Sessions(latest, past)
 
 
-def _with_start(past: Tally | None, ms: int, half_life_d: float, last_ms: int) -> Tally:
-    start = Tally(position(ms, half_life_d), half_life_d, 1, 0, 0)
-    return start if past is None else joined(past, start, half_life_d, last_ms)
+def revised_sessions(sessions: Sessions, half_life_d: float, at_ms: int) -> Sessions:
+    """Under another half-life."""
+    past = sessions.past
+    return sessions if past is None else replace(sessions, past=converted(past, half_life_d, at_ms))
+
+
+def with_one(past: Tally | None, ms: int, half_life_d: float, last_ms: int) -> Tally:
+    """A sum of what is only counted, with one more."""
+    one = Tally(position(ms, half_life_d), half_life_d, 1, 0, 0)
+    return one if past is None else joined(past, one, half_life_d, last_ms)
 
 
 def tally_of(sessions: Sessions, half_life_d: float, utc_offset_ms: int, last_ms: int) -> Tally:
@@ -322,11 +276,6 @@ def tally_of(sessions: Sessions, half_life_d: float, utc_offset_ms: int, last_ms
     days = [(ms + utc_offset_ms) // DAY_MS for ms in starts]
     n = len(starts) + (past.n if past is not None else 0)
     return Tally(log_sum(logs), half_life_d, n, days[-1], days.count(days[-1]))
-
-
-def _time_of(first: Tally) -> int:
-    """When the first order was: its sum has one event."""
-    return LANDMARK_MS + round(first.log * first.half_life_d * DAY_MS)
 
 
 def weighted(tallies: Tallies, weights: Mapping[str, float], at_ms: int) -> dict[str, float]:
@@ -489,9 +438,15 @@ def week_ago(tallies: Tallies, marks: tuple[Mark, ...], rules: Rules, now_ms: in
 
 
 def merged_marks(
-    one: tuple[Tallies, tuple[Mark, ...]], other: tuple[Tallies, tuple[Mark, ...]], weights: Mapping[str, float]
+    one: tuple[Tallies, tuple[Mark, ...]],
+    other: tuple[Tallies, tuple[Mark, ...]],
+    weights: Mapping[str, float],
+    parts: Iterable[Part],
+    back: Iterable[Part],
 ) -> tuple[Mark, ...]:
-    """Two persons' as one's: scores add up. Of an hour the first is kept."""
+    """Two persons' as one's: scores add up, but for what of one person counts otherwise than of two (`parts` and what
+    they replace). Of an hour the first is kept."""
+    others = [(sign * weights.get(each[0], 0.0), each) for sign, of in ((1, parts), (-1, back)) for each in of]
     starts = sorted({int(m[0]) for _, marks in (one, other) for m in marks})
     out: list[Mark] = []
     for start in starts:
@@ -501,6 +456,10 @@ def merged_marks(
         for tallies, marks in (one, other):
             for h, v in _values_at(tallies, marks, weights, start * MINUTE_MS).items():
                 sums[h] = sums.get(h, 0.0) + v
+        for weight, (_, h, its_log) in others:
+            ago = its_log - position(start * MINUTE_MS, h)
+            if ago <= 0:  # it had happened
+                sums[h] = sums.get(h, 0.0) + weight * exp2(ago)
         out.append(_mark(start, sums))
     return tuple(out)
 

@@ -18,10 +18,11 @@ import msgspec
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from stream.core import lead
+from stream.core import lead, score_orders
 from stream.core import score as core
 from stream.core.parts import UNREADABLE
-from stream.core.score import Mark, Part, Rules, Sessions, Tally
+from stream.core.score import LANDMARK_MS, Mark, Part, Rules, Sessions, Tally
+from stream.core.score_orders import NO_ORDERS, Orders
 from stream.signals import amounts, shop
 from stream.signals.activity import is_visit
 from stream.signals.base import Context, PerSite, Result, Signal, Trigger
@@ -48,7 +49,6 @@ from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 from tracker.contract.triggers import LEAD_STAGE, LeadStage, rfc3339
 
-MAX_ORDERS: Final = 32
 TOP: Final = 5
 """Contributions that a trigger names."""
 STAGED: Final = STAGES[1:]
@@ -64,8 +64,8 @@ class Score(Struct, frozen=True, omit_defaults=True):
     """Time of the latest event that counted, but for those that count against: the latest engagement."""
     marks: tuple[Mark, ...] = ()
     """The score in the hours of the last days in which something happened, for its change."""
-    orders: tuple[str, ...] = ()
-    """order_ids seen, latest last: an order reported twice counts once."""
+    orders: Orders = NO_ORDERS
+    """An order counts once, whoever reports it."""
     stage: str = lead.VISITOR
     entered: dict[str, int] = {}
     """Stage -> how often it was entered."""
@@ -102,6 +102,17 @@ class ScoreSignal(Signal[Score]):
     types = frozenset(OF_CALL) | {"identify"}
     settings: frozenset[str] = frozenset(("sites",))
     ranks = True
+    version = 2
+
+    def migrate(self, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had the ids of orders without their times: they are among those that are only counted."""
+        orders: dict[str, Any] = {"latest": dict.fromkeys(fields.get("orders", ()))}
+        sums = fields.get("indicators", {})
+        if (first := sums.get(FIRST_ORDER)) is not None:
+            log, half_life_d, *_ = first
+            orders["first_ms"] = LANDMARK_MS + round(log * half_life_d * DAY_MS)
+            orders["past"] = sums.get(REPEAT_ORDER)
+        return {**fields, "orders": orders}
 
     def __init__(self) -> None:
         self.rules = PerSite(_rules)
@@ -120,11 +131,15 @@ class ScoreSignal(Signal[Score]):
         name = event.event
         indicator = OF_EVENT.get(name) if name is not None else OF_CALL.get(event.type)
         after, sums, back, engaged = before, _NO_PARTS, _NO_PARTS, False
-        if indicator is not None and not (name in _OPENS and _by_machine(event)):
-            after, sums, back = _count(before, indicator, event, ctx, rules)
+        is_known = False
+        if name == ORDER_COMPLETED:
+            after, sums, back, is_known = _ordered(before, event, ctx, rules)
+            engaged = bool(sums)
+        elif indicator is not None and not (name in _OPENS and _by_machine(event)):
+            after, sums = _count(before, indicator, event, ctx, rules)
             engaged = bool(sums) and indicator in _ENGAGING
-        is_customer = bool(sums) and name == ORDER_COMPLETED
-        if rules.adds and (adds := rules.adds.get(event_label(event))) is not None:
+        is_customer = name == ORDER_COMPLETED and not is_known and bool(sums)
+        if rules.adds and not is_known and (adds := rules.adds.get(event_label(event))) is not None:
             after, more = _add(after, adds, event, ctx, rules)
             sums = (*sums, *more)
             engaged = engaged or any(each in rules.log_weights for each, _, _ in more)
@@ -165,14 +180,16 @@ class ScoreSignal(Signal[Score]):
         rules, leads = self.rules(ctx.settings, ctx.site)
         last_ms = max(one.last_ms, other.last_ms)
         left_ms = max(one.left_ms, other.left_ms)
-        orders = tuple(sorted({*one.orders, *other.orders})[-MAX_ORDERS:])
-        marks = core.merged_marks((one.indicators, one.marks), (other.indicators, other.marks), rules.weights)
         stage = max(one.stage, other.stage, key=STAGES.index)
         entered = {
             name: max(one.entered.get(name, 0), other.entered.get(name, 0)) for name in {*one.entered, *other.entered}
         }
         indicators = core.merged(one.indicators, other.indicators, rules, last_ms)
-        sums, back = core.merged_order_parts(one.indicators, other.indicators, rules)
+        bought = score_orders.merged(
+            (one.orders, one.indicators), (other.orders, other.indicators), rules, last_ms, ctx.utc_offset_ms
+        )
+        indicators |= bought.tallies
+        sums, back = bought.sums, bought.back
         sessions = one.sessions or other.sessions
         if one.sessions is not None and other.sessions is not None:
             half_life_d = rules.half_lives_d[SESSION]
@@ -182,10 +199,17 @@ class ScoreSignal(Signal[Score]):
             sums = (*sums, *core.session_parts(began, half_life_d))
             back = (*back, *core.session_parts(joined, half_life_d))
         both = Score(
-            sessions=sessions,
             indicators=indicators,
-            last_ms=last_ms, marks=marks, orders=orders, stage=stage, entered=entered, left_ms=left_ms,
-        )  # fmt: skip
+            last_ms=last_ms,
+            marks=core.merged_marks(
+                (one.indicators, one.marks), (other.indicators, other.marks), rules.weights, sums, back
+            ),
+            orders=bought.orders,
+            stage=stage,
+            entered=entered,
+            left_ms=left_ms,
+            sessions=sessions,
+        )
         at_ms = max(now_ms, last_ms, left_ms)
         result = _settled(both, at_ms, rules, leads, ctx, is_lead=False, is_customer=False)
         return replace(result, sums=sums, sums_back=back)
@@ -242,46 +266,59 @@ class ScoreSignal(Signal[Score]):
         return blake2b(msgspec.json.encode((rules, leads)), digest_size=8).hexdigest()
 
     def revise(self, state: Score, now_ms: int, ctx: Context) -> Result:
-        """Sums go on in today's half-lives from here; a stage that the points do not hold any more is left."""
+        """Sums go on in today's half-lives from here, what is known by its time has them from then. A stage that the
+        points do not hold any more is left."""
         rules, leads = self.rules(ctx.settings, ctx.site)
         at_ms = max(now_ms, state.last_ms, state.left_ms)
         indicators = {
             name: core.converted(tally, rules.half_lives_d.get(name, tally.half_life_d), at_ms)
             for name, tally in state.indicators.items()
         }
+        orders, bought = score_orders.revised(state.orders, state.indicators, rules, at_ms, ctx.utc_offset_ms)
+        indicators |= bought
+        if (sessions := state.sessions) is not None:
+            sessions = core.revised_sessions(sessions, rules.half_lives_d[SESSION], at_ms)
+            indicators[SESSION] = core.tally_of(sessions, rules.half_lives_d[SESSION], ctx.utc_offset_ms, at_ms)
         fit = lead.fit(leads.fit, ctx.traits)
         stage = lead.left(state.stage, core.score_of(indicators, rules, at_ms) + fit, leads)
-        after = replace(state, indicators=indicators, stage=stage)
+        after = replace(state, indicators=indicators, stage=stage, orders=orders, sessions=sessions)
         after = replace(after, due_ms=_due_ms(after, stage, at_ms, fit, rules, leads))
         return Result(state=after, gauges=_moved(state.stage, stage))
 
 
+def _ordered(
+    before: Score, event: ProfileEvent, ctx: Context, rules: Rules
+) -> tuple[Score, tuple[Part, ...], tuple[Part, ...], bool]:
+    """The state with an order, what that adds to the site's sums and takes back, and whether the order was known."""
+    at_ms, known = event.timestamp_ms, before.indicators
+    id = shop.order_id(shop.properties(event.properties))
+    is_known = id is not None and id in before.orders.latest
+    change = score_orders.ordered(before.orders, known, id, at_ms, rules, before.last_ms, ctx.utc_offset_ms)
+    if change is None:
+        return before, (), (), is_known
+    after = replace(
+        before,
+        indicators={**known, **change.tallies},
+        last_ms=max(before.last_ms, at_ms),
+        marks=core.marked(before.marks, known, rules.weights, at_ms // MINUTE_MS),
+        orders=change.orders,
+    )
+    return after, change.sums, change.back, is_known
+
+
 def _count(
     before: Score, indicator: str, event: ProfileEvent, ctx: Context, rules: Rules
-) -> tuple[Score, tuple[Part, ...], tuple[Part, ...]]:
-    """The state with the event, and what it adds to the site's sums and takes back; nothing where it does not count."""
+) -> tuple[Score, tuple[Part, ...]]:
+    """The state with any other event, and what it adds to the site's sums: nothing where it does not count."""
     at_ms = event.timestamp_ms
     day = (at_ms + ctx.utc_offset_ms) // DAY_MS
-    known, orders = before.indicators, before.orders
-    if event.event == ORDER_COMPLETED:
-        if (order := shop.order_id(shop.properties(event.properties))) is not None:
-            if order in orders:
-                return before, (), ()
-            orders = (*orders[1 - MAX_ORDERS :], order)
-        with_it = core.with_order(known, at_ms, day, rules, before.last_ms)
-        if with_it is None:
-            return before, (), ()
-        indicator = REPEAT_ORDER if FIRST_ORDER in known else FIRST_ORDER
-        sums, back = core.order_parts(known.get(FIRST_ORDER), at_ms, rules)
-    else:
-        tally = core.counted(known.get(indicator), at_ms, day, rules.half_lives_d[indicator], rules.cap, before.last_ms)
-        with_it = known.copy()
-        if tally is None:
-            with_it[indicator] = core.beyond(known[indicator])
-            return replace(before, indicators=with_it), (), ()
-        with_it[indicator] = tally
-        half_life_d = rules.half_lives_d[indicator]
-        sums, back = ((indicator, half_life_d, core.position(at_ms, half_life_d)),), _NO_PARTS
+    known, half_life_d = before.indicators, rules.half_lives_d[indicator]
+    tally = core.counted(known.get(indicator), at_ms, day, half_life_d, rules.cap, before.last_ms)
+    with_it = known.copy()
+    if tally is None:
+        with_it[indicator] = core.beyond(known[indicator])
+        return replace(before, indicators=with_it), ()
+    with_it[indicator] = tally
     marks, minute = before.marks, at_ms // MINUTE_MS
     if not marks or marks[-1][0] // 60 < minute // 60:
         marks = core.marked(marks, known, rules.weights, minute)
@@ -289,9 +326,10 @@ def _count(
     if at_ms > last_ms and indicator in _ENGAGING:
         last_ms = at_ms
     after = Score(
-        with_it, last_ms, marks, orders, before.stage, before.entered, before.left_ms, before.due_ms, before.sessions
-    )
-    return after, sums, back
+        with_it, last_ms, marks, before.orders, before.stage, before.entered, before.left_ms, before.due_ms,
+        before.sessions,
+    )  # fmt: skip
+    return after, ((indicator, half_life_d, core.position(at_ms, half_life_d)),)
 
 
 def _add(

@@ -558,7 +558,14 @@ def merged_bases(one: Carts, other: Carts) -> Carts:
         (*one["orders"], *other["orders"]),
         key=lambda o: (o["ms"], o["id"], o["back"], o["reversed"], o["value"], o["cur"] or "", o["by"] or ""),
     )
-    orders = {o["id"]: o for o in by_time}
+    orders: dict[str, dict[str, Any]] = {}
+    for o in by_time:
+        first = orders.setdefault(o["id"], dict(o))
+        if first != o:
+            first["back"] = min(first["value"], first["back"] + o["back"])
+            first["reversed"] |= o["reversed"]
+            if first["by"] is None:
+                first |= {what: o[what] for what in ("by", "gain", "opened_ms", "brought", "left")}
     closed_ms = max((o["ms"] for o in orders.values()), default=0)
     keys = {c["key"] for c in (*one["carts"], *other["carts"])}
     carts = [merged_cart([c for c in (*one["carts"], *other["carts"]) if c["key"] == k], closed_ms) for k in keys]

@@ -30,12 +30,12 @@ WATCHED: Json = {
 }  # fmt: skip
 PAID: Json = {"value": None, "back": 0, "cur": ""}
 SCORE = {
-    "indicators": {}, "last_ms": 0, "marks": [], "orders": [], "stage": "visitor", "entered": {}, "left_ms": 0,
+    "indicators": {}, "last_ms": 0, "marks": [], "orders": {}, "stage": "visitor", "entered": {}, "left_ms": 0,
     "due_ms": None,
 }  # fmt: skip
 CROSSING = re.compile(
     r"\.((purchase|visit|message_engage)\.(due|crossed|told)_ms|time|data\.(risk|pAlive|tDays|likelihood))$|:due\."
-    r"|\.score\.(due|left)_ms$|\.score\.(indicators\.\w+|marks\[\d+\])\[\d\]$"
+    r"|\.score\.(due|left)_ms$|\.score\.(indicators\.\w+|orders\.past|marks\[\d+\])\[\d\]$"
     r"|\.data\.(points|score|contributions\.\w+)$|:(rank|sum):[\w-]+\."
 )
 """Values that a crossing decides, and sums of powers of two."""
@@ -172,6 +172,7 @@ def whole_profile(fields: Json) -> Json:
         purchase["orders"] = {id: {**PAID, **order} for id, order in purchase.get("orders", {}).items()}
         purchase.setdefault("sums", {})
     if (score := profile.get("score")) is not None:
+        score.pop("_v", None)
         out["score"] = {**SCORE, **score}
     return out | {name: state for name, state in profile.items() if name not in ("cart", *out, *NOT_FOLDED)}
 

@@ -313,7 +313,9 @@ class ProfilesFold:
             elif profile[name] is None:
                 profile[name] = theirs
             elif name == "score":
-                profile[name], said, sums = scores.merged(profile[name], theirs, self.clock_ms)
+                profile[name], said, sums = scores.merged(
+                    profile[name], theirs, self.clock_ms, self.rules.utc_offset_s * 1000
+                )
                 self.add_up(key[0], sums)
                 self.tell_stages(key, said, self.clock_ms)
             elif name in self.rules.churn:

@@ -3,6 +3,7 @@ powers of two added up when somebody asks. Default weights, half-life 7 days."""
 
 from __future__ import annotations
 
+from collections import Counter
 from math import log2
 from typing import Any
 
@@ -36,8 +37,8 @@ STAGES = ["visitor", "lead", "mql", "sql", "customer"]
 
 def new() -> Json:
     return {
-        "times": {}, "n": {}, "last_ms": 0, "orders": [], "marks": [], "stage": "visitor", "entered": {}, "left_ms": 0,
-        "due_ms": None,
+        "times": {}, "n": {}, "last_ms": 0, "ids": {}, "others": [], "marks": [], "stage": "visitor", "entered": {},
+        "left_ms": 0, "due_ms": None,
     }  # fmt: skip
 
 
@@ -65,7 +66,12 @@ def rank(state: Json) -> float | None:
 def stored(state: Json) -> Json:
     """As it stands in Redis."""
     indicators = {name: [log_of(times), 7.0, *state["n"][name]] for name, times in state["times"].items()}
-    return {"indicators": indicators} | {k: v for k, v in state.items() if k not in ("times", "n")}
+    orders: Json = {"latest": state["ids"]} if state["ids"] else {}
+    if others := sorted(state["others"]):
+        orders["first_ms"] = others[0]
+        orders["past"] = [log_of(others[1:]), 7.0, len(others) - 1, 0, 0] if others[1:] else None
+    plain = {k: v for k, v in state.items() if k not in ("times", "n", "ids", "others")}
+    return {"indicators": indicators, "orders": orders} | plain
 
 
 def take(state: Json | None, event: Json, traits: Json, offset_ms: int) -> tuple[Json | None, list[Json], Json | None]:
@@ -75,29 +81,22 @@ def take(state: Json | None, event: Json, traits: Json, offset_ms: int) -> tuple
     if event.get("bot"):
         return state, [], None
     counted = None
-    first = (state["times"].get("first_order") or [None])[0]
     is_lead = name in ("Form Submitted", "Signed Up") or (
         name == "identify" and bool(traits.get("email") or traits.get("phone"))
     )
+    sums: list[tuple[str, int]] = []
     if name == "Order Completed":
-        counted = order(state, event, ts, offset_ms)
+        sums = order(state, event, ts, offset_ms)
+        counted = "repeat_order" if sums else None
     elif name in POINTS and add(state, POINTS[name][0], ts, offset_ms):
         counted = POINTS[name][0]
     told: list[Json] = []
     if counted or is_lead or (name == "identify" and state["stage"] != "visitor"):
         at_ms = max(ts, state["last_ms"], state["left_ms"])
-        told = settle(state, at_ms, is_lead, counted in ("first_order", "repeat_order"))
+        told = settle(state, at_ms, is_lead, counted == "repeat_order")
     is_nothing = not state["times"] and state["stage"] == "visitor"
-    sums = [(counted, ts)]
-    if counted == "repeat_order" and first is not None and ts < first:
-        sums = [("first_order", ts), *moved_on(first)]
-    of = {"indicator": counted, "ts": ts, "sums": sums} if counted else None
+    of = {"indicator": counted, "ts": ts, "sums": sums or [(counted, ts)]} if counted else None
     return None if is_nothing else state, told, of
-
-
-def moved_on(first: int) -> list[tuple[str, int]]:
-    """An order was not the first after all."""
-    return [("-first_order", first), ("repeat_order", first)]
 
 
 def mark(state: Json, ts: int) -> None:
@@ -108,41 +107,69 @@ def mark(state: Json, ts: int) -> None:
         state["marks"].append([minute, *([7.0, value] if value else [])])
 
 
-def add(state: Json, name: str, ts: int, offset_ms: int, moved: bool = False) -> bool:
+def add(state: Json, name: str, ts: int, offset_ms: int) -> bool:
     day = (ts + offset_ms) // DAY_MS
     n, last_day, today = state["n"].get(name, (0, -1, 0))
     if day == last_day and today >= CAP:
         state["n"][name] = (n + 1, last_day, today)
         return False
-    if not moved:
-        mark(state, ts)
-        if WEIGHTS[name] > 0:
-            state["last_ms"] = max(ts, state["last_ms"])
+    mark(state, ts)
+    if WEIGHTS[name] > 0:
+        state["last_ms"] = max(ts, state["last_ms"])
     state["times"].setdefault(name, []).append(ts)
     today = today + 1 if day == last_day else 1 if day > last_day else today
     state["n"][name] = (n + 1, max(day, last_day), today)
     return True
 
 
-def order(state: Json, event: Json, ts: int, offset_ms: int) -> str | None:
+def order(state: Json, event: Json, ts: int, offset_ms: int) -> list[tuple[str, int]]:
+    """What is added to the site's sums, and taken back; nothing: it is known, or one more than count in a day."""
     id = text(properties(event).get("order_id"), 100)
-    if id is not None and id in state["orders"]:
-        return None
-    before, day = state["times"].get("first_order"), (ts + offset_ms) // DAY_MS
-    repeat = ts if before is None else max(ts, before[0])
-    _, last_day, today = state["n"].get("repeat_order", (0, -1, 0))
-    if before is not None and (repeat + offset_ms) // DAY_MS == last_day and today >= CAP:
-        return None  # one more than count in a day: as if there had been none
+    before = order_times(state)
+    if id in state["ids"]:
+        if state["ids"][id] <= ts:
+            return []
+    elif before:
+        _, last_day, today = state["n"].get("repeat_order", (0, -1, 0))
+        if (max(ts, before[0]) + offset_ms) // DAY_MS == last_day and today >= CAP:
+            return []
     mark(state, ts)
     state["last_ms"] = max(ts, state["last_ms"])
-    if id is not None:
-        state["orders"] = [*state["orders"], id][-32:]
-    if before is None or ts < before[0]:
-        state["times"]["first_order"], state["n"]["first_order"] = [ts], (1, day, 1)
-    if before is None:
-        return "first_order"
-    add(state, "repeat_order", repeat, offset_ms, moved=True)
-    return "repeat_order"
+    if id is None:
+        state["others"].append(ts)
+    else:
+        state["ids"][id] = ts
+    return ranked(state, [before], offset_ms)
+
+
+def order_times(state: Json) -> list[int]:
+    return sorted([*state["ids"].values(), *state["others"]])
+
+
+def ranked(state: Json, before: list[list[int]], offset_ms: int) -> list[tuple[str, int]]:
+    """The earliest order is the first, all others are repeats; of 32 the ids are known. -> the difference."""
+
+    def named(times: list[int]) -> Counter[tuple[str, int]]:
+        return Counter(("repeat_order" if i else "first_order", ms) for i, ms in enumerate(times))
+
+    now, was = named(order_times(state)), sum((named(times) for times in before), Counter())
+    came, gone = sorted((now - was).elements()), sorted((was - now).elements())
+    while len(state["ids"]) > 32:
+        _, id = min((ms, id) for id, ms in state["ids"].items())
+        state["others"].append(state["ids"].pop(id))
+    times = order_times(state)
+    if times:
+        state["times"]["first_order"], state["n"]["first_order"] = times[:1], (1, (times[0] + offset_ms) // DAY_MS, 1)
+    if times[1:]:
+        _, last_day, today = state["n"].get("repeat_order", (0, -1, 0))
+        for name, ms in came:
+            day = (ms + offset_ms) // DAY_MS
+            if name == "repeat_order" and day >= last_day:
+                last_day, today = day, today + 1 if day == last_day else 1
+        today -= sum(name == "repeat_order" and (ms + offset_ms) // DAY_MS == last_day for name, ms in gone)
+        state["times"]["repeat_order"] = times[1:]
+        state["n"]["repeat_order"] = (len(times) - 1, last_day, today)
+    return [*came, *((f"-{name}", ms) for name, ms in gone)]
 
 
 # -- stages
@@ -220,36 +247,32 @@ def was(state: Json, start: int) -> float:
     return points(state, start * 60_000)
 
 
-def merged(one: Json, other: Json, now_ms: int) -> tuple[Json, list[Json], list[tuple[str, int]]]:
+def merged(one: Json, other: Json, now_ms: int, offset_ms: int) -> tuple[Json, list[Json], list[tuple[str, int]]]:
     both = new()
+    for name in one["times"].keys() | other["times"].keys():
+        have = [s for s in (one, other) if name in s["times"]]
+        both["times"][name] = [t for s in have for t in s["times"][name]]
+        both["n"][name] = counts([s["n"][name] for s in have])
+    for id in one["ids"].keys() | other["ids"].keys():
+        both["ids"][id] = min(s["ids"][id] for s in (one, other) if id in s["ids"])
+    both["others"] = [*one["others"], *other["others"]]
+    sums = ranked(both, [order_times(one), order_times(other)], offset_ms)
     starts = sorted({m[0] for s in (one, other) for m in s["marks"]})
     for start in starts:
         in_hour = both["marks"] and both["marks"][-1][0] // 60 == start // 60
         if start >= starts[-1] - 8 * 1440 and not in_hour:
             value = was(one, start) + was(other, start)
+            for name, ms in sums:
+                if ms <= start * 60_000:
+                    points_ = WEIGHTS[name.removeprefix("-")] * 2 ** ((ms - start * 60_000) / WEEK_MS)
+                    value += -points_ if name.startswith("-") else points_
             both["marks"].append([start, *([7.0, value] if value else [])])
-    firsts = sorted(
-        (s["times"]["first_order"][0], s["n"]["first_order"]) for s in (one, other) if "first_order" in s["n"]
-    )
-    for name in one["times"].keys() | other["times"].keys():
-        have = [s for s in (one, other) if name in s["times"]]
-        if name == "first_order":
-            both["times"][name], both["n"][name] = [firsts[0][0]], firsts[0][1]
-        else:
-            both["times"][name] = [t for s in have for t in s["times"][name]]
-            both["n"][name] = counts([s["n"][name] for s in have])
-    if len(firsts) == 2:
-        ns = [both["n"]["repeat_order"]] if "repeat_order" in both["n"] else []
-        both["times"].setdefault("repeat_order", []).append(firsts[1][0])
-        both["n"]["repeat_order"] = counts([*ns, firsts[1][1]])
     both["last_ms"], both["left_ms"] = (max(one[k], other[k]) for k in ("last_ms", "left_ms"))
-    both["orders"] = sorted({*one["orders"], *other["orders"]})[-32:]
     both["stage"] = max(one["stage"], other["stage"], key=STAGES.index)
     both["entered"] = {
         k: max(one["entered"].get(k, 0), other["entered"].get(k, 0)) for k in {*one["entered"], *other["entered"]}
     }
-    told = settle(both, max(now_ms, both["last_ms"], both["left_ms"]), False, False)
-    return both, told, moved_on(firsts[1][0]) if len(firsts) == 2 else []
+    return both, settle(both, max(now_ms, both["last_ms"], both["left_ms"]), False, False), sums
 
 
 def counts(each: list[Any]) -> tuple[int, int, int]:

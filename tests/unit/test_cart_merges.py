@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stream.core import cart_log
+from stream.core.cart import step
 from stream.core.cart_log import CartLog
 from stream.core.cart_merge import merge_carts
 from stream.core.cart_state import NEW, Cart, Carts, Do, Entry, Line, Order, rules_of
@@ -42,6 +44,26 @@ def test_of_a_product_in_both_carts_stays_what_the_newer_one_does_not_say() -> N
 def test_an_order_that_both_had_at_once_is_the_same_one_whichever_cart_comes_first() -> None:
     one, other = (Carts(at_ms=9, orders=(Order("o", 9, value),)) for value in (1.0, 2.0))
     assert merge_carts(one, other) == merge_carts(other, one) != NEW
+
+
+def test_an_order_that_both_had_is_its_earliest_report_and_can_be_taken_back_once() -> None:
+    """The shop's server reports the order that the guest's browser did, which recovered a cart there; both long ago."""
+    browser = Order("o", 9_000, 20.0, "VND", "c1", gain=20.0, opened_ms=(1,), brought=("tet",), left=(("A",),))
+    server = Order("o", 12_000, 25.0, back=5.0)
+    used = Cart(state="open", opened_ms=10_000, last_ms=11_000, items=(Line("A", 1.0, 5.0),))
+    one, other = Carts(at_ms=9_000, orders=(browser,)), Carts(at_ms=12_000, carts=(used,), orders=(server,))
+    both = merge_carts(one, other)
+    assert both == merge_carts(other, one)
+    assert both.orders == (replace(browser, back=5.0),)
+    assert both.latest.state == "open", "it was used after the order, which was reported again after that"
+    assert merge_carts(both, one).orders == (replace(browser, back=5.0),)
+    carts, emitted = step(both, entry(-(10**9) + 20, "x", "undo", order="o"), RULES)
+    assert [(x.what, x.order.opened_ms, x.order.gain) for x in emitted if x.order] == [
+        ("cart.recovery_reversed", (1,), 20.0)
+    ]
+    again, emitted = step(carts, entry(-(10**9) + 21, "y", "undo", order="o"), RULES)
+    assert emitted == []
+    assert again.orders[0].back == 20.0
 
 
 def test_an_abandonment_before_the_time_at_which_the_logs_meet_is_not_told_again(

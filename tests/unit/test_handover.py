@@ -254,7 +254,7 @@ def states(profile: Profile) -> dict[str, Any]:
         found["journey"] = msgspec.structs.replace(stage, entered_ms=0, at_ms=0, moves=0)
     if (score := found.get("score")) is not None:
         sums = {name: msgspec.structs.replace(t, log=round(t.log, 9)) for name, t in score.indicators.items()}
-        found["score"] = msgspec.structs.replace(score, indicators=sums, orders=tuple(sorted(score.orders)), marks=())
+        found["score"] = msgspec.structs.replace(score, indicators=sums, marks=())
     return found
 
 
