@@ -178,13 +178,10 @@ class _Known:
         reason = gate.reason_against(self._gate, trigger.kind.name, trigger.id, contacts, self._rules, moment_ms)
         if reason is not None:
             return f"suppressed: {reason}"
-        until_ms = gate.quiet_until(self._rules, moment_ms, self._offset_ms(moment_ms))
+        until_ms = gate.quiet_until(self._rules, moment_ms, self._zone)
         if until_ms is None:
             return "published"
         return f"held until {rfc3339(until_ms)}" if self._rules.delay else "suppressed: quiet"
 
-    def _offset_ms(self, ms: int) -> int:
-        return self._zone.offset_s(ms // 1000) * 1000
-
     def _context(self, ms: int) -> Context:
-        return context_of(self._profile, self._offset_ms(ms), self._settings, self._models, self._states, e50=self._e50)
+        return context_of(self._profile, self._zone, ms, self._settings, self._models, self._states, e50=self._e50)

@@ -386,8 +386,9 @@ class Folder:
         """What the event gives, in the order of the signals: each sees what it made of those before it; and all states
         after it. `profile` is not changed. `changed`: what the event has changed of it already."""
         states = dict(profile.states)
-        offset_ms = self.zone(profile.site).offset_s(event.timestamp_ms // 1000) * 1000
-        ctx = context_of(profile, offset_ms, self.settings, self._models, states, changed, event)
+        zone = self.zone(profile.site)
+        ctx = context_of(profile, zone, event.timestamp_ms, self.settings, self._models, states, changed, event)
+        offset_ms = ctx.utc_offset_ms
         results = []
         for signal, name, folds, looks, reads in steps:
             state = states.get(name)
@@ -573,8 +574,7 @@ class Folder:
         return found
 
     def context(self, profile: Profile, ts_ms: int, changed: Set[str] = frozenset()) -> Context:
-        offset_ms = self.zone(profile.site).offset_s(ts_ms // 1000) * 1000
-        return context_of(profile, offset_ms, self.settings, self._models, profile.states, changed)
+        return context_of(profile, self.zone(profile.site), ts_ms, self.settings, self._models, profile.states, changed)
 
     def rank_again(self, profiles: Iterable[Profile], clock_ms: int) -> Effects:
         """The effects of other rules for scores on profiles: their ranks and their timers. Nothing is triggered: an

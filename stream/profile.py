@@ -17,6 +17,7 @@ from stream.stored import StateError, Stored
 from tracker.contract.events import MAX_ID_CHARS, MAX_TIME_MS, Place, ProfileEvent, Time
 from tracker.contract.models import Models
 from tracker.contract.settings import Settings
+from tracker.contract.windows import Zone
 
 MAX_ANONYMOUS_IDS: Final = 10
 MAX_TRAITS: Final = 64
@@ -278,7 +279,8 @@ def _with_traits(about: About, said: dict[str, tuple[int, Any]]) -> About:
 
 def context_of(
     profile: Profile,
-    utc_offset_ms: int,
+    zone: Zone,
+    ms: int,
     settings: Settings,
     models: Models,
     states: Mapping[str, Any],
@@ -286,7 +288,7 @@ def context_of(
     event: ProfileEvent | None = None,
     e50: float | None = None,
 ) -> Context:
-    """What a signal may know of the profile. `states`: those that it may look at."""
+    """What a signal may know of the profile at a time. `states`: those that it may look at."""
     about = profile.about
     anonymous = about.anonymous_ids if about else []
     return Context(
@@ -295,7 +297,8 @@ def context_of(
         user_id=about.user_id if about else None,
         anonymous_id=anonymous[-1] if anonymous else None,
         traits=(about.traits or None) if about else None,
-        utc_offset_ms=utc_offset_ms,
+        utc_offset_ms=zone.offset_s(ms // 1000) * 1000,
+        zone=zone,
         settings=settings,
         models=models,
         states=states,

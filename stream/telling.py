@@ -102,8 +102,7 @@ class Teller:
         reason = gate.reason_against(before, name, trigger.id, profile.states.get(CONTACT), rules, moment_ms)
         if reason is not None:
             return before, reason
-        zone = self._zone(profile.site)
-        until_ms = gate.quiet_until(rules, moment_ms, zone.offset_s(moment_ms // 1000) * 1000)
+        until_ms = gate.quiet_until(rules, moment_ms, self._zone(profile.site))
         if until_ms is None:
             return gate.with_told(before, Told(trigger.id, name, moment_ms)), None
         if not rules.delay:

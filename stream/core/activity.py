@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tracker.contract.durations import DAY_MS
+from tracker.contract.windows import Zone
 
 EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 SESSION_GAP_MS: Final = 30 * 60_000
@@ -60,9 +60,9 @@ class Activity(Struct, frozen=True, omit_defaults=True):
     def session_count(self) -> int:
         return self.more + len(self.sessions)
 
-    def sessions_since(self, day: int, utc_offset_ms: int) -> int:
+    def sessions_since(self, day: int, zone: Zone) -> int:
         """How many began on this local day or later, of the last 30."""
-        latest = sum((first + utc_offset_ms) // DAY_MS >= day for first, _ in self.sessions)
+        latest = sum(zone.date_of(first) >= day for first, _ in self.sessions)
         return latest + sum(n for began, n in self.past if began >= day)
 
     @property
@@ -95,13 +95,13 @@ def earlier(state: Activity, ms: int) -> Activity:
     return replace(state, first_ms=ms)
 
 
-def visit(state: Activity, ms: int, day: int, utc_offset_ms: int) -> Activity:
+def visit(state: Activity, ms: int, day: int, zone: Zone) -> Activity:
     """The person was here."""
     sessions, more = joined(state.sessions, state.more, ms, ms)
     latest, bits = with_days(state.day, state.bits, day, 1)
     if more != state.more:
         gone = [s for s in (*state.sessions, (ms, ms)) if s[1] < sessions[0][0]]
-        past, began_ms = _passed(state.past, state.began_ms, gone, utc_offset_ms)
+        past, began_ms = _passed(state.past, state.began_ms, gone, zone)
         return Activity(state.first_ms, state.tallies, sessions, more, latest, bits, past, began_ms)
     if sessions is state.sessions and bits == state.bits and latest == state.day:
         return state
@@ -109,12 +109,12 @@ def visit(state: Activity, ms: int, day: int, utc_offset_ms: int) -> Activity:
 
 
 def _passed(
-    past: tuple[tuple[int, int], ...], began_ms: int | None, gone: list[tuple[int, int]], utc_offset_ms: int
+    past: tuple[tuple[int, int], ...], began_ms: int | None, gone: list[tuple[int, int]], zone: Zone
 ) -> tuple[tuple[tuple[int, int], ...], int | None]:
     """(past, began_ms) with sessions that are only counted from now on."""
     starts = [first for first, _ in gone]
     for ms in starts:
-        past = _counted(past, (((ms + utc_offset_ms) // DAY_MS, 1),), PAST_D)
+        past = _counted(past, ((zone.date_of(ms), 1),), PAST_D)
     return past, min(starts if began_ms is None else (*starts, began_ms), default=None)
 
 
@@ -126,11 +126,11 @@ def count(state: Activity, name: str, ms: int, day: int, keep_days: int) -> Acti
     return replace(state, tallies={**state.tallies, name: Tally(n + 1, max(last_ms, ms), days)})
 
 
-def merge(one: Activity, other: Activity, keep_days: dict[str, int], utc_offset_ms: int) -> Activity:
+def merge(one: Activity, other: Activity, keep_days: dict[str, int], zone: Zone) -> Activity:
     gone, sessions = united(one.sessions, other.sessions)
     past = _counted(one.past, other.past, PAST_D) if other.past else one.past
     began = [s.began_ms for s in (one, other) if s.began_ms is not None]
-    past, began_ms = _passed(past, min(began, default=None), gone, utc_offset_ms)
+    past, began_ms = _passed(past, min(began, default=None), gone, zone)
     day, bits = with_days(one.day, one.bits, other.day, other.bits)
     tallies: dict[str, Tally] = {}
     for name in sorted({*one.tallies, *other.tallies}):

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from stream.core.falling import Level, Series
+from tracker.contract.windows import Zone
 
 RECENT_D: Final = 14
 BEFORE_D: Final = 56
@@ -47,7 +48,7 @@ def merged(one: Messages, other: Messages) -> Messages:
     return tuple(m for m in kept if m.day > kept[-1].day - KEPT_D)
 
 
-def series(messages: Messages, utc_offset_ms: int) -> Series:
+def series(messages: Messages, zone: Zone) -> Series:
     """The share of messages that were opened."""
 
     def level(day: int) -> Level | None:
@@ -57,4 +58,4 @@ def series(messages: Messages, utc_offset_ms: int) -> Series:
             return None
         return Level(sum(recent) / len(recent), sum(before) / len(before), len(before))
 
-    return Series(sorted({m.day for m in messages}), RECENT_D, (RECENT_D + 1, KEPT_D + 1), level, utc_offset_ms)
+    return Series(sorted({m.day for m in messages}), RECENT_D, (RECENT_D + 1, KEPT_D + 1), level, zone)

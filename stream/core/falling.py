@@ -18,7 +18,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tracker.contract.durations import DAY_MS
+from tracker.contract.windows import Zone
 
 
 class Level(Struct, frozen=True):
@@ -72,13 +72,7 @@ class Series(Struct, frozen=True):
     """So many days after one with something in it the ratio may fall, for it has left a part."""
     level: Callable[[int], Level | None]
     """As of a day; None: there is no telling."""
-    utc_offset_ms: int
-
-    def start_ms(self, day: int) -> int:
-        return day * DAY_MS - self.utc_offset_ms
-
-    def day(self, ms: int) -> int:
-        return (ms + self.utc_offset_ms) // DAY_MS
+    zone: Zone
 
 
 def due_day(series: Series, after: int, rules: Rules) -> int | None:
@@ -103,14 +97,14 @@ def settled(fall: Fall, series: Series, rules: Rules) -> Fall:
     """After something came: it is judged as of the day after the latest, but not of a day before it fell."""
     as_of = series.days[-1] + 1
     if fall.fell_ms:
-        as_of = max(as_of, series.day(fall.fell_ms))
+        as_of = max(as_of, series.zone.date_of(fall.fell_ms))
     on = fall.on
     if on:
         level = series.level(as_of)
         ratio = level.ratio if level is not None and level.n >= rules.least else None
         on = ratio is not None and ratio < rules.leave
     day = None if on else due_day(series, as_of - 1, rules)
-    due_ms = None if day is None else series.start_ms(day)
+    due_ms = None if day is None else series.zone.begins_ms(day)
     if on == fall.on and due_ms == fall.due_ms:
         return fall
     return Fall(on, due_ms, fall.times, fall.fell_ms, fall.told_ms)
@@ -130,14 +124,14 @@ def fired(fall: Fall, now_ms: int, series: Series | None, rules: Rules) -> tuple
         if series is None:
             due_ms = None
             break
-        day = series.day(due_ms)
+        day = series.zone.date_of(due_ms)
         level = series.level(day)
         if level is not None and has_fallen(level, rules):
             reason = "gap" if fall.told_ms is not None and due_ms - fall.told_ms < rules.gap_ms else None
             told_ms = due_ms if reason is None else fall.told_ms
             return Fall(True, None, fall.times + 1, due_ms, told_ms), Crossing(due_ms, level, reason)
         later = due_day(series, day, rules)
-        due_ms = None if later is None else series.start_ms(later)
+        due_ms = None if later is None else series.zone.begins_ms(later)
     return Fall(fall.on, due_ms, fall.times, fall.fell_ms, fall.told_ms), None
 
 

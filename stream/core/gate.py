@@ -23,8 +23,9 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from stream.core.contact import ALL, Contacts, channels, consent
-from tracker.contract.durations import HOUR_MS, MINUTE_MS
+from tracker.contract.durations import HOUR_MS
 from tracker.contract.sites import TriggerPolicy, quiet_minutes
+from tracker.contract.windows import MINUTE_S, Zone
 
 MAX_TOLD: Final = 64
 """More than a cap may be (50)."""
@@ -142,21 +143,18 @@ def _without_consent(contacts: Contacts | None, policy: str) -> str | None:
     return "no_consent" if ways or policy == "required" else None
 
 
-def quiet_until(rules: Rules, moment_ms: int, utc_offset_ms: int) -> int | None:
+def quiet_until(rules: Rules, moment_ms: int, zone: Zone) -> int | None:
     """The end of the quiet hours that the moment lies in; None = it lies in none."""
     if rules.quiet is None:
         return None
     begin, end = rules.quiet
-    local_ms = moment_ms + utc_offset_ms
-    day_ms = local_ms // (DAY_MINUTES * MINUTE_MS) * (DAY_MINUTES * MINUTE_MS)
-    minute = (local_ms - day_ms) // MINUTE_MS
+    moment_s = moment_ms // 1000
+    day, minute = divmod((moment_s + zone.offset_s(moment_s)) // MINUTE_S, DAY_MINUTES)
     quiet = begin <= minute < end if begin < end else minute >= begin or minute < end
     if not quiet:
         return None
-    end_ms = day_ms + end * MINUTE_MS
-    if end_ms <= local_ms:
-        end_ms += DAY_MINUTES * MINUTE_MS
-    return end_ms - utc_offset_ms
+    at = day * DAY_MINUTES + end + (DAY_MINUTES if end <= minute else 0)
+    return zone.of_local(at * MINUTE_S, after_s=moment_s) * 1000
 
 
 # -- what becomes of the state

@@ -14,8 +14,8 @@ from typing import Final
 from msgspec import Struct
 
 from stream.core.score import Part, Rules, Tallies, Tally, converted, joined, log_sum, position, with_one
-from tracker.contract.durations import DAY_MS
 from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER
+from tracker.contract.windows import Zone
 
 MAX_ORDERS: Final = 32
 
@@ -42,22 +42,22 @@ NO_ORDERS: Final = Orders()
 
 
 def ordered(
-    orders: Orders, tallies: Tallies, id: str | None, ms: int, rules: Rules, last_ms: int, utc_offset_ms: int
+    orders: Orders, tallies: Tallies, id: str | None, ms: int, rules: Rules, last_ms: int, zone: Zone
 ) -> Change | None:
     """With an order that is reported. None: nothing changes, for it is known, or it is over the day's cap."""
     if id is not None and id in orders.latest:
         known_ms = orders.latest[id]
         if known_ms is None or known_ms <= ms:
             return None
-    elif _is_over(orders, tallies, ms, rules.cap, utc_offset_ms):
+    elif _is_over(orders, tallies, ms, rules.cap, zone):
         return None
     latest = orders.latest if id is None else {**orders.latest, id: ms}
     counted = [each for each in (orders.first_ms, ms if id is None else None) if each is not None]
-    return _changed((orders,), (tallies,), latest, counted, orders.past, rules, last_ms, utc_offset_ms)
+    return _changed((orders,), (tallies,), latest, counted, orders.past, rules, last_ms, zone)
 
 
 def merged(
-    one: tuple[Orders, Tallies], other: tuple[Orders, Tallies], rules: Rules, last_ms: int, utc_offset_ms: int
+    one: tuple[Orders, Tallies], other: tuple[Orders, Tallies], rules: Rules, last_ms: int, zone: Zone
 ) -> Change:
     """Two persons' as one's, the same whichever comes first. The cap is not applied again."""
     (a, tallies), (b, others) = one, other
@@ -66,26 +66,24 @@ def merged(
     past = a.past or b.past
     if a.past is not None and b.past is not None:
         past = joined(a.past, b.past, rules.half_lives_d[REPEAT_ORDER], last_ms)
-    return _changed((a, b), (tallies, others), latest, counted, past, rules, last_ms, utc_offset_ms)
+    return _changed((a, b), (tallies, others), latest, counted, past, rules, last_ms, zone)
 
 
-def revised(
-    orders: Orders, tallies: Tallies, rules: Rules, at_ms: int, utc_offset_ms: int
-) -> tuple[Orders, dict[str, Tally]]:
+def revised(orders: Orders, tallies: Tallies, rules: Rules, at_ms: int, zone: Zone) -> tuple[Orders, dict[str, Tally]]:
     """Under other half-lives: what is known by its time counts by the new one from then on."""
     past, repeat = orders.past, tallies.get(REPEAT_ORDER)
     if past is not None:
         orders = Orders(orders.latest, orders.first_ms, converted(past, rules.half_lives_d[REPEAT_ORDER], at_ms))
     day, today = (repeat.day, repeat.today) if repeat is not None else (0, 0)
-    return orders, tallies_of(orders, day, today, rules, at_ms, utc_offset_ms)
+    return orders, tallies_of(orders, day, today, rules, at_ms, zone)
 
 
-def _is_over(orders: Orders, tallies: Tallies, ms: int, cap: int, utc_offset_ms: int) -> bool:
+def _is_over(orders: Orders, tallies: Tallies, ms: int, cap: int, zone: Zone) -> bool:
     """Whether it makes one repeat more than count on the latest day that has any."""
     repeat = tallies.get(REPEAT_ORDER)
     if repeat is None or repeat.today < cap:
         return False
-    return (max(ms, _known(orders)[0]) + utc_offset_ms) // DAY_MS == repeat.day
+    return zone.date_of(max(ms, _known(orders)[0])) == repeat.day
 
 
 def _earlier(reports: Sequence[int | None]) -> int | None:
@@ -109,7 +107,7 @@ def _changed(
     past: Tally | None,
     rules: Rules,
     last_ms: int,
-    utc_offset_ms: int,
+    zone: Zone,
 ) -> Change:
     """The orders made of the latest, as many as there are, the times of others, and a sum of more: and what is
     different from those before."""
@@ -123,20 +121,18 @@ def _changed(
     for ms in rest:
         past = with_one(past, ms, rules.half_lives_d[REPEAT_ORDER], last_ms)
     after = Orders(dict(by_age[-MAX_ORDERS:]), first_ms, past)
-    day, today = _today([t[REPEAT_ORDER] for t in tallies if REPEAT_ORDER in t], came, gone, utc_offset_ms)
-    made = tallies_of(after, day, today, rules, last_ms, utc_offset_ms)
+    day, today = _today([t[REPEAT_ORDER] for t in tallies if REPEAT_ORDER in t], came, gone, zone)
+    made = tallies_of(after, day, today, rules, last_ms, zone)
     return Change(after, made, _as_parts(came, rules), _as_parts(gone, rules))
 
 
-def tallies_of(
-    orders: Orders, day: int, today: int, rules: Rules, last_ms: int, utc_offset_ms: int
-) -> dict[str, Tally]:
+def tallies_of(orders: Orders, day: int, today: int, rules: Rules, last_ms: int, zone: Zone) -> dict[str, Tally]:
     """The indicators; `day`, `today`: of the repeats."""
     times, past = _known(orders), orders.past
     if not times:
         return {}
     h_first, h_repeat = rules.half_lives_d[FIRST_ORDER], rules.half_lives_d[REPEAT_ORDER]
-    first_day = (times[0] + utc_offset_ms) // DAY_MS
+    first_day = zone.date_of(times[0])
     found = {FIRST_ORDER: Tally(position(times[0], h_first), h_first, 1, first_day, 1)}
     logs = [position(ms, h_repeat) for ms in times[1:]]
     if past is not None:
@@ -156,14 +152,14 @@ def _as_parts(each: Iterable[tuple[str, int]], rules: Rules) -> tuple[Part, ...]
 
 
 def _today(
-    known: Sequence[Tally], came: Iterable[tuple[str, int]], gone: Iterable[tuple[str, int]], utc_offset_ms: int
+    known: Sequence[Tally], came: Iterable[tuple[str, int]], gone: Iterable[tuple[str, int]], zone: Zone
 ) -> tuple[int, int]:
     """The latest local day with a repeat, and how many there were on it."""
     latest = max((t.day for t in known), default=0)
     today = sum(t.today for t in known if t.day == latest)
     for sign, each in ((1, came), (-1, gone)):
         for name, ms in each:
-            day = (ms + utc_offset_ms) // DAY_MS
+            day = zone.date_of(ms)
             if name != REPEAT_ORDER or day < latest:
                 continue
             if day > latest:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from stream.core import falling
 from stream.core.falling import NO_FALL, Fall, Level, Rules, Series
+from tracker.contract.windows import Zone
 
 RECENT_D: Final = 7
 BEFORE_D: Final = 28
@@ -38,7 +39,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     """The latest hour with some of it, since the epoch."""
 
 
-def used(state: Usage | None, day: int, ms: int, hour: int, utc_offset_ms: int, rules: Rules) -> Usage:
+def used(state: Usage | None, day: int, ms: int, hour: int, zone: Zone, rules: Rules) -> Usage:
     """With some active time more (`ms` > 0)."""
     if state is None:
         return Usage(day, ms, hour=hour)
@@ -46,22 +47,22 @@ def used(state: Usage | None, day: int, ms: int, hour: int, utc_offset_ms: int, 
         return Usage(day, min(state.ms + ms, MAX_MS), state.days, state.times, state.fall, max(hour, state.hour))
     if day <= state.day - KEPT_D:
         return state
-    return _settled(_sum(state, Usage(day, ms, hour=hour), state.fall), utc_offset_ms, rules)
+    return _settled(_sum(state, Usage(day, ms, hour=hour), state.fall), zone, rules)
 
 
-def merged(one: Usage, other: Usage, utc_offset_ms: int, rules: Rules) -> Usage:
+def merged(one: Usage, other: Usage, zone: Zone, rules: Rules) -> Usage:
     """Two persons' as one's."""
-    return _settled(_sum(one, other, falling.merged(one.fall, other.fall)), utc_offset_ms, rules)
+    return _settled(_sum(one, other, falling.merged(one.fall, other.fall)), zone, rules)
 
 
-def series(state: Usage, utc_offset_ms: int) -> Series:
+def series(state: Usage, zone: Zone) -> Series:
     days, times = (*state.days, state.day), (*state.times, state.ms)
 
     def level(day: int) -> Level:
         first, middle, last = (bisect_left(days, day - d) for d in (KEPT_D, RECENT_D, 0))
         return Level(sum(times[middle:last]), sum(times[first:middle]) / WEEKS, middle - first)
 
-    return Series(days, RECENT_D, (RECENT_D + 1,), level, utc_offset_ms)
+    return Series(days, RECENT_D, (RECENT_D + 1,), level, zone)
 
 
 def _sum(one: Usage, other: Usage, fall: Fall) -> Usage:
@@ -75,6 +76,6 @@ def _sum(one: Usage, other: Usage, fall: Fall) -> Usage:
     return Usage(latest, sums[latest], tuple(days), tuple(sums[day] for day in days), fall, hour)
 
 
-def _settled(state: Usage, utc_offset_ms: int, rules: Rules) -> Usage:
-    fall = falling.settled(state.fall, series(state, utc_offset_ms), rules)
+def _settled(state: Usage, zone: Zone, rules: Rules) -> Usage:
+    fall = falling.settled(state.fall, series(state, zone), rules)
     return Usage(state.day, state.ms, state.days, state.times, fall, state.hour)

@@ -42,9 +42,10 @@ _fitted: Final = msgspec.json.Decoder(_Fitted)
 
 def last_hour_s(now_s: int, hour: int, zone: Zone) -> int:
     """When it was that hour of the site's day last, epoch s."""
-    midnight_s = now_s - (now_s + zone.offset_s(now_s)) % DAY_S
-    at_s = midnight_s + hour * HOUR_S
-    return at_s if at_s <= now_s else at_s - DAY_S
+    local_s = now_s + zone.offset_s(now_s)
+    at_local_s = local_s - local_s % DAY_S + hour * HOUR_S
+    at_s = zone.of_local(at_local_s)
+    return at_s if at_s <= now_s else zone.of_local(at_local_s - DAY_S)
 
 
 def is_due(now_s: int, hour: int, zone: Zone, fitted_s: int | None, began_s: int) -> bool:

@@ -60,7 +60,7 @@ class ActivitySignal(Signal[Activity]):
             after = core.earlier(after, ms)
         day = (ms + ctx.utc_offset_ms) // DAY_MS
         if event.bot is None and is_visit(event):
-            after = core.visit(after, ms, day, ctx.utc_offset_ms)
+            after = core.visit(after, ms, day, ctx.zone)
         label = event_label(event)
         keep_days = self.counted(ctx.settings, ctx.site).get(label)
         if keep_days is not None:
@@ -68,7 +68,7 @@ class ActivitySignal(Signal[Activity]):
         return Result(state=after)
 
     def merge(self, one: Activity, other: Activity, now_ms: int, ctx: Context) -> Result:
-        return Result(state=core.merge(one, other, self.counted(ctx.settings, ctx.site), ctx.utc_offset_ms))
+        return Result(state=core.merge(one, other, self.counted(ctx.settings, ctx.site), ctx.zone))
 
     def explain(self, state: Activity, now_ms: int, ctx: Context) -> dict[str, Any]:
         """Sessions of 7 and 30 local days, today among them, and the mean time from the start of one to the next's."""
@@ -77,8 +77,8 @@ class ActivitySignal(Signal[Activity]):
             "first": rfc3339(state.first_ms),
             "last_visit": rfc3339(state.last_visit_ms) if state.last_visit_ms is not None else None,
             "sessions": state.session_count,
-            "sessions_7d": state.sessions_since(today - 6, ctx.utc_offset_ms),
-            "sessions_30d": state.sessions_since(today - 29, ctx.utc_offset_ms),
+            "sessions_7d": state.sessions_since(today - 6, ctx.zone),
+            "sessions_30d": state.sessions_since(today - 29, ctx.zone),
             "mean_gap_h": mean_gap_ms / HOUR_MS if mean_gap_ms is not None else None,
             "active_days": [core.iso_day(day) for day in state.active_days()],
             "events": {

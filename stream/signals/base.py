@@ -25,8 +25,9 @@ from tracker.contract.events import VISIT_CHANNELS, ProfileEvent
 from tracker.contract.keys import ENGAGED
 from tracker.contract.models import Models
 from tracker.contract.settings import Settings
-from tracker.contract.sites import Site
+from tracker.contract.sites import DEFAULT_TIME_ZONE, Site
 from tracker.contract.triggers import TriggerKind
+from tracker.contract.windows import Zone
 
 DECIDING: Final = frozenset(("contact", "gate"))
 """Signals that every other one needs: they know who may be told what."""
@@ -52,6 +53,8 @@ class Context(Struct, frozen=True):
     utc_offset_ms: int
     """The site's time zone at the event's or timer's time: local day = (ts + utc_offset_ms) // 86_400_000."""
     settings: Settings
+    zone: Zone = Zone(DEFAULT_TIME_ZONE)
+    """That time zone: for days that are not the event's or timer's."""
     models: Models = {}
     """Parameters by (site, signal), as they stand in the log before the event."""
     states: Mapping[str, Any] = {}

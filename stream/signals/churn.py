@@ -52,8 +52,7 @@ class ChurnSignal(Signal[W]):
         day = (ts_ms + ctx.utc_offset_ms) // DAY_MS
         if day in before.days:
             return before
-        start_ms = day * DAY_MS - ctx.utc_offset_ms
-        return churn_watch.seen(before, day, start_ms, ts_ms, self.rule(ctx))
+        return churn_watch.seen(before, day, ctx.zone.begins_ms(day), ts_ms, self.rule(ctx))
 
     def moved(self, before: W, after: W) -> tuple[tuple[str, int], ...]:
         n = after.on - before.on

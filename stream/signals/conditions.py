@@ -123,7 +123,7 @@ def _of_days(days: tuple[tuple[int, int], ...], c: Condition, now_ms: int, ctx: 
     for day, n in kept:
         total -= n
         if _compared(total, c) != truth:
-            return truth, (day + c.days) * DAY_MS - ctx.utc_offset_ms
+            return truth, ctx.zone.begins_ms(day + c.days)
     return truth, NEVER
 
 

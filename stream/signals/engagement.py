@@ -29,6 +29,7 @@ from tracker.contract.retention import FallingRules
 from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 from tracker.contract.triggers import ENGAGEMENT_FALLING, EngagementFalling, TriggerKind, rfc3339
+from tracker.contract.windows import Zone
 
 VISIT: Final = "visit"
 MESSAGE: Final = "message"
@@ -109,7 +110,7 @@ class EngagementSignal(Signal[Engagement]):
         if not rules.enter or len(days) < rules.least:
             after = replace(before, due_ms=None) if before.due_ms is not None else before
         else:
-            after = falling.settled(before, _visit_series(days, ctx.utc_offset_ms), rules)
+            after = falling.settled(before, _visit_series(days, ctx.zone), rules)
         if after == before:
             return Result(state=state)
         return Result(state=replace(_NEW if state is None else state, visit=after))
@@ -121,8 +122,8 @@ class EngagementSignal(Signal[Engagement]):
     def fire(self, state: Engagement, now_ms: int, ctx: Context) -> Result:
         rules, days = self.rules(ctx.settings, ctx.site), _visits(ctx)
         series = {
-            VISIT: _visit_series(days, ctx.utc_offset_ms) if days else None,
-            MESSAGE: answers.series(state.messages, ctx.utc_offset_ms) if state.messages else None,
+            VISIT: _visit_series(days, ctx.zone) if days else None,
+            MESSAGE: answers.series(state.messages, ctx.zone) if state.messages else None,
         }
         falls, triggers = {VISIT: state.visit, MESSAGE: state.message}, []
         for name, fall in falls.items():
@@ -138,7 +139,7 @@ class EngagementSignal(Signal[Engagement]):
         rules, days = self.rules(ctx.settings, ctx.site), _visits(ctx)
         visit = falling.merged(one.visit, other.visit)
         if days and rules.enter:
-            visit = falling.settled(visit, _visit_series(days, ctx.utc_offset_ms), rules)
+            visit = falling.settled(visit, _visit_series(days, ctx.zone), rules)
         after = replace(one, visit=visit)
         messages = answers.merged(one.messages, other.messages)
         message = falling.merged(one.message, other.message)
@@ -150,8 +151,8 @@ class EngagementSignal(Signal[Engagement]):
     def explain(self, state: Engagement, now_ms: int, ctx: Context) -> dict[str, Any]:
         """How both stand as of today's start, and when they will have fallen if nothing more comes."""
         day, days = (now_ms + ctx.utc_offset_ms) // DAY_MS, _visits(ctx)
-        visits = _visit_series(days, ctx.utc_offset_ms).level(day) if days else None
-        messages = answers.series(state.messages, ctx.utc_offset_ms).level(day) if state.messages else None
+        visits = _visit_series(days, ctx.zone).level(day) if days else None
+        messages = answers.series(state.messages, ctx.zone).level(day) if state.messages else None
         return {VISIT: _explained(state.visit, visits), MESSAGE: _explained(state.message, messages)}
 
 
@@ -160,19 +161,19 @@ def _visits(ctx: Context) -> Sequence[int]:
     return watched.days if watched is not None else ()
 
 
-def _visit_series(days: Sequence[int], utc_offset_ms: int) -> Series:
+def _visit_series(days: Sequence[int], zone: Zone) -> Series:
     """Days with a visit by day."""
 
     def level(day: int) -> Level:
         first, middle, last = (bisect_left(days, day - d) for d in (KEPT_D, RECENT_D, 0))
         return Level((last - middle) / RECENT_D, (middle - first) / BEFORE_D, middle - first)
 
-    return Series(days, RECENT_D, (RECENT_D + 1,), level, utc_offset_ms)
+    return Series(days, RECENT_D, (RECENT_D + 1,), level, zone)
 
 
 def _with_messages(state: Engagement, messages: Messages, fall: Fall, ctx: Context, rules: Rules) -> Engagement:
     if len(messages) > rules.least and any(m.opened for m in messages):
-        fall = falling.settled(fall, answers.series(messages, ctx.utc_offset_ms), rules)
+        fall = falling.settled(fall, answers.series(messages, ctx.zone), rules)
     elif fall.due_ms is not None:
         fall = replace(fall, due_ms=None)
     return Engagement(messages, state.visit, fall)

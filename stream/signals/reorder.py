@@ -33,6 +33,7 @@ from tracker.contract.keys import sale_field, undone_field
 from tracker.contract.models import Model
 from tracker.contract.retention import ReorderRules
 from tracker.contract.triggers import REORDER_DUE, CartLine, ReorderDue, TriggerKind, rfc3339
+from tracker.contract.windows import Zone
 
 PURCHASE: Final = "purchase"
 SECONDS: Final = 100_000_000_000
@@ -77,7 +78,7 @@ class ReorderSignal(Signal[Reorder]):
             basket = Basket(event.timestamp_ms, id, lines)
             return _counted(reorder.bought(before, basket, shop.categories(p), shop.tiers(p)), rules, before)
         about = read_part(_subscription, event.properties) or _Subscription()
-        after = reorder.said(before, _said(event, about, ctx.utc_offset_ms))
+        after = reorder.said(before, _said(event, about, ctx.zone))
         if SUBSCRIPTION_EVENTS[event.event or ""]:
             after = reorder.of_tiers(after, shop.tiers(about), event.timestamp_ms)
         renewed = ((sale_field("renewed"), 1, event.timestamp_ms),) if event.event == SUBSCRIPTION_RENEWED else ()
@@ -163,22 +164,24 @@ def _orders(ctx: Context) -> Mapping[str, Order]:
     return purchases.orders if purchases is not None else {}
 
 
-def _said(event: ProfileEvent, p: _Subscription, utc_offset_ms: int) -> Subscription:
+def _said(event: ProfileEvent, p: _Subscription, zone: Zone) -> Subscription:
     id = shop.text(p.subscription_id, shop.MAX_ID_CHARS) or ""
     if not SUBSCRIPTION_EVENTS[event.event or ""]:
         return Subscription(event.timestamp_ms, id, reorder.CANCELLED)
     for given in (p.ends_at, p.end_date, p.expires_at, p.renews_at, p.current_period_end):
-        if (ends_ms := _time(given, utc_offset_ms)) is not None:
+        if (ends_ms := _time(given, zone)) is not None:
             return Subscription(event.timestamp_ms, id, ends_ms)
     return Subscription(event.timestamp_ms, id, reorder.UNSAID)
 
 
-def _time(given: object, utc_offset_ms: int) -> int | None:
+def _time(given: object, zone: Zone) -> int | None:
     """ISO 8601 (without a zone: the site's), or a number of seconds or ms since 1970 -> ms."""
     if isinstance(given, str) and len(given) <= 40:
         try:
             at = datetime.fromisoformat(given.strip())
-            ms = round(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1000) - (0 if at.tzinfo else utc_offset_ms)
+            ms = round(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1000)
+            if at.tzinfo is None:
+                ms = zone.of_local(ms // 1000) * 1000 + ms % 1000
         except (ValueError, OverflowError):
             return None
     elif isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < 1e15 and isfinite(given):

@@ -186,7 +186,7 @@ class ScoreSignal(Signal[Score]):
         }
         indicators = core.merged(one.indicators, other.indicators, rules, last_ms)
         bought = score_orders.merged(
-            (one.orders, one.indicators), (other.orders, other.indicators), rules, last_ms, ctx.utc_offset_ms
+            (one.orders, one.indicators), (other.orders, other.indicators), rules, last_ms, ctx.zone
         )
         indicators |= bought.tallies
         sums, back = bought.sums, bought.back
@@ -274,7 +274,7 @@ class ScoreSignal(Signal[Score]):
             name: core.converted(tally, rules.half_lives_d.get(name, tally.half_life_d), at_ms)
             for name, tally in state.indicators.items()
         }
-        orders, bought = score_orders.revised(state.orders, state.indicators, rules, at_ms, ctx.utc_offset_ms)
+        orders, bought = score_orders.revised(state.orders, state.indicators, rules, at_ms, ctx.zone)
         indicators |= bought
         if (sessions := state.sessions) is not None:
             sessions = core.revised_sessions(sessions, rules.half_lives_d[SESSION], at_ms)
@@ -293,7 +293,7 @@ def _ordered(
     at_ms, known = event.timestamp_ms, before.indicators
     id = shop.order_id(shop.properties(event.properties))
     is_known = id is not None and id in before.orders.latest
-    change = score_orders.ordered(before.orders, known, id, at_ms, rules, before.last_ms, ctx.utc_offset_ms)
+    change = score_orders.ordered(before.orders, known, id, at_ms, rules, before.last_ms, ctx.zone)
     if change is None:
         return before, (), (), is_known
     after = replace(

@@ -55,7 +55,7 @@ class UsageSignal(Signal[Usage]):
         if not ms:
             return Result(state=state)
         day, hour = (event.timestamp_ms + ctx.utc_offset_ms) // DAY_MS, event.timestamp_ms // HOUR_MS
-        after = usage.used(state, day, ms, hour, ctx.utc_offset_ms, rules)
+        after = usage.used(state, day, ms, hour, ctx.zone, rules)
         is_new = state is None or hour != state.hour
         return Result(state=after, counts=((ACTIVE_MS_FIELD, ms),), engaged=is_new)
 
@@ -69,7 +69,7 @@ class UsageSignal(Signal[Usage]):
         if state.fall.due_ms is None or state.fall.due_ms > now_ms:
             return Result(state=state)
         fall, crossing = falling.fired(
-            state.fall, now_ms, usage.series(state, ctx.utc_offset_ms), self.rules(ctx.settings, ctx.site)
+            state.fall, now_ms, usage.series(state, ctx.zone), self.rules(ctx.settings, ctx.site)
         )
         after = replace(state, fall=fall)
         if crossing is None:
@@ -92,14 +92,14 @@ class UsageSignal(Signal[Usage]):
         return Result(state=after, triggers=(trigger,))
 
     def merge(self, one: Usage, other: Usage, now_ms: int, ctx: Context) -> Result:
-        return Result(state=usage.merged(one, other, ctx.utc_offset_ms, self.rules(ctx.settings, ctx.site)))
+        return Result(state=usage.merged(one, other, ctx.zone, self.rules(ctx.settings, ctx.site)))
 
     def still_true(self, state: Usage, kind: TriggerKind, data: Any) -> bool:
         return state.fall.on
 
     def explain(self, state: Usage, now_ms: int, ctx: Context) -> dict[str, Any]:
         """How it stands as of today's start, and when it will have fallen if nothing more comes."""
-        level = usage.series(state, ctx.utc_offset_ms).level((now_ms + ctx.utc_offset_ms) // DAY_MS)
+        level = usage.series(state, ctx.zone).level((now_ms + ctx.utc_offset_ms) // DAY_MS)
         assert level is not None  # usage can always tell
         return {
             "on": state.fall.on,

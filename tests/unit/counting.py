@@ -70,7 +70,7 @@ class Counting:
 def track(name: str, at_ms: int = T0_MS, pid: str = "p1", channel: str = "site", **properties: Any) -> dict[str, Any]:
     n = next(_places)
     return {
-        "profileId": pid, "src": [3, n, 0], "site": "demo", "type": "track", "event": name, "messageId": f"m{n}",
+        "profileId": pid, "src": [3, n, 0], "site": "demo", "type": "track", "event": name, "messageId": f"m{n:06}",
         "timestampMs": at_ms, "receivedAtMs": at_ms, "channel": channel, "anonymousId": f"a-{pid}",
         "properties": properties,
     }  # fmt: skip

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from stream.core import activity
 from stream.core.activity import MAX_SESSIONS, Activity
 from tracker.contract.durations import DAY_MS
+from tracker.contract.windows import Zone
 
 H = 3_600_000
 OFFSET_MS = 7 * H
+ZONE = Zone("Asia/Ho_Chi_Minh")
 T0 = 20_700 * DAY_MS - OFFSET_MS
 """A local midnight."""
 
@@ -21,13 +23,13 @@ def came(*hours: float, state: Activity | None = None) -> Activity:
     state = state or Activity(T0)
     for at in hours:
         ms = T0 + round(at * H)
-        state = activity.visit(state, ms, (ms + OFFSET_MS) // DAY_MS, OFFSET_MS)
+        state = activity.visit(state, ms, (ms + OFFSET_MS) // DAY_MS, ZONE)
     return state
 
 
 def numbers(state: Activity, day: int) -> tuple[int, int, int, float | None]:
     """(sessions, of 7 days, of 30 days, mean gap in hours) as of a day after T0."""
-    since = [state.sessions_since(20_700 + day - d + 1, OFFSET_MS) for d in (7, 30)]
+    since = [state.sessions_since(20_700 + day - d + 1, ZONE) for d in (7, 30)]
     return state.session_count, since[0], since[1], state.mean_gap_ms and state.mean_gap_ms / H
 
 
@@ -50,7 +52,7 @@ def test_two_profiles_that_become_one_have_the_sessions_of_both(hours: list[int]
     mine = [h for h in hours if draw.random() < 0.5]
     theirs = [h for h in hours if h not in mine]
     one, other = came(*sorted(mine)), came(*sorted(theirs))
-    merged, again = (activity.merge(a, b, {}, OFFSET_MS) for a, b in ((one, other), (other, one)))
+    merged, again = (activity.merge(a, b, {}, ZONE) for a, b in ((one, other), (other, one)))
     assert merged == again
     assert merged.session_count == len(hours)
     assert numbers(merged, 19)[2] == len(hours)

@@ -22,6 +22,7 @@ from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import FallingRules
 from tracker.contract.sites import Site
 from tracker.contract.triggers import EngagementFalling, UsageFalling
+from tracker.contract.windows import Zone
 
 OFFSET_MS: Final = 7 * 3_600_000
 DAY0: Final = 20_700
@@ -337,7 +338,7 @@ def test_an_open_rate_of_a_tenth_after_four_tenths_is_a_quarter() -> None:
         messages = answers.heard(messages, DAY0 + i, f"a{i}", i % 5 < 2)
     for i in range(10):
         messages = answers.heard(messages, DAY0 + 56 + i, f"b{i}", i == 0)
-    level = answers.series(messages, OFFSET_MS).level(DAY0 + 70)
+    level = answers.series(messages, Zone("Asia/Ho_Chi_Minh")).level(DAY0 + 70)
     assert level is not None
     assert (level.recent, level.before, level.n) == (0.1, 0.4, 50)
     assert level.ratio == pytest.approx(0.25)

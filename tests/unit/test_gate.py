@@ -23,6 +23,7 @@ from tracker.contract.events import CONSENT_ACTIONS, encode_clock
 from tracker.contract.settings import Settings, SettingsError
 from tracker.contract.sites import Links, Site, TriggerPolicy, quiet_minutes
 from tracker.contract.triggers import INFORMING, TRIGGER_KINDS, Person, TriggerKind
+from tracker.contract.windows import Zone
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -180,12 +181,12 @@ def test_quiet_hours_are_the_sites(local: str, until: str | None) -> None:
 
     rules = gate.rules_of(TriggerPolicy(quiet_hours="21:00-08:00"))
     moment = T0 // DAY * DAY - 7 * HOUR + minutes(local) * 60_000
-    found = gate.quiet_until(rules, moment, 7 * HOUR)
+    found = gate.quiet_until(rules, moment, Zone("Asia/Ho_Chi_Minh"))
     assert found == (None if until is None else moment + minutes(until) * 60_000)
     day = gate.rules_of(TriggerPolicy(quiet_hours="12:00-13:30"))
     noon = T0 // DAY * DAY + 12 * HOUR
-    assert gate.quiet_until(day, noon, 0) == noon + 90 * 60_000
-    assert gate.quiet_until(day, noon - 1, 0) is None
+    assert gate.quiet_until(day, noon, Zone("UTC")) == noon + 90 * 60_000
+    assert gate.quiet_until(day, noon - 1, Zone("UTC")) is None
 
 
 def test_what_becomes_true_at_night_is_told_in_the_morning_once() -> None:

@@ -60,6 +60,22 @@ class Zone:
     def day(self, second: int) -> int:
         return (second + self.offset_s(second)) // DAY_S * DAY_S
 
+    def of_local(self, local_s: int, after_s: int | None = None) -> int:
+        """When its clocks show that time first (after `after_s`), or, where they skip it, the first time behind it.
+        `local_s`: as if the clocks showed UTC."""
+        at = local_s - max(self.offset_s(local_s - DAY_S), self.offset_s(local_s + DAY_S))
+        while at + self.offset_s(at) < local_s or (after_s is not None and at <= after_s):
+            at += QUARTER_S
+        return at
+
+    def date_of(self, ms: int) -> int:
+        """The local date, days since the epoch."""
+        return (ms // 1000 + self.offset_s(ms // 1000)) // DAY_S
+
+    def begins_ms(self, date: int) -> int:
+        """The start of a local date, ms."""
+        return self.of_local(date * DAY_S) * 1000
+
     def buckets(self, second: int) -> tuple[int, int, int]:
         """The names of its minute, hour and day."""
         offset = self.offset_s(second)
