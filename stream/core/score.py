@@ -235,24 +235,21 @@ def _moved(before: list[int], after: list[int]) -> tuple[Starts, Starts]:
     return tuple((new - old).elements()), tuple((old - new).elements())
 
 
-def merged_starts(one: Sessions, other: Sessions) -> tuple[Starts, Starts]:
-    """What `merged_sessions` makes of the starts of both, as of `visited`."""
-    gone, latest = united(one.latest, other.latest)
-    return _moved([s for s, _ in (*one.latest, *other.latest)], [s for s, _ in (*gone, *latest)])
-
-
 def session_parts(starts: Starts, half_life_d: float) -> tuple[Part, ...]:
     return tuple((SESSION, half_life_d, position(ms, half_life_d)) for ms in starts)
 
 
-def merged_sessions(one: Sessions, other: Sessions, half_life_d: float, last_ms: int) -> Sessions:
-    """Two persons' as one's, the same whichever comes first."""
+def merged_sessions(
+    one: Sessions, other: Sessions, half_life_d: float, last_ms: int
+) -> tuple[Sessions, Starts, Starts]:
+    """Two persons' as one's, the same whichever comes first; what began, and what did not after all (see `visited`)."""
     gone, latest = united(one.latest, other.latest)
     pasts = [part.past for part in (one, other) if part.past is not None]
     past = joined(pasts[0], pasts[1], half_life_d, last_ms) if len(pasts) == 2 else pasts[0] if pasts else None
     for start, _ in gone:
         past = with_one(past, start, half_life_d, last_ms)
-    return Sessions(latest, past)
+    starts = [[s for s, _ in of] for of in ((*one.latest, *other.latest), (*gone, *latest))]
+    return Sessions(latest, past), *_moved(*starts)
 
 
 def revised_sessions(sessions: Sessions, half_life_d: float, at_ms: int) -> Sessions:

@@ -193,9 +193,8 @@ class ScoreSignal(Signal[Score]):
         sessions = one.sessions or other.sessions
         if one.sessions is not None and other.sessions is not None:
             half_life_d = rules.half_lives_d[SESSION]
-            sessions = core.merged_sessions(one.sessions, other.sessions, half_life_d, last_ms)
+            sessions, began, joined = core.merged_sessions(one.sessions, other.sessions, half_life_d, last_ms)
             indicators[SESSION] = core.tally_of(sessions, half_life_d, ctx.utc_offset_ms, last_ms)
-            began, joined = core.merged_starts(one.sessions, other.sessions)
             sums = (*sums, *core.session_parts(began, half_life_d))
             back = (*back, *core.session_parts(joined, half_life_d))
         both = Score(
