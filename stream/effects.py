@@ -17,6 +17,8 @@ from tracker.contract.models import Model
 
 MOVED: Final = ""
 """Kind of what goes from one partition of profile-events to another."""
+KNOWN: Final = (("profiles_known", 1),)
+"""The gauge of a profile that has been seen."""
 
 
 class Outgoing(Struct, frozen=True):
@@ -34,7 +36,7 @@ class Effects(Struct):
 
     seen: dict[tuple[str, int], dict[tuple[str, str], int]]
     """Events: (site, place) -> (channel, label) -> n; `counts` makes fields of them. A place is the start of a
-    minute in seconds: see place_of in stream/fold.py."""
+    minute in seconds: see place_of."""
     extra: dict[tuple[str, int], dict[str, int]]
     """What signals count: (site, place) -> field -> n."""
     gauges: dict[str, int]
@@ -64,6 +66,11 @@ class Effects(Struct):
     """(site, profile id) of those who have no place any more."""
     ranked: dict[str, str] = msgspec.field(default_factory=dict)
     """Site -> the rules by which all of its ranks here are, from this step on."""
+
+    @staticmethod
+    def none(clock_ms: int) -> Effects:
+        """Before the first record."""
+        return Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, clock_ms)
 
     def counts(self) -> dict[tuple[str, str, int], dict[str, int]]:
         """(family, site, place) -> field -> n, of all that the chunk counts."""
@@ -104,6 +111,15 @@ class Effects(Struct):
     def count(self, name: str, *labels: str, n: float = 1) -> None:
         """For Prometheus: a counter of stream/metrics.py."""
         self.metrics[name, labels] = self.metrics.get((name, labels), 0) + n
+
+
+def place_of(ms: int, now_ms: int) -> int:
+    """Where a count belongs: the start of its minute, s, and in the place of its seconds how many tiers are over: whose
+    buckets of that time no window reads any more. (An import of years would leave some dead keys for each event, each
+    for as long as if it were of today.) By the time that is in the log, so the same wherever a chunk is cut."""
+    start = ms // 60_000 * 60
+    age_s = now_ms // 1000 - start
+    return start + sum(age_s > ttl_s for _, ttl_s in keys.TIERS.values())
 
 
 _outgoing = msgspec.msgpack.Decoder(Outgoing)

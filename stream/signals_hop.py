@@ -378,7 +378,7 @@ class SignalsHop:
     async def _put_aside(self, key: tuple[str, str], until_ms: int) -> None:
         """Timers of a profile due <= until_ms are tried again later; its state stays as it is."""
         await self._load([key], None)
-        fx = self._folder.put_aside(self._profiles[key], until_ms, self.clock_ms)
+        fx = self._folder.timers.put_aside(self._profiles[key], until_ms, self.clock_ms)
         self._profiles[key].stored_due_ms = -1
         await self._write(fx, self.next)
         self._measure(Decoded([], set(), None, []), fx)

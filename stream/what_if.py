@@ -13,11 +13,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from stream.effects import Effects
+from stream.effects import Outgoing
 from stream.fold import Folder
 from stream.profile import Profile
 from stream.records import decode
-from stream.signals.base import Result, Signal, Trigger
+from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.events import encode_clock
 from tracker.contract.settings import Settings
 from tracker.contract.triggers import rfc3339
@@ -44,7 +44,9 @@ def play(
 ) -> dict[str, Any]:
     """What the signal `name` keeps of the records and has sent until now_ms, as JSON values. `records`: in the order in
     which they come in."""
-    folder = _Listening(signals, settings, name)
+    signal = next(s for s in signals if s.name == name)
+    listening = _Listening(signal)
+    folder = Folder(signals, settings, listening)
     profile = folder.codec.decode(site, profile_id, [])
     profiles = {(site, profile_id): profile}
     clock_ms = 0
@@ -57,14 +59,14 @@ def play(
             raise ValueError(f"{fx.poison[0].reason}: {fx.poison[0].detail}")
     _clock(folder, profiles, profile, clock_ms, now_ms)
 
-    signal, state = folder.signal, profile.states.get(name)
+    state = profile.states.get(name)
     due = signal.due_ms(state) if state is not None else None
     return {
         "profile": profile_id,
         "state": signal.explain(state, now_ms, folder.context(profile, now_ms)) if state is not None else None,
-        "emissions": folder.standing(),
-        "triggers": folder.published,
-        "suppressed": folder.suppressed,
+        "emissions": listening.standing(),
+        "triggers": listening.published,
+        "suppressed": listening.suppressed,
         "due": rfc3339(due) if due is not None else None,
     }
 
@@ -82,32 +84,44 @@ def _clock(
     raise ValueError(f"more than {_CLOCK_STEPS} timers")
 
 
-class _Listening(Folder):
-    """Folds as ever, and keeps what one signal says."""
+class _Listening:
+    """Hears what one signal says, of all that is kept (stream/keeping.py)."""
 
-    def __init__(self, signals: Sequence[Signal[Any]], settings: Settings, name: str) -> None:
-        super().__init__(signals, settings)
-        self.signal = next(s for s in signals if s.name == name)
+    def __init__(self, signal: Signal[Any]) -> None:
         self.published: list[Any] = []
         """CloudEvents."""
         self.suppressed: list[dict[str, Any]] = []
+        self._signal = signal
         self._said: list[dict[str, Any]] = []
         self._gone: dict[str, dict[str, Any]] = {}
         """What was told under an id, and is undone; to be shown again if its retraction comes."""
-        self._speaking: Signal[Any] | None = None
-        self._describes = type(self.signal).describe is not Signal.describe
+        self._describes = type(signal).describe is not Signal.describe
 
     def standing(self) -> list[dict[str, Any]]:
         """The emissions, by time. One that was told and then taken back is marked so; its retraction is one, too."""
         return sorted(self._said, key=lambda said: said["time"])
 
-    def _keep(self, profile: Profile, signal: Signal[Any], result: Result, now_ms: int, fx: Effects) -> None:
-        self._speaking = signal
-        super()._keep(profile, signal, result, now_ms, fx)
-        self._speaking = None
-        if signal is not self.signal or not self._describes:
+    def told(
+        self,
+        signal: Signal[Any],
+        trigger: Trigger,
+        published: Sequence[Outgoing],
+        suppressed: Sequence[tuple[str, str]],
+    ) -> None:
+        if signal is not self._signal:
             return
-        ctx = self.context(profile, now_ms)
+        self.published += [msgspec.json.decode(outgoing.value) for outgoing in published]
+        reason = None
+        for kind, reason in suppressed:
+            about = {"kind": kind, "reason": reason, "id": trigger.id, "time": rfc3339(trigger.at_ms)}
+            self.suppressed.append({**about, "data": msgspec.to_builtins(trigger.data)})
+        if not self._describes:
+            said: dict[str, Any] = {"type": trigger.kind.name, "time": rfc3339(trigger.at_ms), "id": trigger.id}
+            self._said.append({**said, "suppressed": reason, "data": msgspec.to_builtins(trigger.data)})
+
+    def kept(self, signal: Signal[Any], result: Result, ctx: Context) -> None:
+        if signal is not self._signal or not self._describes:
+            return
         for emitted in result.undone:
             self._take_back(signal.describe(emitted, ctx))
         for emitted in result.emitted:
@@ -124,18 +138,3 @@ class _Listening(Folder):
                 if "id" in said:
                     self._gone[said["id"]] = said
                 return
-
-    def _tell(self, profile: Profile, signal: Signal[Any], trigger: Trigger, now_ms: int, fx: Effects) -> None:
-        published, suppressed = len(fx.triggers), len(fx.suppressed)
-        super()._tell(profile, signal, trigger, now_ms, fx)
-        if self._speaking is not self.signal:
-            return
-        reason = None
-        for outgoing in fx.triggers[published:]:
-            self.published.append(msgspec.json.decode(outgoing.value))
-        for kind, reason in fx.suppressed[suppressed:]:
-            about = {"kind": kind, "reason": reason, "id": trigger.id, "time": rfc3339(trigger.at_ms)}
-            self.suppressed.append({**about, "data": msgspec.to_builtins(trigger.data)})
-        if not self._describes:
-            said: dict[str, Any] = {"type": trigger.kind.name, "time": rfc3339(trigger.at_ms), "id": trigger.id}
-            self._said.append({**said, "suppressed": reason, "data": msgspec.to_builtins(trigger.data)})

@@ -8,8 +8,8 @@ Two records of them are kept (stream/apply.lua):
     a HyperLogLog a local date, for windows that reach beyond these 10,000: their union, up to a day too much at its
     old end, with HyperLogLog's error
 
-A merge takes the loser off the exact part (`leave`) and gives the winner its minutes (Folder.take_visits). The days'
-HyperLogLogs can't forget: there the two stay two.
+A merge takes the loser off the exact part (`leave`) and gives the winner its minutes (take_visits in
+stream/fold_merges.py). The days' HyperLogLogs can't forget: there the two stay two.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 
 from stream import blob, records
 from stream.fold import Folder
+from stream.fold_merges import take_visits
 from stream.profile import Profile
 from stream.redis_store import Store
 from stream.rollups import roll
@@ -485,7 +486,7 @@ async def test_a_merge_makes_two_visitors_one(bench: Bench, redis: Redis) -> Non
         else:
             assert other.about is not None
             mine = await known(0, winner)
-            bench.folder.take_visits(mine, other.about.channels, fx)
+            take_visits(mine, other.about.channels, bench.folder.zone(site), fx)
             fx.touched[site, winner] = mine
         blob = bench.folder.blob(fx, epoch=hop._head.epoch, seq=hop._head.seq, base=hop.next, next=hop.next)
         await hop._head.write("apply", blob)

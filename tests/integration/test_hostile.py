@@ -19,7 +19,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from stream.fold import TRY_AGAIN_MS, Folder
+from stream.fold import Folder
+from stream.fold_timers import TRY_AGAIN_MS
 from stream.metrics import Producing
 from stream.profile import Profile
 from stream.records import decode

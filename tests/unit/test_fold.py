@@ -297,7 +297,7 @@ def test_parameters_are_taken_up_where_they_stand_in_the_log_and_an_older_versio
 
 def test_counts_of_a_kind_that_nobody_registered_are_the_sites() -> None:
     """Of a signal of somebody's own: docs/signals-howto.md."""
-    fx = Effects({}, {}, {}, {}, {}, [], [], {}, [], [], 0, 0)
+    fx = Effects.none(0)
     fx.extra["demo", T0 // 60_000 * 60] = {"wishes|added": 2}
     assert fx.counts() == {("site", "demo", T0 // 60_000 * 60): {"wishes|added": 2}}
 
