@@ -245,6 +245,35 @@ async def test_a_request_that_was_in_flight_when_the_page_was_left_is_tried_agai
     assert (len(left), len(set(left))) == (1 if answered else 2, 1)
 
 
+async def test_a_page_that_comes_back_is_viewed_with_what_was_said_of_it_but_as_a_view_of_its_own(
+    page: Page, sink: Sink
+) -> None:
+    await ready(page, sink.url)
+    await page.evaluate(
+        """() => {
+            addEventListener('pageshow', e => { window.restored = e.persisted });
+            tracker.on('page', (...args) => { window.heard = args });
+            tracker.page('Docs', 'Install', {version: 2, timestamp: 'of a document'}, {
+                messageId: 'm-1', timestamp: '2026-01-02T03:04:05Z', context: {app: 'shop'}, integrations: {Ads: false},
+            }, () => { window.called = (window.called || 0) + 1 });
+        }"""
+    )
+    await page.goto(f"{sink.url}/elsewhere")
+    await page.go_back(wait_until="commit")
+    await page.wait_for_function("window.restored === true")
+    await until(lambda: len(sink.events()) == 2)
+    first, again = sink.events()
+    assert (first["messageId"], first["timestamp"]) == ("m-1", "2026-01-02T03:04:05.000Z")
+    assert UUID(again["messageId"]).version == 4
+    assert abs(datetime.fromisoformat(again["timestamp"]).timestamp() - time.time()) < 60
+    for name in ("type", "category", "name", "properties", "integrations"):
+        assert again[name] == first[name]
+    assert again["context"]["app"] == "shop"
+    assert await page.evaluate("[heard.slice(0, 3), window.called]") == [
+        ["Docs", "Install", {"version": 2, "timestamp": "of a document"}], 1,
+    ]  # fmt: skip
+
+
 async def test_retry_after_may_be_a_date(page: Page, sink: Sink) -> None:
     sink.answer = lambda: (503, {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)})
     await ready(page, sink.url)

@@ -297,8 +297,12 @@ export function start(writeKey: string, given: Options, name: string, extras: ((
       delivery.beforeLeaving.push(spa.look);
       spa.watch(single === "hash", () => call("page", []));
     }
-    // A page that comes back as it was left is viewed again.
-    listen<PageTransitionEvent>(window, "pageshow", ({ persisted }) => persisted && lastPage && call("page", lastPage));
+    // A page that comes back as it was left is viewed again, by what was said of it; id and time are the view's own.
+    listen<PageTransitionEvent>(window, "pageshow", ({ persisted }) => {
+      if (!persisted || !lastPage) return;
+      const [names, properties, { messageId, timestamp, ...given }] = split(lastPage, 2);
+      call("page", [...names, properties, given]);
+    });
   };
   if ((document as { prerendering?: boolean }).prerendering) {
     early = [];
