@@ -59,12 +59,12 @@ async def test_hiding_and_leaving_tell_the_last_beat_once_and_of_the_page_it_is_
     await own_clock(page)
     await ready(page, full.url)
     await page.clock.run_for(5000)
-    hide = "Object.defineProperty(document, 'visibilityState', {value: 'hidden', configurable: true});"
+    hide = "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
     await page.evaluate(
         hide + "document.dispatchEvent(new Event('visibilitychange')); dispatchEvent(new Event('pagehide'))"
     )
     await until(lambda: len(of(full, "Page Engaged")) == 2)
-    await page.evaluate("delete document.visibilityState; document.dispatchEvent(new Event('visibilitychange'))")
+    await page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     await page.clock.run_for(4000)
     await page.evaluate("history.pushState({}, '', '/b')")
     await passing(page, lambda: len(of(full, "Page Engaged")) == 4)

@@ -45,6 +45,47 @@ PROTOTYPE = """
     Array.prototype.toJSON = function () { return "[" + this.map(String) + "]" };
     Date.prototype.toJSON = function () { return '"' + this.toISOString() + '"' };
 """
+# MooTools 1.4: classes of its own under the browser's names, and what it adds to all lists, texts and functions.
+MOOTOOLS = """
+    window.Request = function Request() {}; window.Event = function Event() {}; window.Element = function Element() {};
+    Array.from = item => item == null ? [] : Array.isArray(item) ? item : "length" in item && typeof item !== "string"
+        ? Array.prototype.slice.call(item) : [item];
+    for (const type of [Array, String, Function, Number]) {
+        for (const name of ["contains", "clean", "each", "clone", "from", "include", "append", "pick"]) {
+            type.prototype[name] = function () { return this };
+        }
+    }
+    window.JSON = {stringify: JSON.stringify, parse: JSON.parse, encode: JSON.stringify, decode: JSON.parse, length: 2};
+    Date.parse = text => new Date(text);
+"""
+# Prototype.js 1.6 again: what it puts in the place of the browser's functions of lists and objects.
+ENUMERABLE = """{
+    const find = Array.prototype.find, map = Array.prototype.map, reverse = Array.prototype.reverse;
+    Array.prototype.each = Array.prototype.forEach;
+    Array.prototype.find = Array.prototype.detect = function (f, at) { return find.call(this, f, at) };
+    Array.prototype.map = Array.prototype.collect = function (f, at) { return map.call(this, f || (x => x), at) };
+    Array.prototype.entries = Array.prototype.toArray = function () { return this.slice() };
+    Array.prototype.reverse = function (inline) { return reverse.call(inline === false ? this.slice() : this) };
+    Object.keys = object => { const keys = []; for (const key in object) keys.push(key); return keys };
+    Object.values = object => Object.keys(object).map(key => object[key]);
+}"""
+# Zone.js, and before it core-js 2: promises and timers of their own, listeners that go through the library.
+ZONE = """{
+    const Native = Promise, set = setTimeout, add = EventTarget.prototype.addEventListener;
+    class ZoneAwarePromise {
+        constructor(how) { this.native = new Native(how) }
+        then(yes, no) { return new ZoneAwarePromise(done => done(this.native.then(yes, no))) }
+        catch(no) { return this.then(undefined, no) }
+        static resolve(value) { return new ZoneAwarePromise(done => done(value)) }
+    }
+    window.Promise = ZoneAwarePromise;
+    window.setTimeout = function (f, ms, ...args) { return set(() => f.apply(this, args), ms) };
+    EventTarget.prototype.addEventListener = function (type, hear, how) {
+        return add.call(this, type, function (event) { return hear.call(this, event) }, how);
+    };
+}"""
+# Globals of old pages, which are the browser's names.
+TAKEN = "var URL = '/api'; var Notification = 1; var status = 2; var Request = 'r'; var top = 3;"
 FETCH_THROWS = "window.fetch = () => { throw new TypeError('patched') };"
 NO_COOKIES = """Object.defineProperty(Document.prototype, 'cookie', {
     get() { throw new DOMException('denied', 'SecurityError') },
@@ -56,13 +97,23 @@ FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'Quot
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize(
     "hostile",
-    [POLLUTED, PATCHED_DATE, NO_COOKIES + FULL],
-    ids=["Object.prototype", "Date", "cookies throw and storage is full"],
+    [POLLUTED, PATCHED_DATE, NO_COOKIES + FULL, MOOTOOLS, ENUMERABLE, ZONE, TAKEN],
+    ids=[
+        "Object.prototype",
+        "Date",
+        "cookies throw and storage is full",
+        "MooTools",
+        "Prototype.js",
+        "Zone.js",
+        "var URL",
+    ],
 )
 async def test_what_was_called_arrives_as_it_was_said(page: Page, sink: Sink, build: str, hostile: str) -> None:
-    await page.add_init_script(hostile)
     sink.build = build
-    sink.head = "<script>tracker.page('Home'); tracker.identify('u1', {plan: 'a'})</script>"
+    # Before the tags, as a script of the page, so that `var` is a global.
+    tags = f"{sink.script()}<script>{sink.stub()}</script>"
+    calls = "<script>tracker.page('Home'); tracker.identify('u1', {plan: 'a'})</script>"
+    sink.html = f"<!doctype html><script>{hostile}</script>{tags}{calls}"
     await ready(page, f"{sink.url}?utm_source=zalo")
     await page.evaluate(
         "tracker.track('Ordered', {products: [{sku: 'a', tags: ['x', 'y']}, {sku: 'b'}], at: new Date(0)},"
@@ -131,15 +182,26 @@ async def test_through_a_fetch_that_was_wrapped_each_event_comes_once(
     assert names(sink) == ["First", "Second", "Last"]
 
 
+INTO_BLANK = """<iframe id=f></iframe><script>{
+    const inner = f.contentDocument;
+    for (const old of new DOMParser().parseFromString(TEXT, "text/html").querySelectorAll("script")) {
+        const script = inner.createElement("script");
+        for (const {name, value} of old.attributes) script.setAttribute(name, value);
+        script.textContent = old.textContent;
+        inner.head.append(script);
+    }
+}</script>"""
 FRAMES = {
     "sandboxed": '<iframe sandbox="allow-scripts" src="/frame"></iframe>',
     "sandboxed srcdoc": '<iframe sandbox="allow-scripts" srcdoc="{html}"></iframe>',
+    "srcdoc": '<iframe srcdoc="{html}"></iframe>',
+    "about:blank": INTO_BLANK,
 }
 
 
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-async def test_in_a_frame_without_an_origin_events_leave_and_the_visitor_is_one(
+async def test_in_a_frame_without_an_origin_or_address_events_leave_and_the_visitor_is_one(
     page: Page, sink: Sink, build: str, frame: str
 ) -> None:
     """As in the sandbox of Shopify's checkout: storage and cookies throw."""
@@ -147,7 +209,8 @@ async def test_in_a_frame_without_an_origin_events_leave_and_the_visitor_is_one(
     calls = "tracker.page('Framed'); tracker.identify('u1'); tracker.track('Here')"
     html = f"<!doctype html>{sink.script()}<script>{STUB}{calls}</script>"
     sink.pages["/frame"] = html
-    sink.pages["/top"] = "<!doctype html>" + frame.replace("{html}", html.replace("&", "&amp;").replace('"', "&quot;"))
+    frame = frame.replace("{html}", html.replace("&", "&amp;").replace('"', "&quot;"))
+    sink.pages["/top"] = "<!doctype html>" + frame.replace("TEXT", json.dumps(html).replace("</", r"<\/"))
     await page.goto(f"{sink.url}/top")
     await until(lambda: len(told(sink)) >= 3)
     await asyncio.sleep(SETTLED_S)
@@ -209,19 +272,23 @@ async def test_where_bodies_are_replaced_and_their_scripts_run_again_each_page_a
 
 
 @pytest.mark.parametrize("build", ["t.js", "t.full.js"])
-async def test_where_a_document_was_written_anew_what_waits_leaves_with_the_page(
+async def test_where_a_document_was_written_anew_all_goes_on_and_leaves_with_the_page(
     page: Page, sink: Sink, build: str
 ) -> None:
     sink.build = build
     await ready(page, sink.url)
     tag = sink.script().replace("async", 'async onload="again = true"')
-    html = f"<!doctype html>{tag}<script>{STUB}</script>"
+    html = f"<!doctype html>{tag}<script>{STUB}</script><b data-track-event=Marked>x</b><form><input name=size></form>"
     await page.evaluate("html => { document.open(); document.write(html); document.close() }", html)
     await page.wait_for_function("window.again")
+    await page.evaluate("tracker.trackLink(document.querySelector('b'), 'Linked')")
+    await page.click("b")
+    await page.fill("input", "42")
     await page.evaluate("tracker.track('Last'); location.href = 'about:blank'")
-    await until(lambda: told(sink))
+    await until(lambda: "Last" in names(sink))
     await asyncio.sleep(SETTLED_S)
-    assert names(sink) == ["Last"]
+    extras = ["Form Abandoned", "Form Started", "Marked"] if build == "t.full.js" else []
+    assert sorted(names(sink)) == [*extras[:2], "Last", "Linked", *extras[2:]]
 
 
 @pytest.mark.parametrize("build", BUILDS)

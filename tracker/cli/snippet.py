@@ -73,7 +73,7 @@ def tags(
     if settings.batch_path:
         options = {"path": batch_path, **options}
     attributes = {
-        "id": "trk",
+        "id": tag_id(options.get("global", NAME)),
         "src": base + build_path(settings.snippet_path, build),
         "data-write-key": write_key,
         "data-to": f"{base}{batch_path}?writeKey={quote(write_key)}",
@@ -102,7 +102,13 @@ def policy(base: str, nonce: str | None, name: str = NAME) -> str:
 
 def stub(name: str = NAME) -> str:
     """`name`: the page's global."""
-    return (STATIC / "stub.js").read_text("utf-8").strip().replace(f"self.{NAME}", f"self.{name}")
+    text = (STATIC / "stub.js").read_text("utf-8").strip()
+    return text.replace(f"self.{NAME}", f"self.{name}").replace(f".{tag_id(NAME)}.", f".{tag_id(name)}.")
+
+
+def tag_id(name: str) -> str:
+    """By which the stub finds its tag. Under another global there may be another site's on the page."""
+    return "trk" if name == NAME else f"trk_{name}"
 
 
 def _inline(code: str, attributes: dict[str, str]) -> str:

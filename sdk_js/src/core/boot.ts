@@ -8,7 +8,8 @@ export function boot(extras: (() => void)[] = []): void {
     const script = (document.currentScript || document.querySelector("script[data-write-key][src]")) as HTMLScriptElement | null;
     const { writeKey, global: name = "tracker", ...options } = { ...(script && script.dataset) } as Options & Record<string, string | undefined>;
     if (!writeKey) return warn("no data-write-key");
-    options.endpoint = new URL(options.endpoint || "/", options.endpoint ? document.baseURI : script!.src).href;
+    // Not by URL: pages have variables of this name.
+    options.endpoint ||= script!.src.split("/", 3).join("/");
     start(writeKey, options, name, extras);
   }, "start");
 }

@@ -41,8 +41,7 @@ export function start({ consent, storage, dnt }: Options): void {
 export function state(): number {
   if (choice != null) return says(choice) ? OPEN : CLOSED;
   if (required) return HELD;
-  const { globalPrivacyControl, doNotTrack } = navigator as unknown as Fields;
-  return !ignored && (globalPrivacyControl || doNotTrack == 1) ? CLOSED : OPEN;
+  return !ignored && ((navigator as any).globalPrivacyControl || (navigator as any).doNotTrack == 1) ? CLOSED : OPEN;
 }
 
 /** What an event says about it: `context.consent`. */

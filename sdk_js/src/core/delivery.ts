@@ -61,12 +61,6 @@ export function start(to: string, key: string): void {
   url = to;
   writeKey = key;
   ownKey = newKey();
-  watch();
-  adopt();
-}
-
-/** Once more is harmless: document.open() takes the listeners of the page away. */
-export function watch(): void {
   listen(window, "pagehide", leave);
   listen(document, "visibilitychange", () => (hidden() ? leave() : comeBack()));
   listen<PageTransitionEvent>(window, "pageshow", ({ persisted }) => {
@@ -78,6 +72,7 @@ export function watch(): void {
     if (!told) notBefore = 0;
     comeBack();
   });
+  adopt();
 }
 
 const item = (json: string, failed: boolean): Item => ({
@@ -230,7 +225,11 @@ const body = (items: Item[]): string =>
 
 function schedule(ms: number): void {
   if (ms > DELAY_MS || !ms) timer = void clearTimeout(timer);
-  timer ||= setTimeout(flush, ms);
+  timer ||= setTimeout(() => {
+    // A wait is over also where the clock was set back meanwhile.
+    if (ms !== DELAY_MS) notBefore = 0;
+    void flush();
+  }, ms);
 }
 
 /** Drops the oldest where there are too many. */

@@ -27,12 +27,22 @@ export const encode = (value: unknown): string =>
     return Array.isArray(given) ? given : coded;
   });
 
+/** Each adds one listener of ours, which changes nothing where it is there. */
+const listening: (() => void)[] = [];
+
 /** `types`: names, separated by spaces. A handler that throws says so in the console, not to the page. */
 export function listen<E extends Event = Event>(target: EventTarget, types: string, handler: (event: E) => void): void {
   for (const type of types.split(" ")) {
-    target.addEventListener(type, (event) => safe(() => handler(event as E), type), { capture: true, passive: true });
+    const hear = (event: Event): unknown => safe(() => handler(event as E), type);
+    // On the window and the document touches are passive without a word.
+    const add = (): void => target.addEventListener(type, hear, true);
+    add();
+    listening.push(add);
   }
 }
+
+/** document.open() takes all listeners of the document and the window away. */
+export const listenAgain = (): unknown => listening.map((add) => add());
 
 export const hidden = (): boolean => document.hidden;
 

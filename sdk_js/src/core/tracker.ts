@@ -2,7 +2,7 @@
 import * as consent from "./consent";
 import { context, page, timezone, turnPage } from "./context";
 import * as delivery from "./delivery";
-import { encode, isFunction, listen, safe, uuid, warn, type Fields } from "./env";
+import { encode, isFunction, listen, listenAgain, safe, uuid, warn, type Fields } from "./env";
 import * as spa from "./spa";
 import { split } from "./split";
 import { read, settle, storing, write } from "./store";
@@ -96,7 +96,7 @@ const nothing = (): void => undefined;
 const telling = (type: string): Method => (elements, event, properties) => {
   for (const each of elements.addEventListener ? [elements] : Array.from(elements)) {
     const given = (what: unknown): any => (isFunction(what) ? what(each) : what);
-    listen(each, type, () => track(given(event), given(properties)));
+    each.addEventListener(type, () => safe(() => track(given(event), given(properties)), type), true);
   }
 };
 
@@ -162,7 +162,7 @@ export const methods: Record<string, Method> = {
     sendPlace("screen", args);
   },
   group(...args) {
-    const [[groupId], traits, given] = split(args);
+    const [[groupId = groupOfPage[0]], traits, given] = split(args);
     if (!groupId) return;
     groupOfPage = [groupId, traits];
     send("group", { groupId, traits }, given);
@@ -264,18 +264,18 @@ function serve(target: Fields): void {
   muted = false;
 }
 
-const ONE = "__trk";
-
 /** Starts the instance of this page, and makes it `window[name]`. Where one has started, it answers to `name`, too. */
 export function start(writeKey: string, given: Options, name: string, extras: (() => void)[] = []): Fields {
   const globals = window as unknown as Record<string, unknown>;
   const target: Fields = Object(globals[name]);
   globals[name] = target;
-  const first = globals[ONE] as typeof serve | undefined;
+  // Another write key with another name is an instance of its own.
+  const one = "__trk." + writeKey;
+  const first = globals[one] as typeof serve | undefined;
   if (first) first(target);
   if (target["loaded"]) return target;
-  globals[ONE] = (other: Fields) => {
-    delivery.watch();
+  globals[one] = (other: Fields) => {
+    listenAgain();
     if (!other["loaded"]) serve(other);
   };
   options = given;

@@ -25,15 +25,14 @@ function start(): void {
   const doc = document as any;
   const script: HTMLScriptElement = doc.currentScript || doc.querySelector("[data-write-key]");
   const { writeKey, endpoint, path = "/v1/batch", global: name = "tracker", consent, storage, dnt } = script.dataset;
-  const url = (endpoint || new URL(script.src).origin).replace(/\/$/, "") + path;
+  const url = (endpoint || script.src.split("/", 3).join("/")).replace(/\/$/, "") + path;
 
   /* Whether anything may leave, and who is here. */
 
-  const { globalPrivacyControl, doNotTrack } = navigator as any;
   /** What the person said: a yes (true, or by category), false, nothing. */
   let said: any = safe(() => JSON.parse(readCookie("consent")!));
   /** Where nothing is said, does it leave? undefined: it waits. */
-  const otherwise = consent === "required" ? undefined : dnt === "ignore" || !(globalPrivacyControl || doNotTrack == 1);
+  const otherwise = consent === "required" ? undefined : dnt === "ignore" || !((navigator as any).globalPrivacyControl || (navigator as any).doNotTrack == 1);
   let storing = said ?? (storage !== "none" && otherwise);
   /** What is not in cookies. */
   let memory: Record<string, string> = {};
@@ -71,14 +70,14 @@ function start(): void {
     clearTimeout(timer);
     timer = 0;
     if (inFlight[0]) return;
-    if (queue[0] && notBefore <= Date.now()) {
+    if (queue[0] && notBefore <= performance.now()) {
       let status: unknown = 500;
       try {
         const text = body((inFlight = queue.splice(0, fitting())));
         // Without keepalive where one event is too large for it.
         const response = await fetch(url, { method: "POST", body: text, keepalive: !text[MAX_CHARS + 1000], signal: safe(() => AbortSignal.timeout(MAX_ANSWER_MS)) });
         const after: any = response.headers.get("Retry-After");
-        notBefore = Date.now() + Math.min(MAX_WAIT_MS, after * 1000 || Date.parse(after) - Date.now() || 0);
+        notBefore = performance.now() + Math.min(MAX_WAIT_MS, after * 1000 || Date.parse(after) - Date.now() || 0);
         status = response.status;
         await response.text();
       } catch {}
@@ -95,7 +94,7 @@ function start(): void {
   function schedule(): void {
     queue.splice(0, queue.length - MAX_QUEUE);
     if (queue[0]) {
-      timer = timer || setTimeout(flush, Math.max(backoffMs || (queue[BATCH_EVENTS] ? 0 : DELAY_MS), notBefore - Date.now()));
+      timer = timer || setTimeout(flush, Math.max(backoffMs || (queue[BATCH_EVENTS] ? 0 : DELAY_MS), notBefore - performance.now()));
     }
   }
 
@@ -105,7 +104,7 @@ function start(): void {
       queue = inFlight.concat(queue);
       inFlight = [];
     }
-    while (queue[0] && notBefore <= Date.now() && safe(() => navigator.sendBeacon(url, body(queue.slice(0, fitting()))))) {
+    while (queue[0] && notBefore <= performance.now() && safe(() => navigator.sendBeacon(url, body(queue.slice(0, fitting()))))) {
       queue.splice(0, fitting());
     }
     flush();

@@ -38,7 +38,7 @@ export function start(): void {
   /** Adds the time since the last look, unless nobody was there; a machine that slept makes no long step. */
   const look = (): void => {
     const now = Date.now();
-    if (now - lastSign < IDLE_MS) engagedMs += Math.max(0, Math.min(now - lastTick, 2 * TICK_MS));
+    if (Math.abs(now - lastSign) < IDLE_MS) engagedMs += Math.max(0, Math.min(now - lastTick, 2 * TICK_MS));
     lastTick = now;
     scrolled = Math.max(scrolled, scrollPercent());
   };
@@ -60,6 +60,8 @@ export function start(): void {
     engagedMs = scrolled = 0;
     look();
     beat();
+    // Opened behind another page: nobody reads it yet.
+    if (hidden()) lastTick = 0;
   });
   watchSigns();
   listen(document, "visibilitychange", () => {
