@@ -25,14 +25,15 @@ function start(): void {
   const doc = document as any;
   const script: HTMLScriptElement = doc.currentScript || doc.querySelector("[data-write-key]");
   const { writeKey, endpoint, path = "/v1/batch", global: name = "tracker", consent, storage, dnt } = script.dataset;
-  const url = (endpoint || script.src.split("/", 3).join("/")).replace(/\/$/, "") + path;
+  // Not by URL: pages have variables of this name. Without an address it throws.
+  const url = (endpoint || /.+?\w\//.exec(script.src)![0]).replace(/\/$/, "") + path;
 
   /* Whether anything may leave, and who is here. */
 
   /** What the person said: a yes (true, or by category), false, nothing. */
   let said: any = safe(() => JSON.parse(readCookie("consent")!));
   /** Where nothing is said, does it leave? undefined: it waits. */
-  const otherwise = consent === "required" ? undefined : dnt === "ignore" || !((navigator as any).globalPrivacyControl || (navigator as any).doNotTrack == 1);
+  const otherwise = consent === "required" ? undefined : dnt === "ignore" || !((navigator as any).globalPrivacyControl || (navigator as any).doNotTrack > 0);
   let storing = said ?? (storage !== "none" && otherwise);
   /** What is not in cookies. */
   let memory: Record<string, string> = {};
