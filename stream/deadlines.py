@@ -34,6 +34,8 @@ from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 
 log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
+LEAST_PAUSE_S: Final = 0.25
+"""Between two rounds, which take long when the worker is short of CPU."""
 MOST_AHEAD_MS: Final = 1_000
 """Less than MARGIN_MS: a clock so far ahead still passes no event of an endpoint whose clock is right."""
 UNSEEN_MS: Final = 5_000
@@ -146,8 +148,10 @@ async def keep_time(
 ) -> None:
     """For ever: while events partition 0 is ours, write the clock."""
     written, spooled, own = 0, Spooled(0), OwnClock()
+    began = monotonic()
     while True:
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(max(LEAST_PAUSE_S, EVERY_S - (monotonic() - began)))
+        began = monotonic()
         if not is_ours():
             # What its former owner knew is not known here: what is in the log at the beginning is read first.
             spooled = Spooled(0)

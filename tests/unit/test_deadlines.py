@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from stream.deadlines import GONE_MS, Spooled, long_gone
+import contextlib
+from typing import Any, cast
+
+import pytest
+
+from stream import deadlines
+from stream.deadlines import EVERY_S, GONE_MS, LEAST_PAUSE_S, Spooled, long_gone
 
 
 def test_the_clock_stays_before_what_was_spooled_until_hop_1_has_read_it() -> None:
@@ -50,3 +56,25 @@ def test_what_processes_said_is_removed_when_it_has_not_been_believed_for_long()
     now_ms = 10 * GONE_MS
     waits = {b"a": b"40:%d" % (now_ms - GONE_MS - 1), b"b": b"40:%d" % (now_ms - GONE_MS), b"c": b"nonsense"}
     assert long_gone(waits, now_ms) == [(b"a", waits[b"a"]), (b"c", b"nonsense")]
+
+
+async def test_the_clock_is_written_once_a_second_however_long_a_round_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load a round takes a while: what is due would wait for that, too. But never without a pause."""
+    rounds_s, now = [0.0, 0.4, 0.9, 3.0], 100.0
+    pauses: list[float] = []
+
+    async def clock_ms(*_: Any) -> None:
+        nonlocal now
+        now += rounds_s[len(pauses) - 1]
+
+    async def sleep(s: float) -> None:
+        if len(pauses) == len(rounds_s):
+            raise EOFError
+        pauses.append(s)
+
+    monkeypatch.setattr(deadlines, "monotonic", lambda: now)
+    monkeypatch.setattr("stream.deadlines.asyncio.sleep", sleep)
+    monkeypatch.setattr(deadlines, "clock_ms", clock_ms)
+    with contextlib.suppress(EOFError):
+        await deadlines.keep_time(lambda: True, *cast(Any, (None, None, None, 1)))
+    assert [round(s, 6) for s in pauses] == [EVERY_S, EVERY_S, EVERY_S - 0.4, LEAST_PAUSE_S]
