@@ -37,7 +37,8 @@ from tracker.embedded.process import Child
 SESSION_S = 6.0
 """Kafka takes no shorter one."""
 MAX_POLL_S = 7.0
-LOST_BYTES = 64 << 10
+LOST_BYTES = 256 << 10
+"""Less than a second's; one apply of a worker that catches up may be 100 KB."""
 SETTINGS: dict[str, Any] = {
     **traffic.SETTINGS, "partitions": 16, "session_timeout_s": SESSION_S, "max_poll_interval_s": MAX_POLL_S,
     "profile_cache_bytes": 64 << 10, "max_chunk_records": 300,
@@ -216,7 +217,7 @@ class Run:
         await asyncio.gather(*(frozen(child, seconds) for child in self._redis()))
 
     async def rewind_redis(self) -> None:
-        """A server is killed, and the last 64 KB of what it did are gone."""
+        """A server is killed, and the last LOST_BYTES of what it did are gone."""
         url = self.stack.settings.redis
         partitions = self.stack.settings.partitions
         child = self.draw.choice(self._redis())
