@@ -70,7 +70,7 @@ class Zone:
 
     def date_of(self, ms: int) -> int:
         """The local date, days since the epoch."""
-        return (ms // 1000 + self.offset_s(ms // 1000)) // DAY_S
+        return self.day(ms // 1000) // DAY_S
 
     def begins_ms(self, date: int) -> int:
         """The start of a local date, ms."""
