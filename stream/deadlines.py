@@ -1,4 +1,5 @@
-"""The clock in the log: once a second, the owner of events partition 0 writes the time to all of profile-events.
+"""The clock in the log: once a second, twice while events are on their way, the owner of events partition 0 writes the
+time to all of profile-events.
 
 Its time is the least receivedAt at the resolve hop's heads, less 2 s; a partition at the end of its log, freshly asked,
 counts as now - 2 s. And it is not after what an endpoint still has in its spool (tracker/waits.py), nor, until hop 1
@@ -34,6 +35,9 @@ from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 
 log = logging.getLogger(__name__)
 EVERY_S: Final = 1.0
+WHILE_BEHIND_S: Final = 0.5
+"""While a partition is not at its end: what is due waits for hop 1 as well then. With nothing on its way, two rounds a
+second would be most of what a worker does."""
 LEAST_PAUSE_S: Final = 0.25
 """Between two rounds, which take long when the worker is short of CPU."""
 MOST_AHEAD_MS: Final = 1_000
@@ -148,17 +152,19 @@ async def keep_time(
 ) -> None:
     """For ever: while events partition 0 is ours, write the clock."""
     written, spooled, own = 0, Spooled(0), OwnClock()
-    began = monotonic()
+    began, every_s = monotonic(), EVERY_S
     while True:
-        await asyncio.sleep(max(LEAST_PAUSE_S, EVERY_S - (monotonic() - began)))
-        began = monotonic()
+        await asyncio.sleep(max(LEAST_PAUSE_S, every_s - (monotonic() - began)))
+        began, every_s = monotonic(), EVERY_S
         if not is_ours():
             # What its former owner knew is not known here: what is in the log at the beginning is read first.
             spooled = Spooled(0)
             metrics.CLOCK_AHEAD.set(0)
             continue
         try:
+            caught_up_ms = own.ms() - MARGIN_MS
             t = await clock_ms(store, offsets, partitions, spooled, own)
+            every_s = EVERY_S if t is not None and t >= caught_up_ms else WHILE_BEHIND_S
             if t is not None and t > written:
                 value = encode_clock(t)
                 await acked({out.append(PROFILE_EVENTS, None, value, None, p) for p in range(partitions)})

@@ -1,4 +1,5 @@
-"""The chunk driver: one lane a partition that this worker owns; chunks go through it one after the other.
+"""The chunk driver: one lane a partition that this worker owns; chunks go through it one after the other. Those that
+wait behind one go on as one: a chunk costs, whatever is in it, so that a worker short of CPU saves by itself.
 
 Redis is the truth about where to go on, the lane's memory a copy of it. Whatever goes wrong with a chunk (the head is
 another's, Redis or Kafka did not answer, so that an outcome is unknown) has one remedy: the lane is dropped with all
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from math import inf
 from time import monotonic, perf_counter
@@ -25,7 +27,7 @@ from stream.poison import TooMuchPoison
 from stream.redis_nodes import Moving
 from stream.redis_store import Lost, RedisError, Store, Unavailable
 from stream.stored import StateError
-from stream.transport import Chunk, ChunkConsumerThread
+from stream.transport import Chunk, ChunkConsumerThread, joined
 from stream.watchdog import OUTAGE_S, Standing
 from tracker.contract.producer import REFUSED, ProduceError
 
@@ -58,7 +60,8 @@ class Lane:
         self.hop = hop
         self.generation = generation
         self.name = name
-        self.queue: asyncio.Queue[Chunk] = asyncio.Queue()
+        self.waiting: deque[Chunk] = deque()
+        self.came = asyncio.Event()
         self.busy = False
         self.steps = 0
         self.task: asyncio.Task[None] | None = None
@@ -109,9 +112,10 @@ class Lanes:
         """Give a chunk to its lane. Chunks of a generation that is over are dropped: they will be fetched again."""
         lane = self.lanes.get(chunk.tp)
         if lane is not None and lane.generation == chunk.generation:
-            lane.queue.put_nowait(chunk)
+            lane.waiting.append(chunk)
+            lane.came.set()
             self._count(chunk, 1)
-            if (thread := self.thread()) is not None and lane.queue.qsize() >= QUEUE:
+            if (thread := self.thread()) is not None and len(lane.waiting) >= QUEUE:
                 thread.full.add(lane.tp)
 
     def _count(self, chunk: Chunk, sign: int) -> None:
@@ -121,15 +125,24 @@ class Lanes:
         if (thread := self.thread()) is not None:
             thread.backlog, thread.backlog_bytes = self._waiting, self._waiting_bytes
 
+    async def _next(self, lane: Lane) -> Chunk:
+        """What waits, up to where one does not follow the one before it."""
+        while not lane.waiting:
+            lane.came.clear()
+            await lane.came.wait()
+        chunks = [lane.waiting.popleft()]
+        while lane.waiting and lane.waiting[0].base == chunks[-1].next:
+            chunks.append(lane.waiting.popleft())
+        for chunk in chunks:
+            self._count(chunk, -1)
+        if (thread := self.thread()) is not None and len(lane.waiting) < QUEUE:
+            thread.full.discard(lane.tp)
+        return joined(chunks)
+
     async def _run(self, lane: Lane) -> None:
         label = lane.name
         while True:
-            chunk = await lane.queue.get()
-            self._count(chunk, -1)
-            if (thread := self.thread()) is not None and lane.queue.qsize() < QUEUE:
-                thread.full.discard(lane.tp)
-            if chunk.generation != lane.generation:
-                continue
+            chunk = await self._next(lane)
             started = perf_counter()
             lane.busy = True
             try:
@@ -180,8 +193,8 @@ class Lanes:
                 lane.generation = -1
                 if (thread := self.thread()) is not None:
                     thread.disclaim(tp)
-                while not lane.queue.empty():
-                    self._count(lane.queue.get_nowait(), -1)
+                while lane.waiting:
+                    self._count(lane.waiting.popleft(), -1)
                 if lane.task is not None and lane.task is not asyncio.current_task() and not lane.busy:
                     lane.task.cancel()
 
@@ -330,7 +343,7 @@ class Lanes:
             return
         for lane in list(self.lanes.values()):
             position = thread.positions.get(lane.tp, lane.hop.next)
-            if lane.busy or not lane.queue.empty() or position <= lane.hop.next:
+            if lane.busy or lane.waiting or position <= lane.hop.next:
                 continue
             self._idle_at[lane.tp] = now = (lane.generation, lane.steps, position)
             if before.get(lane.tp) == now:
@@ -347,7 +360,7 @@ class Lanes:
         found = {tp: Standing(None, True) for tp in self._missing()}
         for tp, lane in list(self.lanes.items()):
             end = max(self.ends.get(tp, 0), (thread.end(tp) if thread is not None and thread._consumer else None) or 0)
-            work = lane.busy or not lane.queue.empty() or end > lane.hop.next
+            work = lane.busy or bool(lane.waiting) or end > lane.hop.next
             found[tp] = Standing(lane.hop.next, work)
         return found
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import aiokafka
@@ -57,6 +57,14 @@ class Chunk:
         self.next: int = records[-1].offset + 1
         self.size = 0
         """Bytes of the records' values."""
+
+
+def joined(chunks: Sequence[Chunk]) -> Chunk:
+    """Chunks of one generation, each of which follows the one before it, as one."""
+    first = chunks[0]
+    if len(chunks) == 1:
+        return first
+    return Chunk(first.tp, first.generation, first.base, [record for chunk in chunks for record in chunk.records])
 
 
 class Fetched:

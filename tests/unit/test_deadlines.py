@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from stream import deadlines
-from stream.deadlines import EVERY_S, GONE_MS, LEAST_PAUSE_S, Spooled, long_gone
+from stream.deadlines import EVERY_S, GONE_MS, LEAST_PAUSE_S, WHILE_BEHIND_S, Spooled, long_gone
 
 
 def test_the_clock_stays_before_what_was_spooled_until_hop_1_has_read_it() -> None:
@@ -58,14 +58,19 @@ def test_what_processes_said_is_removed_when_it_has_not_been_believed_for_long()
     assert long_gone(waits, now_ms) == [(b"a", waits[b"a"]), (b"c", b"nonsense")]
 
 
-async def test_the_clock_is_written_once_a_second_however_long_a_round_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under load a round takes a while: what is due would wait for that, too. But never without a pause."""
-    rounds_s, now = [0.0, 0.4, 0.9, 3.0], 100.0
+@pytest.mark.parametrize(("told_ms", "every_s"), [(10**14, EVERY_S), (1, WHILE_BEHIND_S), (None, WHILE_BEHIND_S)])
+async def test_the_clock_is_written_as_often_however_long_a_round_takes(
+    monkeypatch: pytest.MonkeyPatch, told_ms: int | None, every_s: float
+) -> None:
+    """Under load a round takes a while: what is due would wait for that, too. But never without a pause. Twice as often
+    while a partition is not at its end."""
+    rounds_s, now = [0.0, 0.1, 0.9, 3.0], 100.0
     pauses: list[float] = []
 
-    async def clock_ms(*_: Any) -> None:
+    async def clock_ms(*_: Any) -> int | None:
         nonlocal now
         now += rounds_s[len(pauses) - 1]
+        return told_ms
 
     async def sleep(s: float) -> None:
         if len(pauses) == len(rounds_s):
@@ -76,5 +81,5 @@ async def test_the_clock_is_written_once_a_second_however_long_a_round_takes(mon
     monkeypatch.setattr("stream.deadlines.asyncio.sleep", sleep)
     monkeypatch.setattr(deadlines, "clock_ms", clock_ms)
     with contextlib.suppress(EOFError):
-        await deadlines.keep_time(lambda: True, *cast(Any, (None, None, None, 1)))
-    assert [round(s, 6) for s in pauses] == [EVERY_S, EVERY_S, EVERY_S - 0.4, LEAST_PAUSE_S]
+        await deadlines.keep_time(lambda: True, *cast(Any, (None, None, None, 0)))
+    assert [round(s, 6) for s in pauses] == [EVERY_S, every_s, every_s - 0.1, LEAST_PAUSE_S]

@@ -29,6 +29,8 @@ class Partition:
     def __init__(self, length: int) -> None:
         self.length = length
         self.epoch = self.next = self.claims = 0
+        self.taken: list[int] = []
+        """Records of each chunk."""
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -53,6 +55,7 @@ class SlowHop:
         if self.epoch != self.partition.epoch:
             raise Lost("epoch")
         self.next = self.partition.next = chunk.next
+        self.partition.taken.append(len(chunk.records))
         return len(chunk.records)
 
 
@@ -146,6 +149,45 @@ async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_
     await eventually(lambda: partition.next == 5)
     assert partition.claims == 2
     assert lanes.done == {TP0: 5}  # what Faust commits
+    await lanes.finish(0)
+
+
+async def test_chunks_that_wait_go_on_as_one() -> None:
+    partition = Partition(20)
+    lanes, reader = make(partition)
+    await lanes._try_claim()
+    partition.gate.clear()
+    lanes.put(reader.fetch(3))
+    await eventually(lambda: lanes.lanes[TP0].busy)
+    for count in (2, 4, 1):
+        lanes.put(reader.fetch(count))
+    assert TP0 in reader.full
+    assert reader.backlog == 7
+    partition.gate.set()
+    await eventually(lambda: partition.next == 10)
+    assert partition.taken == [3, 7]
+    assert not reader.full
+    assert reader.backlog == 0
+    assert partition.claims == 1
+    await lanes.finish(0)
+
+
+async def test_a_chunk_that_does_not_follow_is_not_joined_to_those_before_it() -> None:
+    """Records between them would be passed over: what comes before goes on, then the partition is claimed again."""
+    partition = Partition(20)
+    lanes, reader = make(partition)
+    await lanes._try_claim()
+    partition.gate.clear()
+    lanes.put(reader.fetch(3))
+    await eventually(lambda: lanes.lanes[TP0].busy)
+    lanes.put(reader.fetch(2))
+    reader.fetch(4)  # lost on its way
+    lanes.put(reader.fetch(1))
+    partition.gate.set()
+    await eventually(lambda: TP0 not in lanes.lanes)
+    assert partition.taken == [3, 2]
+    assert partition.next == 5
+    assert reader.backlog == 0
     await lanes.finish(0)
 
 
