@@ -107,8 +107,9 @@ def _page_of(event: ProfileEvent) -> Fields:
 def _order_of(event: ProfileEvent, kind: str, action: str) -> Fields:
     p = shop.properties(event.properties)
     lines = shop.listed(p) or ((shop.single(p, 1),) if (p.product_id or p.sku) is not None else ())
-    named = tuple((keys.item_field(kind, action, _cut(line.id)), 1) for line in lines[:MAX_ORDER_LINES])
-    more = len(lines) - len(named)
+    products = list(dict.fromkeys(line.id for line in lines))  # several variants of one are one
+    named = tuple((keys.item_field(kind, action, _cut(id)), 1) for id in products[:MAX_ORDER_LINES])
+    more = len(products) - len(named)
     return (*named, (keys.unnamed_field(kind), more)) if more else named
 
 

@@ -52,6 +52,7 @@ export interface CloudEvent {
   datacontenttype?: string;
 }
 
+/** A product, in one variant where the shop says which. */
 export interface CartLine {
   productId: string;
   quantity?: number;
@@ -59,6 +60,10 @@ export interface CartLine {
   name?: string | null;
   url?: string | null;
   imageUrl?: string | null;
+  sku?: string | null;
+  variant?: string | null;
+  /** Of its price, where that is another than the cart's: it is not in its value. */
+  currency?: string | null;
 }
 
 /** One way to reach a profile. */

@@ -30,7 +30,6 @@ from msgspec.structs import replace
 from stream.core.cart_state import (
     ACTIVE,
     MAX_CARTS,
-    MAX_LINES,
     MAX_LINKS,
     MAX_ORDERS,
     NEW,
@@ -49,10 +48,12 @@ from stream.core.cart_state import (
     counted_of,
     due_ms,
     due_of,
+    in_currency,
     key_of,
+    put_in,
     reason_of,
     recency,
-    with_more,
+    take_out,
 )
 
 Input = Literal["activity", "emptying", "idle", "lost", "click", "order", "undo"]
@@ -237,7 +238,9 @@ def _shop(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
         key = carts.latest.key if stage and carts.latest.state in ACTIVE else ""
     cart = _get(carts, key)
     active = cart.state in ACTIVE
-    items = _items(cart.items, e)
+    brings = e.lines is not None and e.do != "remove"  # prices, and so what these are in
+    cur = (e.cur or cart.cur) if brings else (cart.cur or e.cur)
+    items = _items(cart.items if cur == cart.cur else in_currency(cart.items, cart.cur, cur), e)
     emptying = not items and (e.do == "remove" or (e.do == "view" and e.lines is not None))
     if not active and ((e.do == "view" and not items) or (stage and _is_of_order(carts, cart, e))):
         return _at(carts, e)
@@ -260,7 +263,7 @@ def _shop(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
             opened_by=e.id,
             last_ms=e.ms,
             items=items,
-            cur=e.cur,
+            cur=cur,
             checkout=e.checkout,
             link=e.link,
             shipping=shipping,
@@ -275,7 +278,7 @@ def _shop(carts: Carts, e: Entry, out: list[Emission]) -> Carts:
             stage=max(stage, cart.stage),
             last_ms=max(e.ms, cart.last_ms),
             items=items,
-            cur=e.cur or cart.cur,
+            cur=cur,
             checkout=e.checkout or cart.checkout,
             link=e.link or cart.link,
             shipping=shipping,
@@ -301,20 +304,10 @@ def _items(items: tuple[Line, ...], e: Entry) -> tuple[Line, ...]:
         return items
     if e.do in ("view", "checkout", "payment"):
         return e.lines if e.lines or e.do == "view" else items
-    by_id = {line.id: line for line in items}
+    after = list(items)
     for line in e.lines:
-        old = by_id.get(line.id)
-        if e.do == "add":
-            if old is not None:
-                by_id[line.id] = with_more(old, line)
-            elif len(by_id) < MAX_LINES:
-                by_id[line.id] = line
-        elif old is not None:
-            if line.qty == 0 or line.qty >= old.qty:
-                del by_id[line.id]
-            else:
-                by_id[line.id] = replace(old, qty=old.qty - line.qty)
-    return tuple(by_id.values())
+        (put_in if e.do == "add" else take_out)(after, line)
+    return tuple(after)
 
 
 def _closed_by(carts: Carts, e: Entry) -> list[Cart]:
@@ -362,7 +355,7 @@ def _order(carts: Carts, e: Entry, rules: Rules, out: list[Emission]) -> Carts:
     for cart in closed:
         to, what = TABLE[cart.state, "order"]
         assert what is not None  # every row of an order emits
-        part = order if cart is first else replace(order, by=by.get(cart.key), gain=0.0)
+        part = order if cart is first else replace(order, by=by.get(cart.key), value=0.0, gain=0.0)
         out.append(Emission(what, e.ms, cart, part))
         carts = _put(carts, _ended(cart, to, e.ms), e.ms)
     return carts

@@ -11,7 +11,6 @@ from stream.core.cart_state import (
     ACTIVE,
     MAX_CARTS,
     MAX_COUNTED,
-    MAX_LINES,
     MAX_LINKS,
     MAX_ORDERS,
     NEW,
@@ -20,8 +19,9 @@ from stream.core.cart_state import (
     Carts,
     Order,
     State,
+    in_currency,
+    put_in,
     recency,
-    with_more,
 )
 
 
@@ -86,12 +86,10 @@ def _merged(carts: list[Cart], closed_ms: int) -> Cart:
     waiting = [c for c in active if c.state in WAITING]
     seq = max(c.seq for c in active)
     state: State = "abandoned" if not waiting else "reopened" if seq else "open"
-    lines = {line.id: line for line in older.items}
+    cur = newer.cur or older.cur
+    lines = list(in_currency(older.items, older.cur, cur))
     for line in newer.items:
-        if (same := lines.get(line.id)) is not None:
-            lines[line.id] = with_more(same, line)
-        elif len(lines) < MAX_LINES:
-            lines[line.id] = line
+        put_in(lines, line)
     return replace(
         older,
         state=state,
@@ -102,8 +100,8 @@ def _merged(carts: list[Cart], closed_ms: int) -> Cart:
         last_ms=max(c.last_ms for c in active),
         abandoned_ms=max(c.abandoned_ms for c in active),
         told_ms=max(c.told_ms for c in active),
-        items=tuple(lines.values()),
-        cur=newer.cur or older.cur,
+        items=tuple(lines),
+        cur=cur,
         touch=max((c.touch for c in active if c.touch), key=lambda t: (t[1], t[0]), default=None),
         checkout=newer.checkout or older.checkout,
         link=newer.link or older.link,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tracker.contract.settings import Settings
 
@@ -76,6 +77,10 @@ class Line(Struct, frozen=True, omit_defaults=True):
     name: str | None = None
     url: str | None = None
     img: str | None = None
+    sku: str | None = None
+    variant: str | None = None
+    cur: str | None = None
+    """Of its price, where that is not in the cart's currency."""
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
@@ -219,12 +224,53 @@ def reason_of(cart: Cart) -> str:
 
 def counted_of(items: tuple[Line, ...]) -> tuple[str, ...]:
     """The products by which a cart is counted."""
-    return tuple(line.id for line in items[:MAX_COUNTED])
+    return tuple(dict.fromkeys(line.id for line in items))[:MAX_COUNTED]
 
 
 def value_of(items: tuple[Line, ...]) -> float:
-    """Sum of price x quantity, in the cart's currency, at most MAX_PRICE. Lines without a price count nothing."""
-    return min(round(sum((i.price * i.qty for i in items if i.price is not None), 0.0), 4), MAX_PRICE)
+    """Sum of price x quantity, in the cart's currency, at most MAX_PRICE. Lines without a price count nothing, nor do
+    those whose price is in another currency: nothing is converted."""
+    return min(round(sum((i.price * i.qty for i in items if i.price is not None and i.cur is None), 0.0), 4), MAX_PRICE)
+
+
+def put_in(items: list[Line], line: Line) -> None:
+    """More of a line, or one more, as long as there is room."""
+    if found := _same(items, line):
+        items[items.index(found[0])] = with_more(found[0], line)
+    elif len(items) < MAX_LINES:
+        items.append(line)
+
+
+def take_out(items: list[Line], line: Line) -> None:
+    """Less of the lines that it is: of the only one with its product where the variant is none that is there."""
+    found = _same(items, line)
+    if not found and len(of_product := [old for old in items if old.id == line.id]) == 1:
+        found = of_product
+    left = line.qty
+    for old in found:
+        if line.qty == 0 or left >= old.qty:
+            items.remove(old)
+            left -= old.qty
+        elif left > 0:
+            items[items.index(old)] = replace(old, qty=old.qty - left)
+            left = 0
+
+
+def _same(items: list[Line], line: Line) -> list[Line]:
+    """Those of one product and, as far as both say which, of one variant: those that say the most of it."""
+    found = [
+        old for old in items
+        if old.id == line.id
+        and (old.sku == line.sku or old.sku is None or line.sku is None)
+        and (old.variant == line.variant or old.variant is None or line.variant is None)
+    ]  # fmt: skip
+    if len(found) > 1:
+        agreed = [
+            (old.sku is not None and old.sku == line.sku) + (old.variant is not None and old.variant == line.variant)
+            for old in found
+        ]
+        found = [old for old, n in zip(found, agreed, strict=True) if n == max(agreed)]
+    return found
 
 
 def with_more(old: Line, line: Line) -> Line:
@@ -236,7 +282,17 @@ def with_more(old: Line, line: Line) -> Line:
         line.name or old.name,
         line.url or old.url,
         line.img or old.img,
+        line.sku or old.sku,
+        line.variant or old.variant,
+        line.cur if line.price is not None else old.cur,
     )
+
+
+def in_currency(items: tuple[Line, ...], before: str | None, cur: str | None) -> tuple[Line, ...]:
+    """The lines of a cart whose currency becomes another: prices stay what they are."""
+    if before is None or cur is None or before == cur:
+        return items
+    return tuple(replace(i, cur=None if i.cur == cur else i.cur or before) for i in items)
 
 
 def due_ms(carts: Carts, rules: Rules) -> int | None:

@@ -225,7 +225,8 @@ def _by_orders(state: Reorder, known: Mapping[str, Order], last_ms: int, rules: 
 
 def _lines(baskets: Sequence[Basket]) -> tuple[Line, ...]:
     """Of the orders of a day, each product once."""
-    return tuple({line.id: line for basket in baskets for line in basket.lines}.values())[:MAX_LINES]
+    lines = {(line.id, line.sku, line.variant): line for basket in baskets for line in basket.lines}
+    return tuple(lines.values())[:MAX_LINES]
 
 
 def _kept_baskets(baskets: tuple[Basket, ...]) -> tuple[Basket, ...]:

@@ -32,7 +32,7 @@ from stream.signals import shop
 from stream.signals.base import Context, Result, Signal
 from stream.signals.cart_counts import counts_at
 from stream.signals.cart_entries import DOES, MESSAGES, entry
-from stream.signals.cart_triggers import Retracted, abandonment, recovery, retraction, retraction_id, trigger_id
+from stream.signals.cart_triggers import Retracted, abandonment, named, recovery, retraction, retraction_id, trigger_id
 from tracker.contract.codec import emission_id
 from tracker.contract.events import ProfileEvent
 from tracker.contract.settings import Settings
@@ -125,7 +125,7 @@ class CartSignal(Signal[CartLog]):
         """The cart used last, and all of them."""
         orders = [
             {
-                "order_id": order.id, "time": rfc3339(order.ms), "revenue": order.value, "currency": order.cur,
+                "order_id": named(order), "time": rfc3339(order.ms), "revenue": order.value, "currency": order.cur,
                 "recovered_by": order.by, "given_back": order.back, "reversed": order.reversed,
             }
             for order in state.carts.orders
@@ -151,7 +151,7 @@ class CartSignal(Signal[CartLog]):
         if emitted.what == "cart.abandoned":
             said |= {"seq": cart.seq, "reason": reason_of(cart), "suppressed": emitted.quiet}
         if order is not None:
-            said |= {"order_id": order.id, "revenue": order.value, "order_currency": order.cur}
+            said |= {"order_id": named(order), "revenue": order.value, "order_currency": order.cur}
             if order.by is not None:
                 said["by"] = order.by
         if emitted.told is not None:
@@ -177,9 +177,14 @@ def _carts_of(old: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(items: tuple[Line, ...]) -> list[dict[str, Any]]:
+    more = (("name", "name"), ("sku", "sku"), ("variant", "variant"), ("currency", "cur"))
     return [
-        {"product_id": i.id, "quantity": i.qty, "price": i.price, **({"name": i.name} if i.name else {})} for i in items
-    ]
+        {
+            "product_id": i.id, "quantity": i.qty, "price": i.price,
+            **{name: said for name, field in more if (said := getattr(i, field)) is not None},
+        }
+        for i in items
+    ]  # fmt: skip
 
 
 def _explained(cart: Cart) -> dict[str, Any]:

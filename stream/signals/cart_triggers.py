@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from stream.core.cart_log import Told
-from stream.core.cart_state import STAGES, Emission, Line, reason_of, value_of
+from stream.core.cart_state import STAGES, Emission, Line, Order, reason_of, value_of
 from stream.signals.base import Context, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.triggers import (
@@ -53,7 +53,7 @@ def abandonment(emission: Emission, told: Told, ctx: Context) -> Trigger:
             profile_id=ctx.profile_id,
             stage=STAGES[cart.stage],
             value=value_of(cart.items),
-            items=[_shown(line) for line in cart.items],
+            items=[cart_line(line) for line in cart.items],
             episode=cart.episode,
             seq=cart.seq,
             opened_at_ms=cart.opened_ms,
@@ -68,7 +68,7 @@ def abandonment(emission: Emission, told: Told, ctx: Context) -> Trigger:
     )
 
 
-def _shown(line: Line) -> CartLine:
+def cart_line(line: Line) -> CartLine:
     return CartLine(
         product_id=line.id,
         quantity=line.qty,
@@ -76,7 +76,15 @@ def _shown(line: Line) -> CartLine:
         name=line.name,
         url=line.url,
         image_url=line.img,
+        sku=line.sku,
+        variant=line.variant,
+        currency=line.cur,
     )
+
+
+def named(order: Order) -> str | None:
+    """The order_id that was said; None: none was."""
+    return None if order.id.startswith("message:") else order.id
 
 
 def recovery(emission: Emission, told: Told, ctx: Context) -> Trigger:
@@ -89,7 +97,7 @@ def recovery(emission: Emission, told: Told, ctx: Context) -> Trigger:
         data=CartRecovered(
             profile_id=ctx.profile_id,
             by=order.by or "organic",
-            order_id=None if order.id.startswith("message:") else order.id,
+            order_id=named(order),
             revenue=order.gain,
             value=value_of(cart.items),
             episode=cart.episode,

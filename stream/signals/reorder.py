@@ -21,6 +21,7 @@ from stream.core.parts import read_part
 from stream.core.reorder import Basket, Due, Reorder, Subscription
 from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals.cart_triggers import cart_line
 from tracker.contract.codec import emission_id
 from tracker.contract.events import (
     MAX_TIME_MS,
@@ -32,7 +33,7 @@ from tracker.contract.events import (
 from tracker.contract.keys import sale_field, undone_field
 from tracker.contract.models import Model
 from tracker.contract.retention import ReorderRules
-from tracker.contract.triggers import REORDER_DUE, CartLine, ReorderDue, TriggerKind, rfc3339
+from tracker.contract.triggers import REORDER_DUE, ReorderDue, TriggerKind, rfc3339
 from tracker.contract.windows import Zone
 
 PURCHASE: Final = "purchase"
@@ -202,13 +203,8 @@ def _trigger(due: Due, ctx: Context) -> Trigger:
             last_order_ms=due.last_ms,
             orders=due.orders,
             gap_days=due.gap_d,
-            items=[
-                CartLine(
-                    product_id=i.id, quantity=i.qty, price=i.price, name=i.name, url=i.url, image_url=i.img
-                )
-                for i in due.lines
-            ],
+            items=[cart_line(line) for line in due.lines],
             product_id=due.product,
             subscription_id=due.subscription,
         ),
-    )  # fmt: skip
+    )

@@ -33,6 +33,7 @@ class Properties(Struct):
     products: Any = None
     product_id: Any = None
     sku: Any = None
+    variant: Any = None
     name: Any = None
     price: Any = None
     quantity: Any = None
@@ -99,6 +100,8 @@ def text(value: object, limit: int) -> str | None:
     if isinstance(value, str):
         value = value.strip()
         return value[:limit] or None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # some clients write 1001 as 1001.0
+        value = int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)[:limit]
     return None
@@ -113,30 +116,43 @@ def currency(p: Properties) -> str | None:
     given = p.currency
     if given is None and isinstance(p.products, list) and p.products and isinstance(p.products[0], dict):
         given = p.products[0].get("currency")
+    return currency_code(given)
+
+
+def currency_code(given: object) -> str | None:
     if isinstance(given, str) and len(given) == 3 and given.isascii() and given.isalpha():
         return given.upper()
     return None
 
 
-def _line(id: object, sku: object, name: object, price: object, qty: float, link: object, img: object) -> Line:
+def _line(
+    id: object, sku: object, variant: object, name: object, price: object, qty: float, link: object, img: object,
+    cur: str | None = None,
+) -> Line:  # fmt: skip
+    code = None if sku is None else text(sku, MAX_ID_CHARS)
+    product = text(id, MAX_ID_CHARS) or code or text(name, MAX_ID_CHARS) or "unknown"
     return Line(
-        text(id, MAX_ID_CHARS) or text(sku, MAX_ID_CHARS) or text(name, MAX_ID_CHARS) or "unknown",
+        product,
         qty,
         number(price, MAX_PRICE),
         text(name, MAX_NAME_CHARS),
         url(link),
         url(img),
+        code if code != product else None,
+        None if variant is None else text(variant, MAX_ID_CHARS),
+        cur,
     )
 
 
 def listed(p: Properties, default_qty: float = 1) -> tuple[Line, ...] | None:
-    """The lines of `products`, at most 100, one a product; None when there is no such list.
+    """The lines of `products`, at most 100, one a product and variant; None when there is no such list.
 
     A quantity that is missing or no number >= 0 becomes default_qty; a line that says 0 is left out.
     """
     if not isinstance(p.products, list):
         return None
-    lines: dict[str, Line] = {}
+    lines: dict[tuple[str, str | None, str | None], Line] = {}
+    cur = currency(p)
     for item in p.products:
         if not isinstance(item, dict):
             continue
@@ -146,12 +162,17 @@ def listed(p: Properties, default_qty: float = 1) -> tuple[Line, ...] | None:
             continue
         if qty is None:
             qty = default_qty
-        line = _line(get("product_id"), get("sku"), get("name"), get("price"), qty, get("url"), get("image_url"))
-        if (same := lines.get(line.id)) is not None:
+        code = None if (own := get("currency")) is None or cur is None else currency_code(own)
+        line = _line(
+            get("product_id"), get("sku"), get("variant"), get("name"), get("price"), qty, get("url"),
+            get("image_url"), code if code != cur else None,
+        )  # fmt: skip
+        key = line.id, line.sku, line.variant
+        if (same := lines.get(key)) is not None:
             total = min(same.qty + qty, MAX_QUANTITY) if same.qty and qty else default_qty
-            lines[line.id] = msgspec.structs.replace(line, qty=total)
+            lines[key] = msgspec.structs.replace(line, qty=total)
         elif len(lines) < MAX_LINES:
-            lines[line.id] = line
+            lines[key] = line
     return tuple(lines.values())
 
 
@@ -187,7 +208,7 @@ def tiers(p: Tiered) -> list[str]:
 def single(p: Properties, default_qty: float) -> Line:
     """The product at the top level. A quantity that is missing or no positive number becomes default_qty."""
     qty = number(p.quantity, MAX_QUANTITY) or default_qty
-    return _line(p.product_id, p.sku, p.name, p.price, qty, p.url, p.image_url)
+    return _line(p.product_id, p.sku, p.variant, p.name, p.price, qty, p.url, p.image_url)
 
 
 def order_value(p: Properties) -> float | None:

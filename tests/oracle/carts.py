@@ -93,7 +93,7 @@ def run_timers(carts: Carts, until_ms: int, rules: Rules, said: list[Said]) -> N
         quiet = cart["seq"] > 0 and due - cart["told_ms"] < rules.repeat_ms
         cart["state"] = "abandoned"
         if cart["seq"] == 0:
-            cart["left"] = [x["id"] for x in cart["items"]][:20]
+            cart["left"] = list(dict.fromkeys(x["id"] for x in cart["items"]))[:20]
         cart["seq"] += 1
         cart["at_ms"] = cart["abandoned_ms"] = due
         if not quiet:
@@ -193,7 +193,10 @@ def apply_shopping(carts: Carts, e: Entry, said: list[Said]) -> None:
         key = latest(carts)["key"] if stage and latest(carts)["state"] in IN_USE else ""
     cart = find(carts, key)
     active = cart["state"] in IN_USE
-    items = items_after(cart["items"], e)
+    cur = cart["cur"]
+    if e["cur"] is not None and (cur is None or (e["lines"] is not None and e["do"] != "remove")):
+        cur = e["cur"]
+    items = items_after(priced(cart["items"], cart["cur"], cur), e)
     empties = not items and (e["do"] == "remove" or (e["do"] == "view" and e["lines"] is not None))
     if empties:
         if active:
@@ -213,8 +216,8 @@ def apply_shopping(carts: Carts, e: Entry, said: list[Said]) -> None:
         cart["at_ms"] = max(cart["at_ms"], e["ms"])
         cart["stage"] = max(cart["stage"], stage)
         cart["last_ms"] = max(cart["last_ms"], e["ms"])
-        cart["items"] = items
-        for field in ("cur", "checkout", "link"):
+        cart["items"], cart["cur"] = items, cur
+        for field in ("checkout", "link"):
             cart[field] = e[field] or cart[field]
         if stage:
             cart["shipping"] = e["by"] == "shipping"
@@ -240,7 +243,7 @@ def apply_shopping(carts: Carts, e: Entry, said: list[Said]) -> None:
 
 
 def items_after(items: list[dict[str, Any]], e: Entry) -> list[dict[str, Any]]:
-    """Lines have id, qty and, where given, price, name, url, img."""
+    """Lines have id, qty and, where given, price, name, url, img, sku, variant, cur."""
     if e["lines"] is None:
         return items
     if e["do"] == "view":
@@ -249,22 +252,45 @@ def items_after(items: list[dict[str, Any]], e: Entry) -> list[dict[str, Any]]:
         return list(e["lines"]) or items
     after = [dict(line) for line in items]
     for line in e["lines"]:
-        old = next((i for i in after if i["id"] == line["id"]), None)
-        if e["do"] == "add" and old is None:
+        olds = [i for i in after if are_same(i, line)]
+        most = max((agreed(i, line) for i in olds), default=0)
+        olds = [i for i in olds if agreed(i, line) == most]
+        if e["do"] == "add" and not olds:
             if len(after) < 100:
                 after.append(dict(line))
-        elif e["do"] == "add" and old is not None:
+        elif e["do"] == "add":
+            old = olds[0]
             old["qty"] = min(old["qty"] + line["qty"], 1e6)
             if line["price"] is not None:
-                old["price"] = line["price"]
-            for field in ("name", "url", "img"):
+                old["price"], old["cur"] = line["price"], line["cur"]
+            for field in ("name", "url", "img", "sku", "variant"):
                 old[field] = line[field] or old[field]
-        elif old is not None:  # remove
-            if line["qty"] == 0 or line["qty"] >= old["qty"]:
-                after.remove(old)
-            else:
-                old["qty"] -= line["qty"]
+        else:  # remove
+            of_product = [i for i in after if i["id"] == line["id"]]
+            less = line["qty"] or 1e9
+            for old in olds or (of_product if len(of_product) == 1 else []):
+                taken = min(less, old["qty"])
+                old["qty"] -= taken
+                less -= taken
+            after = [i for i in after if i["qty"]]
     return after
+
+
+def are_same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    differ = (a[f] is not None and b[f] is not None and a[f] != b[f] for f in ("sku", "variant"))
+    return a["id"] == b["id"] and not any(differ)
+
+
+def agreed(a: dict[str, Any], b: dict[str, Any]) -> int:
+    return sum(a[f] is not None and a[f] == b[f] for f in ("sku", "variant"))
+
+
+def priced(items: list[dict[str, Any]], before: str | None, cur: str | None) -> list[dict[str, Any]]:
+    """The lines of a cart in `before`, as those of one in `cur`."""
+    if before is None or cur is None:
+        return items
+    own = [(i["cur"] or before) for i in items]
+    return [{**i, "cur": None if c == cur else c} for i, c in zip(items, own, strict=True)]
 
 
 def apply_order(carts: Carts, e: Entry, rules: Rules, said: list[Said]) -> None:
@@ -594,7 +620,8 @@ def merged_cart(carts: list[Cart], closed_ms: int) -> Cart:
             out["state"] = "abandoned"
         else:
             out["state"] = "reopened" if out["seq"] else "open"
-        out["items"] = items_after(out["items"], {"do": "add", "lines": used[1]["items"]})
+        items = priced(out["items"], out["cur"], used[1]["cur"] or out["cur"])
+        out["items"] = items_after(items, {"do": "add", "lines": used[1]["items"]})
         for field in ("cur", "checkout", "link", "answer"):
             out[field] = used[1][field] or used[0][field]
         out["touch"] = max((c["touch"] for c in used if c["touch"]), key=lambda t: (t[1], t[0]), default=None)
@@ -701,7 +728,8 @@ def text(value: Any, most: int) -> str | None:
     if isinstance(value, str):
         return value.strip()[:most] or None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)[:most]
+        whole = isinstance(value, float) and value == int(value) and abs(value) < 2**53
+        return str(int(value) if whole else value)[:most]
     return None
 
 
@@ -709,15 +737,22 @@ def currency(p: dict[str, Any]) -> str | None:
     given = p.get("currency")
     if given is None and isinstance(p.get("products"), list) and p["products"] and isinstance(p["products"][0], dict):
         given = p["products"][0].get("currency")
+    return code(given)
+
+
+def code(given: Any) -> str | None:
     return given.upper() if isinstance(given, str) and len(given) == 3 and given.isascii() and given.isalpha() else None
 
 
-def line(p: dict[str, Any], quantity: float) -> dict[str, Any]:
+def line(p: dict[str, Any], quantity: float, cur: str | None = None) -> dict[str, Any]:
+    """`cur`: of the event, where the line may have another."""
     names = (text(p.get(name), 100) for name in ("product_id", "sku", "name"))
     links = {ours: p.get(theirs) for ours, theirs in (("url", "url"), ("img", "image_url"))}
+    id, sku = next((n for n in names if n), "unknown"), text(p.get("sku"), 100)
+    own = code(p.get("currency")) if cur is not None else None
     return {
-        "id": next((n for n in names if n), "unknown"), "qty": quantity, "price": number(p.get("price"), 1e12),
-        "name": text(p.get("name"), 120),
+        "id": id, "qty": quantity, "price": number(p.get("price"), 1e12), "name": text(p.get("name"), 120),
+        "sku": None if sku == id else sku, "variant": text(p.get("variant"), 100), "cur": None if own == cur else own,
         **{k: v if isinstance(v, str) and 0 < len(v) <= 500 else None for k, v in links.items()},
     }  # fmt: skip
 
@@ -731,8 +766,8 @@ def products(p: dict[str, Any], quantity: float) -> list[dict[str, Any]] | None:
         if not isinstance(item, dict) or number(item.get("quantity"), 1e6) == 0:
             continue
         given = number(item.get("quantity"), 1e6)
-        new = line(item, quantity if given is None else given)
-        old = next((x for x in lines if x["id"] == new["id"]), None)
+        new = line(item, quantity if given is None else given, currency(p))
+        old = next((x for x in lines if all(x[f] == new[f] for f in ("id", "sku", "variant"))), None)
         if old is not None:
             new["qty"] = min(old["qty"] + new["qty"], 1e6) if old["qty"] and new["qty"] else quantity
             lines[lines.index(old)] = new
@@ -742,7 +777,8 @@ def products(p: dict[str, Any], quantity: float) -> list[dict[str, Any]] | None:
 
 
 def value_of(lines: list[dict[str, Any]]) -> float:
-    return float(round(sum(x["price"] * x["qty"] for x in lines if x["price"] is not None), 4))
+    """Prices in another currency than the cart's (`cur`) are in no sum."""
+    return float(round(sum(x["price"] * x["qty"] for x in lines if x["price"] is not None and x["cur"] is None), 4))
 
 
 def order_value(p: dict[str, Any]) -> float | None:

@@ -18,7 +18,9 @@ ENTRY: Json = {
     "lines": None, "order": None, "value": None, "cur": None, "by": None, "cart": None, "checkout": None, "link": None,
     "since_ms": None, "brought": None,
 }  # fmt: skip
-LINE = {"qty": 1, "price": None, "name": None, "url": None, "img": None}
+LINE = {
+    "qty": 1, "price": None, "name": None, "url": None, "img": None, "sku": None, "variant": None, "cur": None,
+}  # fmt: skip
 ORDER: Json = {
     "value": 0.0, "cur": None, "by": None, "back": 0.0, "reversed": False, "gain": 0.0, "opened_ms": [], "brought": [],
     "left": [],

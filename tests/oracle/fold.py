@@ -445,7 +445,8 @@ class ProfilesFold:
                 continue
             lines = [
                 {"productId": i["id"], "quantity": i["qty"], "price": i["price"], "name": i["name"], "url": i["url"],
-                 "imageUrl": i["img"]} for i in c["items"]
+                 "imageUrl": i["img"], "sku": i["sku"], "variant": i["variant"], "currency": i["cur"]}
+                for i in c["items"]
             ]  # fmt: skip
             data |= {
                 "stage": carts.STAGES[c["stage"]], "items": lines, "seq": c["seq"], "lastActivityMs": c["last_ms"],

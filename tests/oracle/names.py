@@ -46,7 +46,8 @@ def contents(event: Json) -> list[str]:
         lines = carts.products(p, 1) or []
         if not lines and (p.get("product_id") or p.get("sku")) is not None:
             lines = [carts.line(p, 1)]
-        return [f"{kind}|{action}|{x['id'][:MOST_CHARS]}" for x in lines[:20]] + [f"{kind}|"] * len(lines[20:])
+        ids = list(dict.fromkeys(x["id"] for x in lines))
+        return [f"{kind}|{action}|{id[:MOST_CHARS]}" for id in ids[:20]] + [f"{kind}|"] * len(ids[20:])
     given = (carts.text(p.get(key), MOST_CHARS) for key in IDS[kind])
     id = next((g for g in given if g is not None), None)
     return [] if id is None else [f"{kind}|{action}|{id}"]

@@ -118,7 +118,9 @@ class Visitor:
         draw = self.draw
         p: Json = {"product_id": f"p{draw.randrange(5)}", "price": draw.choice([10, 4.5, "12.25", None, -1, 45000])}
         quantity = draw.choice([1, 1, 2, 3, "2", None])
-        return p | ({} if quantity is None else {"quantity": quantity}) | draw.choice([{}, {}, {"name": "Cà phê"}])
+        variant = draw.choice([{}, {}, {"variant": "M"}, {"variant": "L"}, {"sku": "m-1", "variant": "M"}])
+        name = draw.choice([{}, {}, {"name": "Cà phê"}, {"currency": "EUR"}])
+        return p | ({} if quantity is None else {"quantity": quantity}) | variant | name
 
     def cart_ids(self) -> Json:
         """Most shops name no cart; some visitors of this one have several."""

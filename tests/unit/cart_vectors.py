@@ -120,7 +120,7 @@ def shipping(at_s: float, **more: Any) -> ProfileEvent:
     return event(ev.CHECKOUT_STEP_VIEWED, at_s, {"step": 2, "shipping_method": "express"}, **more)
 
 
-def named(e: ProfileEvent, **ids: str) -> ProfileEvent:
+def named(e: ProfileEvent, **ids: Any) -> ProfileEvent:
     """The event with cart_id, checkout_id, order_id or others among its properties."""
     properties = msgspec.json.decode(bytes(e.properties)) | ids  # type: ignore[arg-type]
     return msgspec.structs.replace(e, properties=msgspec.Raw(msgspec.json.encode(properties)))
@@ -228,7 +228,65 @@ VECTORS: Final = (
 )
 """domain.md 5.4, S1 to S22."""
 
+M: Final = {"variant": "M"}
+L: Final = {"variant": "L", "sku": "A-L", "price": 12}
 MORE: Final = (
+    Vector(
+        "two variants of a product are two lines: one is taken out",
+        [named(add(0), **M), named(add(10), **L), named(remove(20), **M)],
+        2 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3620 12 #1.1"],
+    ),
+    Vector(
+        "each variant has its price",
+        [named(add(0), **M), named(add(10), **L), named(add(20), sku="A-L", price=12)],
+        2 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3620 34 #1.1"],
+    ),
+    Vector(
+        "a product that is taken out without a word on its variant",
+        [named(add(0), **M), named(add(10), **L), remove(20)],
+        2 * H,
+        "empty",
+        ["opened@0", "emptied@20"],
+    ),
+    Vector(
+        "the only one of a product goes, whatever its variant is called by then",
+        [named(add(0), **M), named(remove(20), variant="medium")],
+        2 * H,
+        "empty",
+        ["opened@0", "emptied@20"],
+    ),
+    Vector(
+        "some pieces are taken out of several lines",
+        [named(add(0, quantity=2), **M), named(add(10, quantity=3), **L), named(remove(20), quantity=4)],
+        2 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3620 12 #1.1"],
+    ),
+    Vector(
+        "prices in two currencies are no sum",
+        [named(add(0), currency="USD"), named(add(10, "B", 2), currency="vnd"), named(remove(20, "C"), currency="EUR")],
+        2 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3620 10 #1.1"],
+    ),
+    Vector(
+        "the price of a line is the latest that was said, in its currency",
+        [named(add(0), currency="USD"), named(add(10), currency="VND"), named(add(20, "B"), currency="USD")],
+        2 * H,
+        "abandoned",
+        ["opened@0", "abandoned cart@3620 5 #1.1"],
+    ),
+    Vector(
+        "a checkout without products says nothing of prices",
+        [named(add(0), currency="USD"), named(checkout(10), currency="VND")],
+        2 * H,
+        "abandoned",
+        ["opened@0", "abandoned checkout@1810 10 #1.1"],
+    ),
     Vector(
         "an emptied cart begins anew",
         [add(0), remove(10), add(20, "B")],

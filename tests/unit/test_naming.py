@@ -68,6 +68,8 @@ def test_an_orders_lines_are_counted_and_beyond_twenty_under_no_name() -> None:
     fields = naming.content(event("Order Completed", 0, {"products": products}))
     assert fields == (*((f"product|ordered|p{n}", 1) for n in range(20)), ("product|", 3))
     assert naming.content(event("Order Completed", 0, {"revenue": 3})) == ()
+    variants = [{"product_id": "p", "variant": variant} for variant in "SML"]
+    assert naming.content(event("Order Completed", 0, {"products": variants})) == (("product|ordered|p", 1),)
 
 
 @pytest.mark.parametrize(

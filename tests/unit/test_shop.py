@@ -57,6 +57,27 @@ def test_a_list_is_cut_at_a_hundred_lines_and_merges_the_same_product() -> None:
     assert {line.qty for line in lines} == {4}
 
 
+def test_variants_of_a_product_are_lines_of_their_own_and_prices_in_other_currencies_say_so() -> None:
+    products = [
+        {"product_id": 1, "variant": "M", "price": 10},
+        {"product_id": 1, "variant": "L", "price": 12, "sku": "s"},
+        {"product_id": 1.0, "variant": "M", "price": 10},
+        {"sku": "t", "price": 3, "currency": "eur"},
+        {"sku": "u", "price": 3, "currency": "VND"},
+    ]
+    p = read({"products": products, "currency": "VND"})
+    assert shop.listed(p) == (
+        Line("1", 2, 10, variant="M"), Line("1", 1, 12, sku="s", variant="L"), Line("t", 1, 3, cur="EUR"),
+        Line("u", 1, 3),
+    )  # fmt: skip
+    assert shop.order_value(p) == 35
+
+
+@pytest.mark.parametrize(("given", "read"), [(1001.0, "1001"), (1.5, "1.5"), (1001, "1001"), (1e300, "1e+300")])
+def test_a_number_as_a_text_is_one_however_it_is_written(given: float, read: str) -> None:
+    assert shop.text(given, 100) == read
+
+
 def test_junk_in_a_list_is_passed_over() -> None:
     products: list[Any] = [
         None,

@@ -64,12 +64,19 @@ class Person(Struct, rename="camel", kw_only=True, omit_defaults=True):
 
 
 class CartLine(Struct, rename="camel", kw_only=True, omit_defaults=True, frozen=True):
+    """A product, in one variant where the shop says which."""
+
     product_id: str
     quantity: float = 1
     price: float | None = None
     name: str | None = None
     url: str | None = None
     image_url: str | None = None
+    sku: str | None = None
+    variant: str | None = None
+    currency: Annotated[
+        str | None, Meta(description="Of its price, where that is another than the cart's: it is not in its value.")
+    ] = None
 
 
 class CartAbandoned(Person):
