@@ -98,7 +98,7 @@ def routes(value: bytes, head: EventHead) -> tuple[Identifier, ...]:
         if given is None:
             continue
         if isinstance(given, int | float) and not isinstance(given, bool):
-            given = str(given)
+            given = str(int(given) if abs(given) < 2**53 and given == int(given) else given)
         if isinstance(given, str) and (id := usable(given.strip())) is not None:
             found.append((name, id))
     return tuple(found)

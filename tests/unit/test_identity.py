@@ -23,7 +23,7 @@ def ids_of(**fields: Any) -> tuple[Identifier, ...]:
 @pytest.mark.parametrize(
     "value",
     ["", " ", "null", "None", '"null"', "NaN", "guest", "anonymous", "undefined", "0", "000", "0-0", "-1", "---",
-     "[object Object]", "true", "x" * 201, "0000000000", "Test@test.com"],
+     "[object Object]", "true", "x" * 201, "0000000000", "Test@test.com", "`null`", "\u201cnull\u201d"],
 )  # fmt: skip
 def test_a_value_that_everybody_sends_means_nobody(value: str) -> None:
     assert usable(value) is None
@@ -48,6 +48,11 @@ def test_an_ordinary_value_is_kept_as_it_is(value: str) -> None:
         ("lan@@shop.example", None),
         ("lan tran@shop.example", None),
         ("lan@shop..example", None),
+        ("\u200blan@shop.example\ufeff", "lan@shop.example"),
+        ("mailto:lan@shop.example", None),
+        ("Lan <lan@shop.example>", None),
+        ("lan@shop.example,", None),
+        ("lan@shop.example;mai@shop.example", None),
         (12, None),
         (["lan@shop.example"], None),
     ],
@@ -78,6 +83,19 @@ def test_an_email_is_trimmed_and_in_lower_case_and_nothing_else_is_folded(value:
         ("1111111111", "TH", None),
         ("+1234567890123456", "VN", None),
         ("+0901234567", "VN", None),
+        ("+84 (0)901 234 567", "VN", "+84901234567"),
+        ("+44 (0)20 7946 0958", "VN", "+442079460958"),
+        ("+44 020 7946 0958", "VN", "+442079460958"),
+        ("(0)901234567", "VN", "+84901234567"),
+        ("tel:+84901234567", "VN", "+84901234567"),
+        ("\u202a+84 901 234 567\u202c", "VN", "+84901234567"),  # copied out of a list of contacts
+        ("0901\u2011234\u2013567", "VN", "+84901234567"),
+        ("\uff10\uff19\uff10\uff11\uff12\uff13\uff14\uff15\uff16\uff17", "VN", "+84901234567"),
+        ("'0901,234,567", "VN", "+84901234567"),
+        (84901234567.0, "VN", "+84901234567"),
+        (8490.5, "VN", None),
+        ("0999999999", "VN", None),
+        ("0901234567 / 0912345678", "VN", None),
         ("hotline", "VN", None),
     ],
 )
@@ -211,6 +229,7 @@ def purchase_of(event: str | None = "Order Completed", **properties: Any) -> tup
 def test_an_event_of_a_purchase_says_which_the_most_telling_first() -> None:
     assert purchase_of(cart_id="c1", order_id=" 1001 ", revenue=3) == (("order_id", "1001"), ("cart_id", "c1"))
     assert purchase_of("Checkout Started", checkout_id=7) == (("checkout_id", "7"),)
+    assert purchase_of(order_id=1001.0, cart_id=1e300) == (("order_id", "1001"), ("cart_id", "1e+300"))
     assert purchase_of(revenue=3) == ()
     assert purchase_of(note="order_id", products=[{"order_id": "o1"}]) == ()
     assert purchase_of("Product Viewed", order_id="o1") == ()

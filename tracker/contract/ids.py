@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from unicodedata import normalize
 
 from msgspec import Struct
 
@@ -56,16 +57,21 @@ BLOCKED: Final[frozenset[str]] = frozenset(
 """Values that broken integrations send for everybody (compared in lower case, quotes and blanks stripped)."""
 
 
+QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019"
+
+
 def usable(value: str | None) -> str | None:
     """The identifier, or None when it means nobody: blank, blocked, zeros and dashes only, or longer than 200."""
     if value is None or len(value) > MAX_ID_CHARS:
         return None
-    bare = value.strip().strip("\"'").strip().lower()
+    bare = value.strip().strip(QUOTES).strip().lower()
     return None if bare in BLOCKED or _nobody(bare) else value
 
 
 def normal(type: str, value: object, country: str) -> str | None:
     """A value of a type as it is looked up by, or None when it means nobody. `country`: of phones that name none."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # some clients write 7 as 7.0
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or usable(value) is None:
@@ -77,17 +83,22 @@ def normal(type: str, value: object, country: str) -> str | None:
     return value
 
 
-_email = re.compile(r"[^@\s\x00-\x1f]+@[^@\s.]+(\.[^@\s.]+)+").fullmatch
+_invisible = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+").sub
+"""Marks that come along when an address is copied out of a page or a list of contacts."""
+_email = re.compile(r"[^@\s\x00-\x1f:;,<>()\[\]\\]+@[^@\s.,;<>()\[\]\\\"']+(\.[^@\s.,;<>()\[\]\\\"']+)+").fullmatch
 
 
 def email(value: str) -> str | None:
     """Trimmed and in lower case. Dots and +tags stay: whether they matter is the provider's business."""
-    value = value.strip().lower()
+    value = _invisible("", value).strip().lower()
     return value if _email(value) else None
 
 
-_filling = re.compile(r"[\s.\-()/\u00a0]+").sub
+_in_brackets = re.compile(r"\(\s*0\s*\)").sub
+_filling = re.compile(r"[\s.\-()/,_'\"\u2010-\u2015\u2019\u2212]+").sub
 _digits = re.compile(r"\+?[0-9]{6,20}").fullmatch
+_with_trunk = re.compile(f"({'|'.join(code for code, trunk in PHONE_COUNTRIES.values() if trunk == '0')})0").match
+"""A country's code and the 0 that is dialled inside it only, which many write behind it all the same."""
 OLD_VN_PREFIXES: Final[dict[str, str]] = {
     **{f"16{n}": f"3{n}" for n in range(2, 10)},
     "120": "70", "121": "79", "122": "77", "126": "76", "128": "78",
@@ -100,7 +111,9 @@ _vn = re.compile(r"[35789][0-9]{8}|2[0-9]{9}|1[89]00[0-9]{4,6}").fullmatch
 
 def phone(value: str, country: str) -> str | None:
     """E.164 ('+84901234567'), or None when it is no phone number. Without + or 00 it is a number of `country`."""
-    text = _filling("", value)
+    if not value.isascii():
+        value = _invisible("", normalize("NFKC", value))  # digits of full width, as some keyboards write them
+    text = _filling("", _in_brackets("", value)).removeprefix("tel:")
     if not _digits(text):
         return None
     code, trunk = PHONE_COUNTRIES[country]
@@ -114,11 +127,13 @@ def phone(value: str, country: str) -> str | None:
         digits = text
     else:
         digits = code + text
+    if (both := _with_trunk(digits)) is not None:
+        digits = both[1] + digits[both.end() :]
     if digits.startswith("84"):
-        national = digits[2:].removeprefix("0")  # +84 (0) 90 ...
+        national = digits[2:]
         if len(national) == 10 and (new := OLD_VN_PREFIXES.get(national[:3])) is not None:
             national = new + national[3:]
-        return f"+84{national}" if _vn(national) else None
+        return f"+84{national}" if _vn(national) and len(set(national)) > 1 else None
     if not 8 <= len(digits) <= 15 or digits[0] == "0" or len(set(digits[2:])) == 1:
         return None
     return "+" + digits
