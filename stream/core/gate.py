@@ -6,7 +6,7 @@ tracker.toml) and what the profile was told before. In this order, for kinds tha
     repeat      the same id was let through before
     denied      the person said no on all channels
     no_consent  no channel may be used by the site's policy on consent
-    cap         the site's most of all kinds, or of this one (kind_cap), were let through within cap_h
+    cap         the site's most of all such kinds, or of this one (kind_cap), were let through within cap_h
     quiet       quiet hours: it waits for their end, or is suppressed
 
 What waited goes through all of it again, and is dropped (void) when what it said is not so any more. Kinds that only
@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from stream.core.contact import ALL, Contacts, channels, consent
 from tracker.contract.durations import HOUR_MS
 from tracker.contract.sites import TriggerPolicy, quiet_minutes
+from tracker.contract.triggers import INFORMING
 from tracker.contract.windows import MINUTE_S, Zone
 
 MAX_TOLD: Final = 64
@@ -119,7 +120,7 @@ def reason_against(
         return reason
     if rules.cap or rules.kind_caps:
         since = moment_ms - rules.cap_ms
-        recent = [t for t in gate.told if t.ms > since]
+        recent = [t for t in gate.told if t.ms > since and t.kind not in INFORMING]
         if rules.cap and len(recent) >= rules.cap:
             return "cap"
         most = rules.kind_caps.get(kind)

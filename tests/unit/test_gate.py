@@ -152,6 +152,15 @@ def test_caps_count_what_was_let_through_within_their_hours() -> None:
     assert gate.reason_against(state, "survey", "t0", None, Rules(), T0 + 9 * DAY) == "repeat"
 
 
+def test_what_only_tells_systems_takes_up_no_cap() -> None:
+    shop = Shop(cap=1)
+    shop.abandons(T0)
+    shop.does("Order Completed", T0 + 26 * HOUR, order_id="o1")
+    assert b"tracker.cart_recovered.v1" in shop.owner.triggers[-1]
+    assert shop.abandons(T0 + 28 * HOUR).suppressed == []
+    assert len(shop.told) == 2
+
+
 def test_a_cap_holds_in_the_fold() -> None:
     shop = Shop(kind_caps={"cart_abandoned": 1})
     shop.abandons(T0 + 2 * HOUR)

@@ -69,7 +69,7 @@ class TriggerPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     """required: a yes on one channel. optional: silence is a yes on email, a no on sms, zns, zalo, viber, webpush. Who
     said no on all channels gets nothing, also with ignore."""
     cap: Annotated[int, Meta(ge=0, le=50)] = 0
-    """Most triggers of all kinds a profile within cap_h; 0: no limit."""
+    """Most triggers of all kinds that a message comes of, a profile within cap_h; 0: no limit."""
     kind_caps: dict[str, Annotated[int, Meta(ge=1, le=50)]] = {}
     """The same of a kind: { cart_abandoned = 1 }."""
     cap_h: Annotated[float, Meta(gt=0, le=168)] = 24.0
