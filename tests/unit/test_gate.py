@@ -156,7 +156,7 @@ def test_what_only_tells_systems_takes_up_no_cap() -> None:
     shop = Shop(cap=1)
     shop.abandons(T0)
     shop.does("Order Completed", T0 + 26 * HOUR, order_id="o1")
-    assert b"tracker.cart_recovered.v1" in shop.owner.triggers[-1]
+    assert any(b"tracker.cart_recovered.v1" in told for told in shop.owner.triggers)
     assert shop.abandons(T0 + 28 * HOUR).suppressed == []
     assert len(shop.told) == 2
 
