@@ -28,6 +28,7 @@ from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
+from tracker.contract.ids import names_somebody
 from tracker.contract.stages import STAGE_NAMES, STAGES
 from tracker.contract.triggers import JOURNEY_STAGE, JourneyStage, JourneyStageName, rfc3339
 
@@ -290,7 +291,7 @@ def _visited(facts: Facts, ms: int, ctx: Context) -> Facts:
 
 def _names_contact(event: ProfileEvent) -> bool:
     traits = read_part(_traits, event.traits)
-    return traits is not None and any(isinstance(traits.get(c), str) and traits[c].strip() for c in CONTACTS)
+    return traits is not None and any(names_somebody(traits.get(c)) for c in CONTACTS)
 
 
 def _later(a: int | None, b: int | None) -> int | None:

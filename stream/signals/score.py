@@ -29,6 +29,7 @@ from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.durations import DAY_MS, MINUTE_MS
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent, event_label
+from tracker.contract.ids import names_somebody
 from tracker.contract.scoring import (
     CONTACTS,
     FIRST_ORDER,
@@ -431,7 +432,7 @@ def _trigger(
 
 
 def _has_contact(traits: dict[str, Any] | None) -> bool:
-    return any(isinstance(value := (traits or {}).get(name), str) and value.strip() != "" for name in CONTACTS)
+    return any(names_somebody((traits or {}).get(name)) for name in CONTACTS)
 
 
 def _by_machine(event: ProfileEvent) -> bool:

@@ -61,6 +61,8 @@ VECTORS: dict[str, tuple[list[bytes], list[str]]] = {
     "signed up": ([event(0, 0), event(1, 1, "Signed Up")], ["1->3"]),
     "an address": ([identify(0, 0, {"email": "lan@shop.example"})], ["1->3"]),
     "a name is no address": ([identify(0, 0, {"name": "Lan", "email": " "})], []),
+    "what everybody sends is no address": ([identify(0, 0, {"email": "undefined", "phone": "0000000000"})], []),
+    "a phone number as a number": ([identify(0, 0, {"phone": 84901234567})], ["1->3"]),
     "a first order": ([event(0, 0, "Order Completed", order_id="o1")], ["1->3"]),
     "active on two days after it": (
         [event(0, 0, "Trial Started"), event(1, 2 * DAY), event(2, 29 * DAY)], ["1->3", "3->4"],

@@ -153,6 +153,17 @@ def test_an_identify_call_without_an_address_makes_no_lead() -> None:
     assert person.stage == VISITOR
 
 
+@pytest.mark.parametrize("traits", [{"email": "null"}, {"email": "[object Object]", "phone": "0000000000"}])
+def test_an_address_that_everybody_sends_makes_no_lead(traits: dict[str, Any]) -> None:
+    person = Person(**traits)
+    assert person.take(identify(0)) == []
+    assert person.stage == VISITOR
+
+
+def test_a_phone_number_that_is_sent_as_a_number_makes_a_lead() -> None:
+    assert Person(phone=84901234567).take(identify(0)) == [LEAD]
+
+
 def test_a_visitor_with_many_points_is_qualified_as_soon_as_it_is_a_lead() -> None:
     person = Person(phone="0901234567")
     assert person.take(*(event("Product Reviewed", i) for i in range(5))) == []

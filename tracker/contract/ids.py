@@ -68,6 +68,14 @@ def usable(value: str | None) -> str | None:
     return None if bare in BLOCKED or _nobody(bare) else value
 
 
+def names_somebody(value: object) -> bool:
+    """Whether what a client gives as an address is one that is somebody's, spelled well or not. A phone number may come
+    as a number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 10**5 <= value < 10**20
+    return isinstance(value, str) and usable(value) is not None
+
+
 def normal(type: str, value: object, country: str) -> str | None:
     """A value of a type as it is looked up by, or None when it means nobody. `country`: of phones that name none."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # some clients write 7 as 7.0
