@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from stream.core.score import Part, Rules, Tallies, Tally, converted, joined, log_sum, position, with_one
+from stream.core.score import Part, Rules, Tallies, Tally, beyond, converted, joined, log_sum, position, with_one
 from tracker.contract.scoring import FIRST_ORDER, REPEAT_ORDER
 from tracker.contract.windows import Zone
 
@@ -28,6 +29,10 @@ class Orders(Struct, frozen=True, omit_defaults=True):
     """The earliest of those that are only counted: they have no id, or are older."""
     past: Tally | None = None
     """The others of those."""
+    beyond: int = 0
+    """Orders over a day's cap: they are told, and count for nothing else."""
+    over: tuple[str, ...] = ()
+    """order_ids of these, the latest 32: another report of one is no other order."""
 
 
 class Change(Struct, frozen=True):
@@ -44,13 +49,17 @@ NO_ORDERS: Final = Orders()
 def ordered(
     orders: Orders, tallies: Tallies, id: str | None, ms: int, rules: Rules, last_ms: int, zone: Zone
 ) -> Change | None:
-    """With an order that is reported. None: nothing changes, for it is known, or it is over the day's cap."""
+    """With an order that is reported. None: nothing changes, for it is known."""
     if id is not None and id in orders.latest:
         known_ms = orders.latest[id]
         if known_ms is None or known_ms <= ms:
             return None
-    elif _is_over(orders, tallies, ms, rules.cap, zone):
+    elif id is not None and id in orders.over:
         return None
+    elif _is_over(orders, tallies, ms, rules.cap, zone):
+        over = orders.over if id is None else (*orders.over, id)[-MAX_ORDERS:]
+        after = Orders(orders.latest, orders.first_ms, orders.past, orders.beyond + 1, over)
+        return Change(after, {REPEAT_ORDER: beyond(tallies[REPEAT_ORDER])}, (), ())
     latest = orders.latest if id is None else {**orders.latest, id: ms}
     counted = [each for each in (orders.first_ms, ms if id is None else None) if each is not None]
     return _changed((orders,), (tallies,), latest, counted, orders.past, rules, last_ms, zone)
@@ -73,7 +82,7 @@ def revised(orders: Orders, tallies: Tallies, rules: Rules, at_ms: int, zone: Zo
     """Under other half-lives: what is known by its time counts by the new one from then on."""
     past, repeat = orders.past, tallies.get(REPEAT_ORDER)
     if past is not None:
-        orders = Orders(orders.latest, orders.first_ms, converted(past, rules.half_lives_d[REPEAT_ORDER], at_ms))
+        orders = replace(orders, past=converted(past, rules.half_lives_d[REPEAT_ORDER], at_ms))
     day, today = (repeat.day, repeat.today) if repeat is not None else (0, 0)
     return orders, tallies_of(orders, day, today, rules, at_ms, zone)
 
@@ -120,10 +129,19 @@ def _changed(
     first_ms, *rest = sorted((*counted, *old)) or (None,)
     for ms in rest:
         past = with_one(past, ms, rules.half_lives_d[REPEAT_ORDER], last_ms)
-    after = Orders(dict(by_age[-MAX_ORDERS:]), first_ms, past)
+    after = Orders(dict(by_age[-MAX_ORDERS:]), first_ms, past, *_over_the_cap(before, latest))
     day, today = _today([t[REPEAT_ORDER] for t in tallies if REPEAT_ORDER in t], came, gone, zone)
     made = tallies_of(after, day, today, rules, last_ms, zone)
     return Change(after, made, _as_parts(came, rules), _as_parts(gone, rules))
+
+
+def _over_the_cap(before: tuple[Orders, ...], latest: Mapping[str, int | None]) -> tuple[int, tuple[str, ...]]:
+    """(`beyond`, `over`) of one or two: what is over the cap of one and counts of the other is none of them."""
+    if len(before) == 1:
+        return before[0].beyond, before[0].over
+    told = [id for of in before for id in of.over]
+    over = sorted({id for id in told if id not in latest})
+    return sum(of.beyond for of in before) - (len(told) - len(over)), tuple(over[-MAX_ORDERS:])
 
 
 def tallies_of(orders: Orders, day: int, today: int, rules: Rules, last_ms: int, zone: Zone) -> dict[str, Tally]:
@@ -138,7 +156,7 @@ def tallies_of(orders: Orders, day: int, today: int, rules: Rules, last_ms: int,
     if past is not None:
         logs.append(converted(past, h_repeat, last_ms).log)
     if logs:
-        n = len(times) - 1 + (past.n if past is not None else 0)
+        n = len(times) - 1 + (past.n if past is not None else 0) + orders.beyond
         found[REPEAT_ORDER] = Tally(log_sum(logs), h_repeat, n, day, today)
     return found
 

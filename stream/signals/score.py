@@ -292,10 +292,12 @@ def _ordered(
     """The state with an order, what that adds to the site's sums and takes back, and whether the order was known."""
     at_ms, known = event.timestamp_ms, before.indicators
     id = shop.order_id(shop.properties(event.properties))
-    is_known = id is not None and id in before.orders.latest
+    is_known = id is not None and (id in before.orders.latest or id in before.orders.over)
     change = score_orders.ordered(before.orders, known, id, at_ms, rules, before.last_ms, ctx.zone)
     if change is None:
         return before, (), (), is_known
+    if not change.sums and not change.back:  # over the day's cap
+        return replace(before, indicators={**known, **change.tallies}, orders=change.orders), (), (), is_known
     after = replace(
         before,
         indicators={**known, **change.tallies},

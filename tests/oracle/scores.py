@@ -38,7 +38,7 @@ STAGES = ["visitor", "lead", "mql", "sql", "customer"]
 def new() -> Json:
     return {
         "times": {}, "n": {}, "last_ms": 0, "ids": {}, "others": [], "marks": [], "stage": "visitor", "entered": {},
-        "left_ms": 0, "due_ms": None,
+        "left_ms": 0, "due_ms": None, "beyond": 0, "over": [],
     }  # fmt: skip
 
 
@@ -70,7 +70,8 @@ def stored(state: Json) -> Json:
     if others := sorted(state["others"]):
         orders["first_ms"] = others[0]
         orders["past"] = [log_of(others[1:]), 7.0, len(others) - 1, 0, 0] if others[1:] else None
-    plain = {k: v for k, v in state.items() if k not in ("times", "n", "ids", "others")}
+    orders |= {k: state[k] for k in ("beyond", "over") if state[k]}
+    plain = {k: v for k, v in state.items() if k not in ("times", "n", "ids", "others", "beyond", "over")}
     return {"indicators": indicators, "orders": orders} | plain
 
 
@@ -129,9 +130,14 @@ def order(state: Json, event: Json, ts: int, offset_ms: int) -> list[tuple[str, 
     if id in state["ids"]:
         if state["ids"][id] <= ts:
             return []
+    elif id is not None and id in state["over"]:
+        return []
     elif before:
-        _, last_day, today = state["n"].get("repeat_order", (0, -1, 0))
+        n, last_day, today = state["n"].get("repeat_order", (0, -1, 0))
         if (max(ts, before[0]) + offset_ms) // DAY_MS == last_day and today >= CAP:
+            state["n"]["repeat_order"] = (n + 1, last_day, today)
+            state["beyond"] += 1
+            state["over"] = [*state["over"], *([id] if id is not None else [])][-32:]
             return []
     mark(state, ts)
     state["last_ms"] = max(ts, state["last_ms"])
@@ -168,7 +174,7 @@ def ranked(state: Json, before: list[list[int]], offset_ms: int) -> list[tuple[s
                 last_day, today = day, today + 1 if day == last_day else 1
         today -= sum(name == "repeat_order" and (ms + offset_ms) // DAY_MS == last_day for name, ms in gone)
         state["times"]["repeat_order"] = times[1:]
-        state["n"]["repeat_order"] = (len(times) - 1, last_day, today)
+        state["n"]["repeat_order"] = (len(times) - 1 + state["beyond"], last_day, today)
     return [*came, *((f"-{name}", ms) for name, ms in gone)]
 
 
@@ -256,6 +262,10 @@ def merged(one: Json, other: Json, now_ms: int, offset_ms: int) -> tuple[Json, l
     for id in one["ids"].keys() | other["ids"].keys():
         both["ids"][id] = min(s["ids"][id] for s in (one, other) if id in s["ids"])
     both["others"] = [*one["others"], *other["others"]]
+    told = [*one["over"], *other["over"]]
+    over = sorted({id for id in told if id not in both["ids"]})
+    both["beyond"] = one["beyond"] + other["beyond"] - len(told) + len(over)
+    both["over"] = over[-32:]
     sums = ranked(both, [order_times(one), order_times(other)], offset_ms)
     starts = sorted({m[0] for s in (one, other) for m in s["marks"]})
     for start in starts:

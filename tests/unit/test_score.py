@@ -284,7 +284,8 @@ def test_the_cap_of_a_day_counts_an_order_of_two_profiles_once() -> None:
     both = SIGNAL.merge(one, other, at(10), ctx).state
     assert (both.indicators["repeat_order"].n, both.indicators["repeat_order"].today) == (2, 2)
     assert play([order(20, "d")], ctx, both).indicators["repeat_order"].n == 3
-    assert play([order(20, "d"), order(21, "e")], ctx, both).indicators["repeat_order"].n == 3
+    over = play([order(20, "d"), order(21, "e")], ctx, both).indicators["repeat_order"]
+    assert (over.n, over.today) == (4, 3)
 
 
 _shared = st.lists(
@@ -519,6 +520,29 @@ def test_a_raw_score_is_weights_times_counts_also_beyond_the_cap() -> None:
     said = SIGNAL.explain(liked, at(50), context())
     assert (said["indicators"]["social_like"]["events"], said["raw"]) == (50, 50)
     assert said["score"] == pytest.approx(20, abs=0.01)
+
+
+def test_orders_beyond_the_cap_are_told_each_once_and_count_for_nothing_else() -> None:
+    ctx = context(settings=settings(ScoreRules(daily_cap=2)))
+    full = play([order(n, f"o{n}") for n in range(3)], ctx)
+    over = SIGNAL.fold(full, order(5, "x"), ctx)
+    assert (over.sums, over.sums_back, over.engaged, over.triggers) == ((), (), False, ())
+    assert over.state == replace(over.state, marks=full.marks, last_ms=full.last_ms, stage=full.stage)
+    assert SIGNAL.fold(over.state, order(6, "x"), ctx).state == over.state, "it was told"
+    more = play([order(7, None), order(8, "y")], ctx, over.state)
+    said = SIGNAL.explain(more, at(9), ctx)
+    assert said["indicators"]["repeat_order"]["events"] == 5
+    assert said["raw"] == 20 + 5 * 30
+    assert said["score"] == pytest.approx(20 + 2 * 30, rel=1e-3)
+    tomorrow = play([order(D, "z")], ctx, more)
+    assert (tomorrow.indicators["repeat_order"].n, tomorrow.indicators["repeat_order"].today) == (6, 1)
+    assert SIGNAL.revise(more, at(9), ctx).state.indicators["repeat_order"].n == 5
+
+    other = play([order(4, "x"), order(4, "w")], ctx)
+    both = SIGNAL.merge(more, other, at(10), ctx).state
+    assert both == SIGNAL.merge(other, more, at(10), ctx).state
+    assert both.indicators["repeat_order"].n == 6, "o1, o2, x, w, y and the one without an id"
+    assert (both.orders.beyond, both.orders.over) == (2, ("y",))
 
 
 def test_an_event_beyond_the_cap_adds_nothing_to_the_sums_and_is_no_engagement() -> None:
