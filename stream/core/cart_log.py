@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stream.core.cart import advance, step
-from stream.core.cart_merge import merge_carts
+from stream.core.cart_merge import merge_carts, recovered_twice
 from stream.core.cart_state import NEW, WAITING, Carts, Emission, Entry, Order, Rules, What, due_ms, due_of, key_of
 
 MAX_ENTRIES: Final = 200
@@ -161,9 +161,10 @@ def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
         parts.append((base, state.log[n:]))
     (base1, log1), (base2, log2) = parts
     base = merge_carts(base1, base2)
+    undone, instead, reversals = recovered_twice(base1, base2)
     log = tuple(sorted({e.id: e for e in (*log2, *log1)}.values(), key=key_of))
     carts, emitted = _fold(base, log, fired_ms, rules)
-    emitted = sorted(earlier, key=_place) + emitted
+    emitted = sorted(earlier, key=_place) + reversals + emitted
     told = {(t.by, t.n, t.order): t for t in (*_doubted(one), *_doubted(other))}
     minted = {by: max(one.minted.get(by, 0), other.minted.get(by, 0)) for by in sorted({*one.minted, *other.minted})}
     merged = CartLog(
@@ -178,7 +179,10 @@ def merge(one: CartLog, other: CartLog, rules: Rules) -> Change:
         counted=dict(sorted(counted.items())),
     )
     change = _tell(merged, emitted, fired_ms, rules, sorted(before, key=_place))
-    change = replace(change, state=replace(change.state, told=_since(change.state.told, base, rules)))
+    change = replace(
+        change, state=replace(change.state, told=_since(change.state.told, base, rules)),
+        emitted=(*change.emitted, *instead), undone=(*change.undone, *undone),
+    )  # fmt: skip
     return _trim(change, rules) if log else change
 
 

@@ -14,9 +14,11 @@ from stream.core.cart_state import (
     MAX_LINKS,
     MAX_ORDERS,
     NEW,
+    NEW_CART,
     WAITING,
     Cart,
     Carts,
+    Emission,
     Order,
     State,
     in_currency,
@@ -53,21 +55,56 @@ def merge_carts(one: Carts, other: Carts) -> Carts:
 
 
 def _as_one(reports: list[Order]) -> Order:
-    """An order that both visitors had: its earliest report, and the carts of the one of which it recovered any."""
+    """An order that both visitors had: its earliest report, and all carts that it recovered, of either."""
     first = reports[0]
     if len(reports) == 1:
         return first
-    by = next((o for o in reports if o.by is not None), first)
+    by, *others = _recovering(reports) or [first]
+    carts = dict.fromkeys(cart for o in (by, *others) for cart in _recovered(o))
     return replace(
         first,
         by=by.by,
         gain=by.gain,
-        opened_ms=by.opened_ms,
-        brought=by.brought,
-        left=by.left,
+        opened_ms=tuple(opened_ms for opened_ms, _, _ in carts),
+        brought=tuple(brought for _, brought, _ in carts) if any(brought for _, brought, _ in carts) else (),
+        left=tuple(left for _, _, left in carts) if any(left for _, _, left in carts) else (),
         back=min(first.value, sum(o.back for o in reports)),
         reversed=any(o.reversed for o in reports),
     )
+
+
+def _recovering(reports: list[Order]) -> list[Order]:
+    """Those of one order that recovered a cart: the one whose value counts first."""
+    return sorted((o for o in reports if o.by is not None), key=lambda o: not o.gain)
+
+
+def _recovered(o: Order) -> list[tuple[int, str | None, tuple[str, ...]]]:
+    """The carts that an order recovered: when opened, whose campaign, what was in it."""
+    n = len(o.opened_ms)
+    return list(zip(o.opened_ms, o.brought or (None,) * n, o.left or ((),) * n, strict=True))
+
+
+def recovered_twice(one: Carts, other: Carts) -> tuple[list[Emission], list[Emission], list[Emission]]:
+    """What of orders that recovered carts of both visitors comes out otherwise than each of them has it: (what is
+    undone, what is instead, recoveries that are reversed). Its value is gained once; whoever has heard of a
+    cancellation has heard of it for both."""
+    undone: list[Emission] = []
+    instead: list[Emission] = []
+    reversals: list[Emission] = []
+    theirs = {o.id: o for o in other.orders if o.by is not None}
+    for mine in one.orders:
+        if mine.by is None or (its := theirs.get(mine.id)) is None or _recovered(mine) == _recovered(its):
+            continue
+        main, more = _recovering(sorted((mine, its), key=lambda o: (o.ms, repr(o))))
+        if main.reversed != more.reversed:
+            order = replace(more if main.reversed else main, reversed=True)
+            reversals.append(Emission("cart.recovery_reversed", max(one.at_ms, other.at_ms), NEW_CART, order))
+        elif more.gain and not more.reversed:
+            opened_ms, brought, left = _recovered(more)[0]
+            cart = Cart(opened_ms=opened_ms, brought=brought, left=left)
+            undone.append(Emission("cart.recovered", more.ms, cart, more))
+            instead.append(Emission("cart.recovered", more.ms, cart, replace(more, value=0.0, gain=0.0)))
+    return undone, instead, reversals
 
 
 def _merged(carts: list[Cart], closed_ms: int) -> Cart:

@@ -557,6 +557,7 @@ def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[di
             told[t["by"], t["n"], t["order"]] = {**t, "meets": True} if meets else t
         for by, n in state["minted"].items():
             minted[by] = max(n, minted.get(by, 0))
+    more_counts = shared_recoveries(bases[0], bases[1], base_ms, earlier)
     both = {
         "base": merged_bases(*bases), "log": sorted(entries.values(), key=place),
         "fired_ms": max(one["fired_ms"], other["fired_ms"]),
@@ -567,6 +568,7 @@ def merged(one: dict[str, Any], other: dict[str, Any], rules: Rules) -> tuple[di
         key=lambda x: (x["at_ms"], x["cart"]["opened_ms"], x["cart"]["opened_by"], x["cart"]["key"], x["what"])
     )
     to_tell = compare(both, both["fired_ms"], rules, True, before, earlier)
+    to_tell[-1]["counts"] += more_counts
     both["told"] = since(both["told"], both["base"], rules)
     if both["log"]:
         trim(both, rules)
@@ -591,7 +593,14 @@ def merged_bases(one: Carts, other: Carts) -> Carts:
             first["back"] = min(first["value"], first["back"] + o["back"])
             first["reversed"] |= o["reversed"]
             if first["by"] is None:
-                first |= {what: o[what] for what in ("by", "gain", "opened_ms", "brought", "left")}
+                first |= {what: o[what] for what in RECOVERY}
+            elif o["by"] is not None:
+                main, more = (first, o) if first["gain"] or not o["gain"] else (o, first)
+                new = [c for c in recovered_carts(more) if c not in recovered_carts(main)]
+                every = [*recovered_carts(main), *new]
+                columns = {what: [c[i] for c in every] for i, what in enumerate(("opened_ms", "brought", "left"))}
+                first |= {"by": main["by"], "gain": main["gain"]}
+                first |= {k: v if k == "opened_ms" or any(v) else [] for k, v in columns.items()}
     closed_ms = max((o["ms"] for o in orders.values()), default=0)
     keys = {c["key"] for c in (*one["carts"], *other["carts"])}
     carts = [merged_cart([c for c in (*one["carts"], *other["carts"]) if c["key"] == k], closed_ms) for k in keys]
@@ -601,6 +610,31 @@ def merged_bases(one: Carts, other: Carts) -> Carts:
         "orders": list(orders.values())[-50:],
         "links": dict(sorted({*one["links"].items(), *other["links"].items()})[-16:]),
     }
+
+
+RECOVERY = ("by", "gain", "opened_ms", "brought", "left")
+
+
+def recovered_carts(o: dict[str, Any]) -> list[Any]:
+    n = len(o["opened_ms"])
+    return list(zip(o["opened_ms"], o["brought"] or [None] * n, o["left"] or [[]] * n, strict=True))
+
+
+def shared_recoveries(one: Carts, other: Carts, at_ms: int, said: list[Said]) -> list[tuple[str, int, int]]:
+    """Of orders that recovered carts of both: what was cancelled for one is for the other; else the value is once."""
+    out: list[tuple[str, int, int]] = []
+    for a in one["orders"]:
+        for b in other["orders"]:
+            if a["id"] != b["id"] or not a["by"] or not b["by"] or recovered_carts(a) == recovered_carts(b):
+                continue
+            if a["reversed"] != b["reversed"]:
+                order = {**(b if a["reversed"] else a), "reversed": True}
+                said.append({"what": "recovery_reversed", "at_ms": at_ms, "cart": NEW, "order": order})
+            elif not a["reversed"] and a["gain"] and b["gain"]:
+                later = max(a, b, key=lambda o: (o["ms"], o["value"], o["cur"] or "", o["by"]))
+                gained = {"what": "recovered", "at_ms": at_ms, "cart": {**NEW, "opened_ms": later["opened_ms"][0]}}
+                out += [c for c in counts([{**gained, "order": later}], -1) if c[0].startswith("cart_revenue")]
+    return out
 
 
 def merged_cart(carts: list[Cart], closed_ms: int) -> Cart:

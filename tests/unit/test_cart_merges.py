@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from msgspec.structs import replace
 
 from stream.core import cart_log
 from stream.core.cart import step
-from stream.core.cart_log import CartLog
+from stream.core.cart_log import CartLog, Change
 from stream.core.cart_merge import merge_carts
 from stream.core.cart_state import NEW, Cart, Carts, Do, Entry, Line, Order, rules_of
+from stream.signals.cart_counts import counts_at
 from tracker.contract.settings import Settings
 
 RULES = rules_of(Settings())
@@ -64,6 +66,78 @@ def test_an_order_that_both_had_is_its_earliest_report_and_can_be_taken_back_onc
     again, emitted = step(carts, entry(-(10**9) + 21, "y", "undo", order="o"), RULES)
     assert emitted == []
     assert again.orders[0].back == 20.0
+
+
+def recovered(at_s: float, cart: str, by: str | None = None, order: str = "o", value: float = 20.0) -> CartLog:
+    """A cart that an order recovered, so long ago that its entries are forgotten."""
+    clicks = [entry(at_s + 2.1 * HOUR_S, f"{cart} click", "click", by=by)] if by else []
+    state = taken(
+        add(at_s, cart), *clicks,
+        entry(at_s + 3 * HOUR_S, f"{cart} {order}", "order", order=order, value=value, cur="VND"),
+        fired_s=at_s + 4 * HOUR_S,
+    )  # fmt: skip
+    return cart_log.take(state, entry(at_s + 60 * HOUR_S, f"{cart} later", "click"), 10**15, RULES).state
+
+
+def counts(*changes: Change) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for change in changes:
+        for field, n, ms in counts_at(change):
+            kind, _, rest = field.partition("|")
+            undone = kind.endswith("_undone")
+            key = f"{kind.removesuffix('_undone')}|{rest} {ms}"
+            found[key] += -n if undone else n
+    return {key: n for key, n in found.items() if n}
+
+
+def first_counts(state: CartLog) -> Counter[str]:
+    """What its recoveries have counted."""
+    found: Counter[str] = Counter()
+    for o in state.base.orders:
+        for opened_ms, gain in zip(o.opened_ms, (o.gain, *([0.0] * 7)), strict=False):
+            ms = opened_ms // 60_000 * 60_000
+            found[f"cart|recovered {ms}"] += 1
+            found[f"cart_revenue|VND|{o.by} {ms}"] += round(gain)
+    return found
+
+
+def of_recoveries(found: Counter[str]) -> dict[str, int]:
+    return {key: n for key, n in found.items() if n and (key.startswith(("cart|recovered", "cart_revenue")))}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_order_that_recovered_a_cart_of_each_is_gained_once_and_taken_back_for_both(flip: bool) -> None:
+    """Both entries are forgotten: the browser's and the server's report of one order, each with a cart of its own."""
+    one, other = recovered(0, "x", "mail"), recovered(600, "y")
+    assert (len(one.log), one.base.orders[0].gain, len(other.log)) == (1, 20.0, 1)
+    counted = first_counts(one) + first_counts(other)
+    change = cart_log.merge(*((other, one) if flip else (one, other)), RULES)
+    assert (change.retracted, change.recovered) == ((), ())
+    after = counted + Counter()
+    after.update(counts(change))
+    assert of_recoveries(after) == {
+        f"cart|recovered {10**12 // 60_000 * 60_000}": 1, f"cart|recovered {(10**12 + 600_000) // 60_000 * 60_000}": 1,
+        f"cart_revenue|VND|mail {10**12 // 60_000 * 60_000}": 20,
+    }  # fmt: skip
+    undo = cart_log.take(change.state, entry(70 * HOUR_S, "undo", "undo", order="o"), 10**15, RULES)
+    assert {t.by for t in undo.retracted} == {"x", "y"}
+    after.update(counts(undo))
+    assert of_recoveries(after) == {}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_cancellation_that_one_has_heard_of_is_the_others_too(flip: bool, first: bool) -> None:
+    one, other = recovered(0, "x", "mail"), recovered(600, "y", value=30.0)
+    counted = first_counts(one) + first_counts(other)
+    undo = cart_log.take(one if first else other, entry(62 * HOUR_S, "undo", "undo", order="o"), 10**15, RULES)
+    one, other = (undo.state, other) if first else (one, undo.state)
+    change = cart_log.merge(*((other, one) if flip else (one, other)), RULES)
+    assert {t.by for t in (*undo.retracted, *change.retracted)} == {"x", "y"}
+    after = counted + Counter()
+    after.update(counts(undo))
+    after.update(counts(change))
+    assert of_recoveries(after) == {}
 
 
 def test_an_abandonment_before_the_time_at_which_the_logs_meet_is_not_told_again(
