@@ -1,6 +1,6 @@
 """Review requests: some days after an order was delivered, of a person who is happy (a good NPS or CSAT) and has no
 open ticket. Once an order. An order whose time comes too early for that waits `wait_d` days more for an answer or a
-resolved ticket; a review of the order ends its wait.
+resolved ticket; a review of the order ends its wait, and one that names no order that of all delivered by then.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Reviews(Struct, frozen=True, omit_defaults=True):
     """The latest answer: (ms, on a scale to 5)."""
     tickets: dict[str, tuple[int, int]] = {}
     """ticket_id -> (opened, resolved), ms, the latest of each; 0: not known."""
+    reviewed_ms: int | None = None
+    """The latest review that names no order: the Segment Spec's has only a product."""
     at_ms: int = 0
     """The timers due until then have fired."""
     due_ms: int | None = None
@@ -107,6 +109,7 @@ class ReviewSignal(Signal[Reviews]):
             nps=_latest(one.nps, other.nps),
             csat=_latest(one.csat, other.csat),
             tickets=tickets,
+            reviewed_ms=_latest(one.reviewed_ms, other.reviewed_ms),
             at_ms=max(one.at_ms, other.at_ms),
         )
         return Result(state=_timed(_bounded(merged), _rules(ctx)))
@@ -167,7 +170,8 @@ def _learned(state: Reviews, event: ProfileEvent) -> Reviews:
             return replace(state, tickets={**state.tickets, id or "": times})
     order = shop.order_id(shop.properties(event.properties))
     if order is None:
-        return state
+        is_review = event.event == PRODUCT_REVIEWED
+        return replace(state, reviewed_ms=_latest(state.reviewed_ms, ms)) if is_review else state
     if event.event == PRODUCT_REVIEWED:
         orders = {order: ms, **state.orders}
         return replace(state, orders=orders, gone=(*state.gone, order))
@@ -182,7 +186,7 @@ def _bounded(state: Reviews) -> Reviews:
 
 
 def _latest(a: Any, b: Any) -> Any:
-    """Of two (ms, answer)."""
+    """Of two times, or (ms, answer)."""
     return b if a is None else a if b is None else max(a, b)
 
 
@@ -198,7 +202,12 @@ def _judged(state: Reviews, at_ms: int, ctx: Context, same: Reviews | None) -> R
     happy = state.is_happy(rules)
     for order, delivered_ms in state.orders.items():
         ripe_ms = delivered_ms + round(rules.delay_d * DAY_MS)
-        if order in state.gone or ripe_ms > at_ms:
+        if order in state.gone:
+            continue
+        if state.reviewed_ms is not None and delivered_ms <= state.reviewed_ms:
+            state = replace(state, gone=tuple(sorted((*state.gone, order))))
+            continue
+        if ripe_ms > at_ms:
             continue
         last_ms = ripe_ms + round(rules.wait_d * DAY_MS)
         if at_ms <= last_ms and happy and not state.has_open_ticket:

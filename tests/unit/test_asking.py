@@ -229,6 +229,15 @@ REVIEWS: dict[str, tuple[list[bytes], list[float]]] = {
     "a review is there": (
         [delivered(1, 0), nps(2, 3, 9), event(4, 4, "Product Reviewed", order_id="o1", rating=5), clock(60)], [],
     ),
+    "a review that names no order, as in the Segment Spec": (
+        [delivered(1, 0), nps(2, 3, 9), event(4, 4, "Product Reviewed", product_id="A", rating=5), clock(60)], [],
+    ),
+    "one of before the delivery, told late": (
+        [delivered(1, 0), nps(2, 3, 9), event(4, -1, "Product Reviewed", product_id="A", rating=5), clock(60)], [7],
+    ),
+    "one that is told before the delivery is": (
+        [nps(2, 3, 9), event(4, 4, "Product Reviewed", product_id="A", rating=5), delivered(1, 0), clock(60)], [],
+    ),
 }  # fmt: skip
 
 
