@@ -118,20 +118,22 @@ class ChurnSignal(Signal[W]):
         return ((self.gauge, 1),) if state.on else ()
 
     def explain(self, state: W, now_ms: int, ctx: Context) -> dict[str, Any]:
-        """What is known, what follows from it now, and what will happen when nothing more comes."""
+        """What is known, what follows from it now, and what will happen when nothing more comes. Of nobody who has no
+        day yet (of whose order only a refund has come) there is a risk."""
         rule, model = self.rule(ctx), model_of(self.name, ctx)
         told = self.told(state, now_ms, rule, ctx)
+        is_any = bool(state.days)
         crosses = churn_watch.crossing_ms(state, rule) if not state.on else None
         return {
             "on": state.on,
             "days": len(state.days) + state.more,
             "x": told.x,
             "t_x_days": told.t_x_days,
-            "t_days": told.t_days,
-            "risk": told.risk,
-            "band": told.band,
-            "p_alive": told.p_alive,
-            "likelihood": told.likelihood,
+            "t_days": told.t_days if is_any else None,
+            "risk": told.risk if is_any else None,
+            "band": told.band if is_any else None,
+            "p_alive": told.p_alive if is_any else None,
+            "likelihood": told.likelihood if is_any else None,
             "horizon_days": rule.horizon_d,
             "crosses": rfc3339(crosses) if crosses is not None else None,
             "crossings": state.crossings,
@@ -142,9 +144,9 @@ class ChurnSignal(Signal[W]):
             "customers": model.customers if model is not None else 0,
             "values": told.values,
             "currency": told.currency,
-            "mean_value": told.mean_value,
-            "clv": told.clv,
-            "high_value": told.high_value,
+            "mean_value": told.mean_value if is_any else None,
+            "clv": told.clv if is_any else None,
+            "high_value": told.high_value if is_any else None,
         }
 
 

@@ -32,6 +32,7 @@ from tracker.contract.triggers import REVIEW_REQUEST, ReviewRequest, rfc3339
 MAX_ORDERS: Final = 32
 MAX_TICKETS: Final = 16
 CSAT_SCALE: Final = 5
+UNKNOWN: Final = (-1, -1)
 _DEFAULT: Final = ReviewRules()
 _REQUESTED: Final = feedback_field("review", "requested", "other")
 
@@ -56,7 +57,7 @@ class Reviews(Struct, frozen=True, omit_defaults=True):
     csat: tuple[int, float] | None = None
     """The latest answer: (ms, on a scale to 5)."""
     tickets: dict[str, tuple[int, int]] = {}
-    """ticket_id -> (opened, resolved), ms, the latest of each; 0: not known."""
+    """ticket_id -> (opened, resolved), ms, the latest of each; -1: not known."""
     reviewed_ms: int | None = None
     """The latest review that names no order: the Segment Spec's has only a product."""
     at_ms: int = 0
@@ -101,7 +102,7 @@ class ReviewSignal(Signal[Reviews]):
     def merge(self, one: Reviews, other: Reviews, now_ms: int, ctx: Context) -> Result:
         tickets = dict(one.tickets)
         for id, (opened, resolved) in other.tickets.items():
-            mine = tickets.get(id, (0, 0))
+            mine = tickets.get(id, UNKNOWN)
             tickets[id] = (max(opened, mine[0]), max(resolved, mine[1]))
         merged = Reviews(
             orders={o: min(s.orders[o] for s in (one, other) if o in s.orders) for o in {*one.orders, *other.orders}},
@@ -165,7 +166,7 @@ def _learned(state: Reviews, event: ProfileEvent) -> Reviews:
         case "Ticket Opened" | "Ticket Resolved":
             said = read_part(_ticket, event.properties)
             id = (shop.text(said.ticket_id, 100) or shop.text(said.id, 100)) if said is not None else None
-            opened, resolved = state.tickets.get(id or "", (0, 0))
+            opened, resolved = state.tickets.get(id or "", UNKNOWN)
             times = (max(opened, ms), resolved) if event.event == TICKET_OPENED else (opened, max(resolved, ms))
             return replace(state, tickets={**state.tickets, id or "": times})
     order = shop.order_id(shop.properties(event.properties))

@@ -382,3 +382,12 @@ def test_a_state_of_version_1_is_read_on() -> None:
     assert worth(state) == {"": 200}
     again, _ = take([order(5, 100, "b")], state=state)
     assert again.x == 1
+
+
+def test_nobody_who_has_not_ordered_has_a_risk() -> None:
+    """A refund of an order that is not known yet."""
+    refund = event(ORDER_REFUNDED, NOON_S, {"order_id": "o1", "total": 5}, id="r")
+    state, _ = take([refund])
+    said = PurchaseSignal().explain(state, T0_MS + 9 * DAY_MS, context())
+    assert [said[name] for name in ("risk", "band", "p_alive", "likelihood", "t_days", "clv")] == [None] * 6
+    assert (said["x"], said["days"], said["on"]) == (0, 0, False)
