@@ -36,13 +36,17 @@ NAMES: Final[dict[str, str]] = {
     "push": "webpush", "web_push": "webpush", "web push": "webpush", "all": ALL, ALL: ALL,
 }  # fmt: skip
 """What events call a channel -> the channel."""
-YES: Final = frozenset(("true", "1", "yes", "granted", "grant", "subscribed", "opted_in", "opt_in", "optin", "allowed"))
+YES: Final = frozenset(
+    ("true", "1", "yes", "y", "on", "granted", "grant", "subscribed", "opted_in", "opt_in", "optin", "allowed",
+     "accepted")
+)  # fmt: skip
 NO: Final = frozenset(
-    ("false", "0", "no", "denied", "deny", "unsubscribed", "opted_out", "opt_out", "optout", "revoked", "withdrawn")
+    ("false", "0", "no", "n", "off", "denied", "deny", "unsubscribed", "opted_out", "opt_out", "optout", "revoked",
+     "withdrawn", "declined", "rejected")
 )  # fmt: skip
 STOP: Final = frozenset(
-    ("stop", "stopall", "stop all", "unsubscribe", "cancel", "end", "quit", "optout", "tc", "tu choi", "từ chối", "huy",
-     "hủy", "huỷ")
+    ("stop", "stopall", "stop all", "unsubscribe", "cancel", "end", "quit", "optout", "tc", "tc qc", "tu choi",
+     "từ chối", "huy", "hủy", "huỷ")
 )  # fmt: skip
 """Answers to an SMS that mean no (carriers' words, and Vietnam's)."""
 START: Final = frozenset(("start", "unstop"))
@@ -67,6 +71,8 @@ class _Properties(Struct):
     granted: Any = None
     subscribed: Any = None
     status: Any = None
+    opt_in: Any = None
+    opted_in: Any = None
     email: Any = None
     phone: Any = None
     address: Any = None
@@ -90,6 +96,7 @@ class _Traits(Struct):
 
 _properties: Final = msgspec.json.Decoder(_Properties)
 _traits: Final = msgspec.json.Decoder(_Traits)
+_fields: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class ContactSignal(Signal[Contacts]):
@@ -214,16 +221,20 @@ def left(event: ProfileEvent) -> str | None:
     the address in it. None: it says nothing of that, or not of which."""
     p = read_part(_properties, event.properties) or _Properties()
     if event.event == ev.UNSUBSCRIBED:
-        return None if (meant := _meant(event, None, False, p)[0]) == ALL else meant
+        meant = _meant(event, None, False, p)
+        return meant[0] if meant and meant[0] != ALL else None
     return "sms" if event.event == REPLIED and _channel_of(event, p) == "sms" and _answer(p) in STOP else None
 
 
 def _meant(event: ProfileEvent, channel: str | None, yes: bool, p: _Properties) -> tuple[str, ...]:
     """The channels of a yes or no: the event's name says it, or it itself, or the address in it. Else a no is one to
-    all, a yes one to mails (a newsletter's form has nothing else)."""
-    known = channel or _channel_of(event, p)
-    if known is not None:
-        return (known,)
+    all, a yes one to mails (a newsletter's form has nothing else). What is said of a channel that nobody knows here is
+    said of no other."""
+    named = (channel,) if channel is not None else _said_channels(p)
+    if named is None and event.channel in TYPE_OF:
+        named = (event.channel,)
+    if named is not None:
+        return named
     if p.email is None and p.phone is not None:
         return CHANNELS_OF["phone"]
     if p.email is not None or yes:
@@ -236,13 +247,23 @@ def _channel_of(event: ProfileEvent, p: _Properties) -> str | None:
     return given if given is not None else event.channel if event.channel in TYPE_OF else None
 
 
+def _said_channels(p: _Properties) -> tuple[str, ...] | None:
+    """The channels that the event names, one or several, as far as they are known here; None: it names none."""
+    for given in (p.channel, p.channels):
+        names = re.split(r"[,;|]", given[:200]) if isinstance(given, str) else given
+        if isinstance(names, list) and any(isinstance(name, str) and name.strip() for name in names):
+            return tuple(dict.fromkeys(c for name in names[:16] if (c := _named(name)) is not None))
+    return None if (channel := _named(p.type)) is None else (channel,)
+
+
 def _named(value: object) -> str | None:
     return NAMES.get(value.strip().lower()[:20]) if isinstance(value, str) else None
 
 
 def _updates(event: ProfileEvent, p: _Properties) -> Iterator[tuple[str, bool, Any]]:
-    """Consent Updated: {channel, consent, email or phone}, or {channels: {email: true, sms: false}}, or a list."""
-    many = next((m for m in (p.channels, p.consents, p.consent) if isinstance(m, dict | list)), None)
+    """Consent Updated: {channel, consent, email or phone}, where channel may be a list, or {channels: {email: true,
+    sms: false}}, or a list of such, or just {email: true, sms: false}."""
+    many = next((m for m in (p.channels, p.consents, p.consent) if _is_by_channel(m)), None)
     if isinstance(many, dict):
         for name, value in list(many.items())[:16]:
             channel, yes = _named(name), _yes(value)
@@ -254,20 +275,40 @@ def _updates(event: ProfileEvent, p: _Properties) -> Iterator[tuple[str, bool, A
                 yes = _yes(item)
                 if yes is not None:
                     yield channel, yes, item
+    elif flags := _flags(event):
+        for channel, yes in flags:
+            yield channel, yes, p
     else:
-        yes = next((y for v in (p.consent, p.granted, p.subscribed, p.status) if (y := _yes(v)) is not None), None)
-        if yes is not None:
-            given = _channel_of(event, p)
-            if given is None and (p.email is not None or p.phone is not None):
-                for channel in _meant(event, None, yes, p):
-                    yield channel, yes, p
-            else:
-                yield given or ALL, yes, p
+        said = (p.consent, p.granted, p.subscribed, p.status, p.opt_in, p.opted_in)
+        answer = next((y for v in said if (y := _yes(v)) is not None), None)
+        if answer is not None:
+            is_named = _said_channels(p) is not None or event.channel in TYPE_OF
+            of_an_address = p.email is not None or p.phone is not None
+            channels = _meant(event, None, answer, p) if is_named or of_an_address else (ALL,)
+            for channel in channels:
+                yield channel, answer, p
+
+
+def _is_by_channel(given: object) -> bool:
+    """Whether it says something of each channel, or is a list of what does."""
+    if isinstance(given, list):
+        return any(isinstance(item, dict) for item in given)
+    return isinstance(given, dict) and any(_named(name) is not None for name in given)
+
+
+def _flags(event: ProfileEvent) -> list[tuple[str, bool]]:
+    """{email: true, sms: false}"""
+    fields = read_part(_fields, event.properties) or {}
+    return [
+        (channel, value)
+        for name, value in fields.items()
+        if isinstance(value, bool) and (channel := _named(name)) is not None
+    ][:16]
 
 
 def _yes(value: object) -> bool | None:
     if isinstance(value, dict):
-        names = ("consent", "granted", "subscribed", "status")
+        names = ("consent", "granted", "subscribed", "status", "opt_in", "opted_in")
         return next((y for n in names if not isinstance(v := value.get(n), dict) and (y := _yes(v)) is not None), None)
     if isinstance(value, bool | int | str):
         word = str(value)[:20].strip().lower().replace("-", "_").replace(" ", "_")
