@@ -28,8 +28,9 @@ from msgspec.structs import replace
 
 KEPT_MS: Final = 48 * 3_600_000
 MAX_VISITS: Final = 8
-MAX_VIEWS: Final = 6
-"""Of a visit, the latest; none once it was told or has a cart. They are most of what a profile's state weighs."""
+MAX_VIEWS: Final = 10
+"""Of a visit, the latest, as many as `views` may ask for; none once it was told or has a cart. They are most of what a
+profile's state weighs."""
 MAX_MARKS: Final = 16
 
 Mark = tuple[int, bool]

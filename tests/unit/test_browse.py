@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import permutations
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_type_hints
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.core.browse import Browsing
+from stream.core.browse import MAX_VIEWS, Browsing
 from stream.signals.base import Trigger
 from stream.signals.browse import BrowseSignal
 from tests.unit.cart_vectors import SETTINGS, T0_MS, add, context, event, order, remove
@@ -168,6 +168,24 @@ def same(one: Browsing | None, other: Browsing | None) -> bool:
         and (a.told is not None or b.told is not None or (a.views, a.ready) == (b.views, b.ready))
         for a, b in pairs
     )
+
+
+@pytest.mark.parametrize("views", [2, 7, 10])
+def test_as_many_views_as_a_site_may_ask_for_are_known(views: int) -> None:
+    rig = Rig(views=views)
+    for n in range(views - 1):
+        rig.take(viewed(10 * n, f"p{n}"))
+    for n in range(10 - views):
+        rig.take(viewed(200 + n, f"t{n}", f"tea {n}"))
+    rig.take(viewed(300, "last"))
+    rig.clock(D)
+    assert [t.data.views for t in rig.triggers] == [views]  # type: ignore[attr-defined]
+    assert _bounds(BrowseRules, "views").le == MAX_VIEWS
+
+
+def _bounds(of: type, name: str) -> msgspec.Meta:
+    (meta,) = [m for m in get_type_hints(of, include_extras=True)[name].__metadata__ if isinstance(m, msgspec.Meta)]
+    return meta
 
 
 def test_what_it_tells() -> None:
