@@ -123,6 +123,17 @@ def test_lines_that_share_an_id_are_one_person_and_others_are_not(capsys: pytest
     assert [i["product_id"] for i in other["state"]["items"]] == ["A"]
 
 
+def test_what_everybody_sends_makes_nobody_one_person(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        {**line(add(0)), "userId": "null", "anonymousId": "a1"},
+        {**line(add(1, "B")), "userId": "null", "anonymousId": "a2"},
+        {**line(add(2, "C")), "anonymousId": "undefined"},  # of the person of the line before
+    ]
+    one, other = fold(lines, 10, capsys)["profiles"]
+    assert [i["product_id"] for i in one["state"]["items"]] == ["A"]
+    assert [i["product_id"] for i in other["state"]["items"]] == ["B", "C"]
+
+
 def test_names_and_times_of_every_kind_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[dict[str, Any]] = [
         {"event": "add_to_cart", "timestamp": 1_790_000_000, "properties": {"items": [{"item_id": "A", "price": 3}]}},

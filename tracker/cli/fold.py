@@ -15,6 +15,7 @@ from stream.what_if import Record, play
 from tracker.cli.common import Failure, printable
 from tracker.contract import settings as contract_settings
 from tracker.contract.events import MAX_TIME_MS, profile_prefix, with_profile
+from tracker.contract.ids import usable
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.sites import Site
 from tracker.contract.triggers import rfc3339
@@ -51,7 +52,8 @@ def fold(name: str, file: Iterable[bytes], now: str, site: str | None, verbose: 
     messageId that was there before counts once.
 
     Lines that share an id (userId, anonymousId, previousId) are one person from the first line on: a simple union,
-    without the limits that the identity rules have. A line without any id is of the person of the line before it.
+    without the limits that the identity rules have, but values that mean nobody (null, undefined, ...) are no ids. A
+    line without any id is of the person of the line before it.
     """
     name = ALIASES.get(name, name)
     settings = contract_settings.load()
@@ -143,7 +145,8 @@ class _Lines:
             self.skipped.append({"line": n, "reason": "later than --now"})
             return
         self._received_ms = received_ms
-        ids = [str(fields[name]) for name in ("userId", "anonymousId", "previousId") if fields.get(name)]
+        given = [str(fields[name]) for name in ("userId", "anonymousId", "previousId") if fields.get(name)]
+        ids = [id for id in given if usable(id) is not None]
         nobody = not fields.get("userId") and not fields.get("anonymousId")
         wire = {
             **fields, "type": fields.get("type") or "track", "messageId": fields.get("messageId") or f"line-{n:09}",
