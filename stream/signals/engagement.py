@@ -1,7 +1,8 @@
 """Somebody comes, or opens messages, less than before: `engagement_falling`, of visits and of messages.
 
 Visit days are those of the signal `visit`. Messages are of channels that tell whether they were seen: e-mail, Zalo,
-Viber; of SMS nobody knows. A message goes by its `message_id`, else its campaign; a click shows that it was opened.
+Viber; of SMS nobody knows. A message goes by its `message_id`, else its campaign and, where there is one, its
+`email_id`; a click shows that it was opened.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _DEFAULTS: Final = FallingRules()
 
 class _Said(Struct):
     message_id: Any = None
+    email_id: Any = None
     campaign_id: Any = None
     campaign: Any = None
     campaign_name: Any = None
@@ -184,10 +186,13 @@ def _message(p: _Said) -> str | None:
     of = p.campaign
     if isinstance(of, dict):
         of = of.get("id") or of.get("name")
-    for given in (p.message_id, p.campaign_id, of, p.campaign_name, p.template_id):
-        if (name := shop.text(given, MAX_ID_CHARS)) is not None:
-            return name
-    return None
+    if (name := shop.text(p.message_id, MAX_ID_CHARS)) is not None:
+        return name
+    named = (shop.text(given, MAX_ID_CHARS) for given in (p.campaign_id, of, p.campaign_name, p.template_id))
+    campaign = next((name for name in named if name is not None), None)
+    if (email := shop.text(p.email_id, MAX_ID_CHARS)) is not None:  # of the Segment Spec: one of a campaign's mails
+        return f"{email} {campaign}" if campaign is not None else email
+    return campaign
 
 
 def _trigger(name: str, fall: Fall, crossing: Crossing, ctx: Context) -> Trigger:

@@ -382,6 +382,16 @@ def test_of_one_message_delivery_and_openings_count_once_in_any_order() -> None:
     }
 
 
+def test_mails_of_one_campaign_are_told_apart_by_what_the_segment_spec_calls_them() -> None:
+    rig = Rig(EngagementSignal())
+    for n, id in enumerate(("18", 18.0, "19")):
+        rig.fold(event(n, "Email Delivered", {"campaign_id": "tet", "email_id": id}, channel="email"))
+    rig.fold(event(2, "Email Opened", {"campaign_id": "tet", "email_id": 18}, channel="email"))
+    assert rig.states["engagement"].messages == (
+        answers.Message(DAY0, "email 18 tet", True), answers.Message(DAY0 + 2, "email 19 tet", False),
+    )  # fmt: skip
+
+
 def test_of_machines_and_of_channels_that_can_not_tell_nothing_is_concluded() -> None:
     rig = Rig(EngagementSignal())
     rig.fold(event(0, "Email Opened", {"campaign_id": "a", "machine_open": True}, channel="email"))
