@@ -15,6 +15,7 @@ from stream.packing import binary
 from stream.signals.base import DECIDING, Context, Signal
 from stream.stored import StateError, Stored
 from tracker.contract.events import MAX_ID_CHARS, MAX_TIME_MS, Place, ProfileEvent, Time
+from tracker.contract.ids import usable
 from tracker.contract.models import Models
 from tracker.contract.settings import Settings
 from tracker.contract.windows import Zone
@@ -110,9 +111,9 @@ class Profile:
         elif ts < about.first_seen_ms:
             about.first_seen_ms = ts
         if event.user_id is not None and about.user_id is None:
-            about.user_id = event.user_id
+            about.user_id = usable(event.user_id)
         anonymous_id = event.anonymous_id
-        if anonymous_id is not None and anonymous_id not in about.anonymous_ids:
+        if anonymous_id is not None and anonymous_id not in about.anonymous_ids and usable(anonymous_id) is not None:
             about.anonymous_ids = [*about.anonymous_ids[1 - MAX_ANONYMOUS_IDS :], anonymous_id]
         if event.type == "group" and event.group_id is not None:
             about.groups = _latest({**about.groups, event.group_id: max(ts, about.groups.get(event.group_id, 0))})

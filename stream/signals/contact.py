@@ -20,7 +20,7 @@ from stream.signals.base import Context, Result, Signal
 from tracker.contract import events as ev
 from tracker.contract.durations import DAY_MS
 from tracker.contract.events import CONSENT_ACTIONS, MESSAGE_ACTIONS, VERIFIED, ProfileEvent
-from tracker.contract.ids import normal
+from tracker.contract.ids import normal, usable
 from tracker.contract.sites import TriggerPolicy
 from tracker.contract.triggers import rfc3339
 
@@ -153,7 +153,7 @@ def _addresses(event: ProfileEvent, p: _Properties, context: Said | None, countr
     for kind, value in external_ids(context, trusted, country):
         yield kind, value, True
     if event.type in ("identify", "alias"):
-        verified = event.user_id is not None
+        verified = usable(event.user_id) is not None
         types: tuple[str, ...] = ("email", "phone")
     else:
         name = event.event or ""
@@ -166,7 +166,7 @@ def _addresses(event: ProfileEvent, p: _Properties, context: Said | None, countr
         else:
             return
     # A server's report of a message that names nobody but the address is of whoever has the address.
-    verified = verified or (trusted and event.user_id is None and event.anonymous_id is None)
+    verified = verified or (trusted and usable(event.user_id) is None and usable(event.anonymous_id) is None)
     said: list[Any] = [read_part(_traits, event.traits)]
     said.append(read_part(_traits, context.traits) if context is not None else None)
     if event.type == "track":

@@ -625,9 +625,9 @@ def see(profile: Json, event: Json) -> None:
     about["events"] += 1
     about["first_seen_ms"] = min(about["first_seen_ms"], ts)
     about["last_seen_ms"] = max(about["last_seen_ms"], ts)
-    about["user_id"] = about["user_id"] or event.get("userId")
+    about["user_id"] = about["user_id"] or usable(event.get("userId"))
     anonymous = event.get("anonymousId")
-    if anonymous is not None and anonymous not in about["anonymous_ids"]:
+    if anonymous is not None and usable(anonymous) is not None and anonymous not in about["anonymous_ids"]:
         about["anonymous_ids"] = [*about["anonymous_ids"], anonymous][-10:]
     if event["type"] == "identify" and isinstance(event.get("traits"), dict):
         for name, value in event["traits"].items():

@@ -55,6 +55,11 @@ def test_a_login_names_verified_addresses_and_a_form_claims() -> None:
     assert [c.channel for c in channels(state, "optional")] == ["email", "email", "sms", "zns"]
 
 
+def test_a_login_of_nobody_is_none() -> None:
+    state = after(identify(0, {"email": EMAIL}, user_id="null", anonymous_id="a"))
+    assert [(a.value, a.verified) for a in state.addresses] == [(EMAIL, False)]
+
+
 def test_ids_at_a_messenger_are_a_servers_to_say() -> None:
     ids = {"externalIds": [{"type": "zalo_id", "id": "u77", "collection": "oa1"}]}
     e = said("Message Delivered", 0, {"channel": "zalo"}, context=msgspec.Raw(raw(ids)))

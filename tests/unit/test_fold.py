@@ -262,6 +262,15 @@ def test_traits_are_taken_as_far_as_they_fit_and_what_is_left_out_is_counted() -
     assert "t6" not in both.traits
 
 
+def test_ids_that_mean_nobody_are_not_the_persons() -> None:
+    owner = Owner()
+    for n, ids in enumerate(({"userId": "undefined", "anonymousId": "null"}, {"userId": "u1", "anonymousId": "a1"})):
+        owner.take([json.dumps(json.loads(record(n + 1, ts=T0 + n)) | ids).encode()])
+    about = owner.profiles["demo", "p1"].about
+    assert about is not None
+    assert (about.user_id, about.anonymous_ids) == ("u1", ["a1"])
+
+
 def test_traits_take_the_last_writer_by_event_time() -> None:
     owner = Owner()
 
