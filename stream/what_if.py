@@ -13,11 +13,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from stream.core.gate import OPEN
 from stream.effects import Outgoing
 from stream.fold import Folder
 from stream.profile import Profile
 from stream.records import decode
 from stream.signals.base import Context, Result, Signal, Trigger
+from stream.telling import GATE
 from tracker.contract.events import encode_clock
 from tracker.contract.settings import Settings
 from tracker.contract.triggers import rfc3339
@@ -67,6 +69,11 @@ def play(
         "emissions": listening.standing(),
         "triggers": listening.published,
         "suppressed": listening.suppressed,
+        "held": [
+            {"kind": held.kind, "id": held.id, "time": rfc3339(held.at_ms), "until": rfc3339(held.until_ms)}
+            for held in profile.states.get(GATE, OPEN).held
+            if held.signal == name
+        ],
         "due": rfc3339(due) if due is not None else None,
     }
 
@@ -108,14 +115,21 @@ class _Listening:
         published: Sequence[Outgoing],
         suppressed: Sequence[tuple[str, str]],
     ) -> None:
-        if signal is not self._signal:
+        was_held = trigger.told_by == self._signal.name  # it goes out, or not, by the gate's timer
+        if signal is not self._signal and not was_held:
             return
         self.published += [msgspec.json.decode(outgoing.value) for outgoing in published]
         reason = None
         for kind, reason in suppressed:
             about = {"kind": kind, "reason": reason, "id": trigger.id, "time": rfc3339(trigger.at_ms)}
             self.suppressed.append({**about, "data": msgspec.to_builtins(trigger.data)})
-        if not self._describes:
+        if self._describes:
+            return
+        if was_held:  # it is among them
+            for known in self._said:
+                if known["id"] == trigger.id:
+                    known["suppressed"] = reason
+        else:
             said: dict[str, Any] = {"type": trigger.kind.name, "time": rfc3339(trigger.at_ms), "id": trigger.id}
             self._said.append({**said, "suppressed": reason, "data": msgspec.to_builtins(trigger.data)})
 

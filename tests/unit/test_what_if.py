@@ -110,6 +110,30 @@ def test_what_is_suppressed_is_shown_with_its_reason(capsys: pytest.CaptureFixtu
     assert time_ms(found["due"]) == (3 * H + 7 * 86400) * 1000
 
 
+@pytest.mark.parametrize("signal", ["cart", "browse"])
+def test_what_waits_for_the_morning_goes_out_then_if_it_is_still_true(
+    signal: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("tracker.toml").write_text(
+        '[sites.shop]\nwrite_key = "w-of-the-shop-1"\nsecret_key = "s-of-the-shop-1"\ntime_zone = "UTC"\n'
+        '[sites.shop.triggers]\nquiet_hours = "00:30-08:00"\n'
+    )
+    name = {"cart": "Product Added", "browse": "Product Viewed"}[signal]
+    left = [{"event": name, "timestamp": n, "properties": {"product_id": "A", "category": "tea"}} for n in (0, 1)]
+    night = fold(left, 2 * H, capsys, signal)
+    (held,) = night["held"]
+    assert (held["kind"], held["until"]) == (f"{signal}_abandoned", "1970-01-01T08:00:00.000Z")
+    assert (night["triggers"], night["suppressed"]) == ([], [])
+    morning = fold(left, 8 * H, capsys, signal)
+    assert [(t["id"], t["time"]) for t in morning["triggers"]] == [(held["id"], held["time"])]
+    assert (morning["held"], len(morning["emissions"])) == ([], len(night["emissions"]))
+    bought = fold([*left, {"event": "Order Completed", "timestamp": 3 * H}], 8 * H, capsys, signal)
+    assert [s["reason"] for s in bought["suppressed"]] == ["void"]
+    assert [t for t in bought["triggers"] if t["type"] == f"tracker.{signal}_abandoned.v1"] == []
+    if signal == "browse":
+        assert [e["suppressed"] for e in bought["emissions"]] == ["void"]
+
+
 def test_lines_that_share_an_id_are_one_person_and_others_are_not(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         {**line(add(0)), "anonymousId": "phone"},
