@@ -264,7 +264,7 @@ def learned(facts: Facts, event: ProfileEvent, ctx: Context) -> Facts:
 def nps_of(event: ProfileEvent) -> int | None:
     """The answer, a whole number 0 to 10 (domain: A031); None: it is none, or no answer on NPS."""
     said = read_part(answer, event.properties)
-    if said is None or not isinstance(said.type, str) or said.type.casefold() != "nps":
+    if said is None or not isinstance(said.type, str) or said.type.strip().casefold() != "nps":
         return None
     score = shop.number(said.score, 10)
     return int(score) if score is not None and score == int(score) else None

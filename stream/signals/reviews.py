@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from stream.core.parts import read_part
 from stream.signals import shop
 from stream.signals.base import Context, Result, Signal, Trigger
+from stream.signals.feedback import CSAT_SCALES, THUMBS
 from stream.signals.journey import answer, nps_of
 from tracker.contract.codec import emission_id
 from tracker.contract.durations import DAY_MS
@@ -143,13 +144,16 @@ class ReviewSignal(Signal[Reviews]):
 
 
 def csat_of(event: ProfileEvent) -> float | None:
-    """The answer on a scale to 5; None: it is none (domain: A009). Scales are 1 to 3, 5 or 7, 5 if nothing is said."""
+    """The answer on a scale to 5; None: it is none (domain: A009). Scales are thumbs, 1 to 2, 3, 5 or 7; 5 if nothing is
+    said."""
     said = read_part(answer, event.properties)
-    if said is None or not isinstance(said.type, str) or said.type.casefold() != "csat":
+    if said is None or not isinstance(said.type, str) or said.type.strip().casefold() != "csat":
         return None
-    scale = 5.0 if said.scale is None else shop.number(said.scale, 7)
-    score = shop.number(said.score, 7)
-    if score is None or scale not in (3, 5, 7) or not 1 <= score <= scale:
+    scale = CSAT_SCALE if said.scale is None else shop.number(said.scale, max(CSAT_SCALES))
+    score = shop.number(said.score, max(CSAT_SCALES))
+    if isinstance(said.scale, str) and said.scale.strip().casefold() == "thumbs":
+        scale, score = 2, THUMBS.get(str(said.score).strip().casefold())
+    if score is None or scale not in CSAT_SCALES or not 1 <= score <= scale:
         return None
     return CSAT_SCALE * score / scale
 

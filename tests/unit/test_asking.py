@@ -202,6 +202,8 @@ REVIEWS: dict[str, tuple[list[bytes], list[float]]] = {
     "happy, and it is time": ([delivered(1, 0), nps(2, 3, 9), clock(7)], [7]),
     "by CSAT": ([delivered(1, 0), nps(2, 3, 4, "csat"), clock(8)], [7]),
     "6 of 7": ([delivered(1, 0), nps(2, 3, 6, "csat", scale=7), clock(8)], [7]),
+    "thumbs up": ([delivered(1, 0), nps(2, 3, "up", " CSAT", scale="thumbs"), clock(8)], [7]),
+    "thumbs down": ([delivered(1, 0), nps(2, 3, False, "csat", scale="thumbs"), clock(60)], []),
     "5 of 7": ([delivered(1, 0), nps(2, 3, 5, "csat", scale=7), clock(60)], []),
     "a score that is none": ([delivered(1, 0), nps(2, 3, 9.5), nps(3, 3, 6, "csat"), clock(60)], []),
     "nobody asked": ([delivered(1, 0), clock(60)], []),
