@@ -47,9 +47,9 @@ class Steps(Struct, frozen=True, omit_defaults=True):
     day: int = -1
     """The latest local day with a visit."""
 
-    @property
-    def is_buyer(self) -> bool:
-        return self.ordered or _count(self, ORDER) > 0
+    def had_ordered(self, ms: int) -> bool:
+        """Whether there was an order by then."""
+        return self.ordered or any(kind == ORDER and at <= ms for at, kind in self.moves)
 
 
 def steps_of(state: Steps) -> list[tuple[int, int]]:

@@ -144,8 +144,8 @@ class ReviewSignal(Signal[Reviews]):
 
 
 def csat_of(event: ProfileEvent) -> float | None:
-    """The answer on a scale to 5; None: it is none (domain: A009). Scales are thumbs, 1 to 2, 3, 5 or 7; 5 if nothing is
-    said."""
+    """The answer on a scale to 5; None: it is none (domain: A009). Scales are thumbs, 1 to 2, 3, 5 or 7; 5 if nothing
+    is said."""
     said = read_part(answer, event.properties)
     if said is None or not isinstance(said.type, str) or said.type.strip().casefold() != "csat":
         return None

@@ -1,7 +1,8 @@
 """Steps: which of the 14 steps of a customer somebody went through, when, and how many went from which to which
 (domain: A401). The table of events is tracker/contract/steps.py.
 
-A visit is the first page or screen of a local day, as long as nothing was ordered.
+A visit is the first page or screen of a local day, as long as nothing was ordered; of days before the latest that has
+one nothing is asked.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class StepSignal(Signal[Steps]):
             return _result(*steps.moved(before, ms, EVENTS[event.event]))
         day = (ms + ctx.utc_offset_ms) // DAY_MS
         before = Steps(before.moves, before.more, before.step, before.ordered, before.used, day)
-        if before.is_buyer:
+        if before.had_ordered(ms):
             return Result(state=before)
         found = ("search", "visit") if event.traffic == "search" else ("visit",)
         return _result(*steps.moved(before, ms, *found))

@@ -92,6 +92,12 @@ def test_a_visit_is_the_first_page_of_a_day_and_a_search_engine_before_it_is_a_s
     assert names(of(found))[-1] == "buy", "customers are no more on the way to a first visit"
 
 
+def test_a_visit_that_is_told_late_is_one_of_before_the_order() -> None:
+    found = Counting().take(track("Order Completed", T0_MS + H, order_id="o1"), page(T0_MS), page(T0_MS + 2 * H))
+    assert names(of(found)) == ["visit", "buy"]
+    assert matrix(found) == {(None, "visit"): 1, ("visit", "buy"): 1}
+
+
 def test_medians_are_of_all_who_made_the_move() -> None:
     found = Counting()
     for i, hours in enumerate((1, 2, 3, 50, 1000)):
