@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from stream.core.cart_state import MAX_LINES, MAX_PRICE, MAX_QUANTITY, Line, value_of
 from stream.core.parts import read_part
+from tracker.contract.ids import usable
 
 MAX_NAME_CHARS: Final = 120
 MAX_ID_CHARS: Final = 100
@@ -232,15 +233,20 @@ def refunded(p: Properties) -> float | None:
 
 
 def order_id(p: Properties) -> str | None:
-    return text(p.order_id, MAX_ID_CHARS)
+    return _id(p.order_id)
 
 
 def cart_id(p: Properties) -> str | None:
-    return text(p.cart_id, MAX_ID_CHARS)
+    return _id(p.cart_id)
 
 
 def checkout_id(p: Properties) -> str | None:
-    return text(p.checkout_id, MAX_ID_CHARS)
+    return _id(p.checkout_id)
+
+
+def _id(value: object) -> str | None:
+    """None also of what broken integrations send for all orders and carts: undefined, null, 0."""
+    return None if value is None else usable(text(value, MAX_ID_CHARS))
 
 
 def link(p: Properties) -> str | None:

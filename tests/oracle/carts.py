@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tracker.contract.ids import usable
+
 Cart = dict[str, Any]
 Carts = dict[str, Any]
 """at_ms, carts (sorted by key), orders, links."""
@@ -696,7 +698,7 @@ def entry(event: dict[str, Any]) -> Entry | None:
     if do == "click":
         e["by"] = campaign(p)
         return e
-    e["order"] = None if do in ("add", "remove") else text(p.get("order_id"), 100)
+    e["order"] = None if do in ("add", "remove") else id_of(p, "order_id")
     if do == "undo":
         if event["event"] == "Order Refunded":
             e["value"] = number(p.get("total"), 1e12)
@@ -705,7 +707,7 @@ def entry(event: dict[str, Any]) -> Entry | None:
             if e["value"] is None and products(p, 1):
                 e["value"] = 0.0
         return e
-    e["cart"], e["checkout"] = text(p.get("cart_id"), 100), text(p.get("checkout_id"), 100)
+    e["cart"], e["checkout"] = id_of(p, "cart_id"), id_of(p, "checkout_id")
     if do == "answer":
         e["by"] = (text(p.get("reason"), 40) or "").lower()
         mark = isinstance(p.get("type"), str) and p["type"].strip().lower() in ("nps", "csat", "ces")
@@ -765,6 +767,11 @@ def text(value: Any, most: int) -> str | None:
         whole = isinstance(value, float) and value == int(value) and abs(value) < 2**53
         return str(int(value) if whole else value)[:most]
     return None
+
+
+def id_of(p: dict[str, Any], name: str) -> str | None:
+    """What is sent for all orders is none."""
+    return usable(text(p.get(name), 100))
 
 
 def currency(p: dict[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import exp, expm1, log
 from typing import Any
 
-from tests.oracle.carts import currency, number, order_value, products, text
+from tests.oracle.carts import currency, id_of, number, order_value, products
 
 R, ALPHA, A, B = 1.0, 8.0, 1.0, 2.5
 DAY_MS = 86_400_000
@@ -97,7 +97,7 @@ def take(
     p = event.get("properties")
     p = p if isinstance(p, dict) else {}
     ts = event["timestampMs"]
-    id = text(p.get("order_id"), 100)
+    id = id_of(p, "order_id")
     new_order = {"ms": ts, "day": (ts + utc_offset_ms) // DAY_MS, "value": None, "back": 0, "cur": ""}
     if event["event"] == "Order Completed":
         id = id or f"message:{event['messageId']}"

@@ -7,7 +7,7 @@ from collections import Counter
 from math import log2
 from typing import Any
 
-from tests.oracle.carts import text
+from tests.oracle.carts import id_of
 from tests.oracle.names import properties
 
 Json = dict[str, Any]
@@ -125,7 +125,7 @@ def add(state: Json, name: str, ts: int, offset_ms: int) -> bool:
 
 def order(state: Json, event: Json, ts: int, offset_ms: int) -> list[tuple[str, int]]:
     """What is added to the site's sums, and taken back; nothing: it is known, or one more than count in a day."""
-    id = text(properties(event).get("order_id"), 100)
+    id = id_of(properties(event), "order_id")
     before = order_times(state)
     if id in state["ids"]:
         if state["ids"][id] <= ts:

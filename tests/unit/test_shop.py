@@ -78,6 +78,13 @@ def test_a_number_as_a_text_is_one_however_it_is_written(given: float, read: str
     assert shop.text(given, 100) == read
 
 
+@pytest.mark.parametrize("nobody", ["undefined", "null", 0, "0", " ", None, "[object Object]", True, [1]])
+def test_what_is_sent_for_every_order_is_no_id(nobody: Any) -> None:
+    p = read({"order_id": nobody, "cart_id": nobody, "checkout_id": nobody})
+    assert (shop.order_id(p), shop.cart_id(p), shop.checkout_id(p)) == (None, None, None)
+    assert shop.order_id(read({"order_id": " 1001 "})) == "1001"
+
+
 def test_junk_in_a_list_is_passed_over() -> None:
     products: list[Any] = [
         None,
