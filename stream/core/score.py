@@ -311,7 +311,8 @@ def contributions(tallies: Tallies, weights: Mapping[str, float], at_ms: int) ->
     """Indicator -> w_i n_i/E, largest first; together 1. Empty when E is 0, but for its last digits."""
     parts = weighted(tallies, weights, at_ms)
     total = fsum(parts.values())
-    ranked = sorted(parts.items(), key=lambda item: (-abs(item[1]), item[0]))
+    # Of equal parts the name decides, not the last digit, which depends on the order of the events.
+    ranked = sorted(parts.items(), key=lambda item: (-float(f"{abs(item[1]):.9g}"), item[0]))
     if abs(total) <= 1e-9 * fsum(abs(part) for part in parts.values()):
         return {}
     return {name: part / total for name, part in ranked if part}

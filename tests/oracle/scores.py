@@ -196,7 +196,7 @@ def settle(state: Json, at_ms: int, is_lead: bool, is_customer: bool) -> list[Js
         each = parts(state, at_ms)
         is_zero = abs(now) <= 1e-9 * sum(abs(part) for part in each.values())
         of = {} if is_zero else {name: part / now for name, part in each.items() if part}
-        top = sorted(of, key=lambda name: (-abs(of[name]), name))[:5]
+        top = sorted(of, key=lambda name: (-float(f"{abs(each[name]):.9g}"), name))[:5]
         told.append(
             {
                 "at_ms": at_ms,

@@ -428,6 +428,13 @@ def test_settings_that_can_not_be_used_are_told_in_one_line(tmp_path: Any, table
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
+def test_of_equal_contributions_the_name_decides_not_the_last_digit() -> None:
+    at_landmark = core.LANDMARK_MS
+    tallies = {name: core.Tally(log, 7.0, 1, 0, 1) for name, log in (("form", 3.0), ("review", 3.0 + 1e-14))}
+    assert list(core.contributions(tallies, {"form": 1.0, "review": 1.0}, at_landmark)) == ["form", "review"]
+    assert list(core.contributions(tallies, {"form": 1.0, "review": 1.001}, at_landmark)) == ["review", "form"]
+
+
 def test_contributions_sum_to_one_also_with_some_against() -> None:
     state = play([page(0), event("Product Reviewed", 0), event("Ticket Opened", 0)])
     parts = core.contributions(state.indicators, WEIGHTS, at(D))
