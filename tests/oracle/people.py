@@ -59,9 +59,15 @@ def wrong_decisions(
 
     people: dict[str, set[str]] = defaultdict(set)
     carried: dict[str, set[str]] = defaultdict(set)
+    one_purchase = Unions()
     for place, e in events.items():
-        for purchase in purchases_of(e):
+        for purchase in (purchases := purchases_of(e)):
             carried[purchase].add(ids.find(of_event[place][0]))
+            one_purchase.join(purchases[0], purchase)
+    together: dict[str, set[str]] = defaultdict(set)
+    """Who carried a purchase by any of its names: an order of a cart that another carried first is that one's."""
+    for purchase, by in carried.items():
+        together[one_purchase.find(purchase)] |= by
     led: dict[str, set[str]] = defaultdict(set)
     of_user: dict[str, set[str]] = defaultdict(set)
     of_profile: dict[str, set[str]] = defaultdict(set)
@@ -72,7 +78,7 @@ def wrong_decisions(
             continue
         canonical = {profiles.find(id) for id in found}
         purchases = purchases_of(events[place])
-        if any(len(carried[purchase]) > 1 for purchase in purchases):
+        if purchases and len(together[one_purchase.find(purchases[0])]) > 1:
             # Whose it is, the order of arrival decides: see below. What is most telling leads it, not the others.
             if len(carried[purchases[0]]) > 1:
                 led[purchases[0]] |= canonical

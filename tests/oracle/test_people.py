@@ -102,3 +102,19 @@ def test_an_order_that_two_people_carry_is_the_first_ones_unless_both_have_users
     assert judged((None, "v", "V"), (None, "u", "U")) == []
     assert "several profiles" in judged(("a", None, "A"), (None, "u", "U"))[0]
     assert "did not carry" in judged(("a", None, "X"), (None, "u", "X"))[0]
+
+
+def test_an_order_of_a_cart_that_another_carried_first_is_that_ones_by_whatever_name_it_goes() -> None:
+    def event(anonymous: str, **properties: str) -> Json:
+        name = "Order Completed" if properties else "Page Read"
+        return {"site": "s", "type": "track", "event": name, "anonymousId": anonymous, "properties": properties}
+
+    told = [
+        (event("a"), "A"), (event("b"), "B"), (event("b", cart_id="c1"), "B"),
+        (event("a", order_id="o1", cart_id="c1"), "B"), (event("a", order_id="o1"), "B"),
+    ]  # fmt: skip
+    events: dict[Place, Json] = {(0, n): event for n, (event, _) in enumerate(told)}
+    decided = {(0, n): {id} for n, (_, id) in enumerate(told)}
+    assert wrong_decisions(events, decided) == []
+    del events[0, 2], events[0, 3]  # then nobody but a has to do with the order
+    assert "several profiles" in wrong_decisions(events, decided)[0]
