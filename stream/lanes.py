@@ -39,6 +39,8 @@ CLAIM_TIMEOUT_S: Final = 8.0
 CLAIM_AT_ONCE: Final = 4
 """Partitions claimed together: their dedupe windows are loaded, so those before are at work meanwhile."""
 CHECK_EVERY_S: Final = 2.0
+_NOT_CLAIMED: Final = (Lost, KafkaError, RedisError, *Unavailable)
+"""Lost: between two steps of a claim, for it may read the log meanwhile, another worker has taken the partition."""
 
 
 class Hop(Protocol):
@@ -269,7 +271,7 @@ class Lanes:
                 async with asyncio.timeout(CLAIM_TIMEOUT_S):
                     await self._claim(some, away)
                 self._failing -= self.lanes.keys()
-        except (KafkaError, RedisError, *Unavailable) as e:
+        except _NOT_CLAIMED as e:
             self._not_claimed(e)
 
     def _not_claimed(self, e: Exception) -> None:
@@ -292,7 +294,7 @@ class Lanes:
         nexts: dict[TP, int | None] = {}
         failed: Exception | None = None
         for tp, next in zip(hops, told, strict=True):
-            if isinstance(next, (KafkaError, RedisError, *Unavailable)):
+            if isinstance(next, _NOT_CLAIMED):
                 failed = next
             elif isinstance(next, BaseException):
                 raise next

@@ -100,6 +100,8 @@ class Limits:
     def keep(self, tally: Tally) -> None:
         """The chunk has had its effect. (One that is folded again after an outage must not count twice.)"""
         self._runs[tally.partition] = (tally.run, tally.run_from)
+        if not tally.events:
+            return  # Clock records alone: where nothing else comes, they would fill the memory.
         self._chunks.append((tally.events, tally.poison))
         self._events += tally.events
         self._poison += tally.poison

@@ -57,6 +57,14 @@ def test_a_chunk_without_events_leaves_the_run_as_it_is() -> None:
         read(some, 5, BAD)
 
 
+def test_chunks_of_clock_records_alone_take_no_memory_however_many_come() -> None:
+    some = limits(window=20)
+    read(some, 0, GOOD)
+    for offset in range(1, 1000):
+        read(some, offset)
+    assert len(some._chunks) == 1
+
+
 def test_a_chunk_that_is_read_again_after_an_outage_counts_once() -> None:
     some = limits()
     for _ in range(20):

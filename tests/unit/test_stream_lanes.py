@@ -218,6 +218,32 @@ async def test_partitions_of_a_node_that_is_away_hold_up_no_other(says_so: bool)
     await lanes.finish(0)
 
 
+@pytest.mark.parametrize("others", [0, 2], ids=["alone", "beside others"])
+async def test_a_partition_that_another_takes_in_the_middle_of_a_claim_is_claimed_again(others: int) -> None:
+    """Of hop 1 the log is read between two steps of a claim: seconds, in which a rebalance may give it to another."""
+    taken = True
+
+    class Hop(SlowHop):
+        def __init__(self, p: int) -> None:
+            super().__init__(Partition(10))
+            self.p = p
+
+        async def claim(self, first: int | None) -> int | None:
+            if self.p == 0 and taken:
+                raise Lost("epoch")
+            return await super().claim(first)
+
+    lanes, reader = make(Partition(10))
+    lanes._hops = {"t": ("resolve", Hop)}
+    reader.assignment = lambda: {TP("t", p) for p in range(1 + others)}  # type: ignore[method-assign]
+    await lanes._try_claim()
+    assert {tp.partition for tp in lanes.lanes} == set(range(1, 1 + others))
+    taken = False
+    await lanes._try_claim()
+    assert TP0 in lanes.lanes
+    await lanes.finish(0)
+
+
 async def test_a_head_that_went_back_is_found_though_another_node_is_away() -> None:
     here = Partition(10)
     lanes, reader = make(here)
