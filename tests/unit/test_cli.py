@@ -58,12 +58,15 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "tracker.toml").write_text("partitons = 8\n")
     assert_one_line(cli("topics", "check", cwd=tmp_path), 2, "tracker.toml: unknown setting 'partitons'")
     assert_one_line(cli("worker", config=tmp_path / "none.toml"), 2, "TRACKER_CONFIG: there is no file")
+    assert_one_line(cli("worker", "--kafka", "here:port"), 2, "kafka: 'here:port' is no HOST:PORT")
+    assert_one_line(cli("worker", "--redis", "http://x"), 2, "redis: Redis URL must specify one of")
+    assert_one_line(cli("worker", "--redis", "redis://127.0.0.1:99999/0"), 2, "redis: ")
 
 
 def test_a_kafka_that_is_not_there_is_one_line() -> None:
     for command in (("topics", "check"), ("topics", "create"), ("tail",)):
         assert_one_line(cli(*command, kafka="127.0.0.1:1"), 1, "no Kafka answers at 127.0.0.1:1", "tracker up")
-    assert_one_line(cli("tail", kafka="nonsense::"), 1, "nonsense")
+    assert_one_line(cli("tail", kafka="nonsense::"), 2, "nonsense")
 
 
 def test_an_endpoint_that_is_not_there_is_one_line() -> None:

@@ -15,14 +15,15 @@ from stream.fold import Folder
 from stream.packing import packb, unpackb
 from stream.profile import Profile
 from stream.records import decode
-from stream.recovery import Logged, Recovery
+from stream.recovery import Logged, Recovery, rules_of
 from stream.resolve import _heads
 from stream.rollups import merged
 from stream.signals import SIGNALS
 from tests.hostile import POISON_OF_HOP_1, POISON_OF_HOP_2, SETTINGS, T0, chunks, extreme_carts, extreme_event, records
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id
-from tracker.contract.events import LEFT, encode_clock, profile_prefix, with_profile
+from tracker.contract.events import LEFT, MAX_TIME_MS, encode_clock, profile_prefix, with_profile
+from tracker.contract.settings import MOST, Settings, SettingsError, load
 from tracker.contract.topics import PROFILE_EVENTS
 
 PID = new_profile_id("demo", "anonymous_id", "a1")
@@ -92,6 +93,46 @@ def test_the_dearest_cart_is_abandoned_and_then_ordered() -> None:
     revenue = {name: n for name, n in names.items() if name.startswith("cart_revenue|")}
     assert revenue == {"cart_revenue|KWD|organic": 10**15}
     assert names["sum"] <= keys.MAX_COUNT
+
+
+def durations(least: bool) -> dict[str, str]:
+    """Every setting that is a time and has to do with what is folded, at its least or its most."""
+    chosen = {}
+    for field in msgspec.structs.fields(Settings):
+        meta = next((m for m in getattr(field.type, "__metadata__", ()) if isinstance(m, msgspec.Meta)), None)
+        if meta is None or (meta.extra or {}).get("unit") not in MOST or field.name.startswith(("hang", "stuck")):
+            continue
+        low = meta.ge if meta.ge is not None else 1e-6
+        chosen[f"TRACKER_{field.name.upper()}"] = str(low if least else meta.le)
+    return chosen
+
+
+@pytest.mark.parametrize("least", [True, False], ids=["least", "most"])
+def test_a_setting_at_its_bound_is_no_signals_failure(least: bool) -> None:
+    chosen = durations(least) | {"TRACKER_DEMO": "1", "TRACKER_HEAD_TIMEOUT_S": "1", "TRACKER_REQUEST_TIMEOUT_S": "1"}
+    settings = load(chosen)
+    assert settings.cart_idle_s == (1e-6 if least else MOST["s"])
+    assert packb(rules_of(settings))
+    folder, profiles = Folder(SIGNALS, settings), dict[tuple[str, str], Profile]()
+    for n, chunk in enumerate([*extreme_carts(), [encode_clock(T0 + 10**10)], [encode_clock(MAX_TIME_MS)]]):
+        blob, fx = folded(chunk, folder, profiles)
+        assert fx.poison == [], n
+        assert not any(name == "timers_failed_total" for name, _ in fx.metrics)
+        assert 0 < blob["ttl"] < 2**32
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cart_idle_s", "inf"), ("cart_idle_s", "1e300"), ("stale_s", "1e10"), ("route_ttl_d", "inf"),
+        ("profile_ttl_d", "1000000000000"), ("id_limit_email", "9" * 20), ("session_timeout_s", "1e9"),
+        ("rate_limit_key_events_s", "inf"), ("fetch_max_wait_ms", "30000"), ("poison_run", "1" * 30),
+    ],
+)  # fmt: skip
+def test_a_setting_beyond_its_bound_is_told(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^TRACKER_{name.upper()}: ") as e:
+        load({f"TRACKER_{name.upper()}": value})
+    assert "\n" not in str(e.value)
 
 
 def test_increments_that_add_up_to_more_than_redis_can_count_stand_still_at_its_most() -> None:

@@ -23,6 +23,8 @@ from redis.cluster import ClusterNode as SyncClusterNode
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 
+from tracker.contract.settings import SettingsError
+
 CLUSTER: Final = "+cluster"
 READ_RETRIES: Final = 2
 """Tries again of a read that a cluster answered with a redirection, or not at all."""
@@ -39,7 +41,14 @@ class RedisUrl(Struct, frozen=True):
 
 
 def parse(url: str) -> RedisUrl:
-    """Raises ValueError with what is wrong."""
+    """Raises SettingsError, which is a ValueError, with what is wrong."""
+    try:
+        return _parsed(url)
+    except ValueError as e:
+        raise SettingsError(f"redis: {e}") from None
+
+
+def _parsed(url: str) -> RedisUrl:
     scheme, _, rest = url.partition("://")
     cluster = scheme.endswith(CLUSTER)
     if not cluster:

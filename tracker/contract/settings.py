@@ -40,13 +40,22 @@ PHONE_COUNTRIES: Final[dict[str, tuple[str, str]]] = {
 """Country -> (its calling code, what stands before a number that is dialled inside it)."""
 
 _BASE_URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?").fullmatch
+_SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+)(:([0-9]{1,5}))?").fullmatch
 
 
 class SettingsError(ValueError):
     """A setting that can't be used. The message is one line that names it and says what would do."""
 
 
+MOST: Final = {"s": 1_000_000_000, "days": 36_500}
+"""Of a time with no bound of its own: 31 and 100 years. Beyond, times added to it are no times any more."""
+MOST_NUMBER: Final = 2**53
+"""Of any number: beyond, JSON, Redis's Lua and floats are not exact."""
+
+
 def _s(unit: str, text: str, **bounds: Any) -> Meta:
+    if unit in MOST and not bounds.keys() & {"le", "lt"}:
+        bounds["le"] = MOST[unit]
     return Meta(description=text, extra={"unit": unit}, **bounds)
 
 
@@ -119,7 +128,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = 20.0
     produce_timeout_s: Annotated[
-        float, _s("s", "An event that neither Kafka nor the spool has taken by then is answered with 503.", gt=0)
+        float,
+        _s("s", "An event that neither Kafka nor the spool has taken by then is answered with 503.", gt=0, le=3600),
     ] = 10.0
     max_pending_bytes: Annotated[
         int, _s("bytes", "Events waiting for Kafka's ack; over it requests get 503.", ge=1 << 20)
@@ -302,16 +312,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker_host: Annotated[str, _s("address", "Address of the worker's /metrics, /livez and /readyz.")] = "127.0.0.1"
     worker_port: Annotated[int, _s("port", "Port of the worker's /metrics, /livez and /readyz.", ge=0, le=65535)] = 8081
     group: Annotated[str, _s("name", "Kafka consumer group of the workers.")] = "tracker-stream"
-    session_timeout_s: Annotated[float, _s("s", "A worker not heard of for so long loses its partitions.", ge=1)] = 10.0
+    session_timeout_s: Annotated[float, _s("s", "A worker not heard of for so long loses its partitions.", ge=1, le=86_400)] = 10.0
     max_poll_interval_s: Annotated[
         float,
         _s(
             "s",
             "A worker whose main loop stands still for so long leaves the group. Redis may be away for longer.",
             ge=1,
+            le=86_400,
         ),
     ] = 90.0
-    fetch_max_wait_ms: Annotated[int, _s("ms", "Longest wait of a fetch for new records.", ge=1)] = 100
+    fetch_max_wait_ms: Annotated[int, _s("ms", "Longest wait of a fetch for new records.", ge=1, le=10_000)] = 100
     max_chunk_records: Annotated[int, _s("records", "Most records that one fetch hands over.", ge=1)] = 2000
     apply_target_ms: Annotated[
         float,
@@ -320,6 +331,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "What one atomic step in Redis may take, in which it serves nobody else: a worker cuts chunks into steps "
             "by what steps took before.",
             gt=0,
+            le=1000,
         ),
     ] = 5.0
     max_backlog_records: Annotated[
@@ -561,6 +573,8 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
             values[name] = msgspec.convert(value, known[name].type, strict=False)
         except msgspec.ValidationError as e:
             raise SettingsError(f"{origin[name]}: {e}") from None
+        if isinstance(values[name], int | float) and not -MOST_NUMBER <= values[name] <= MOST_NUMBER:
+            raise SettingsError(f"{origin[name]}: {value} is no number up to 2^53")
     settings = Settings(**values)
     if not settings.worker_id:
         settings = msgspec.structs.replace(settings, worker_id=f"{socket.gethostname()}-{settings.worker_port}")
@@ -572,6 +586,9 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
 
 
 def _check(settings: Settings) -> None:
+    for server in settings.kafka.split(","):
+        if (found := _SERVER(server.strip())) is None or not 1 <= int(found[3] or 9092) <= 65535:
+            raise SettingsError(f"kafka: '{server.strip()}' is no HOST:PORT")
     owner: dict[str, str] = {}
     for name, site in settings.sites.items():
         try:
