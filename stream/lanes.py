@@ -89,6 +89,8 @@ class Lanes:
         """Why others should have the partitions, if so: stream/reach.py. Set by stream/worker.py."""
         self.lanes: dict[TP, Lane] = {}
         self.thread: Callable[[], ChunkConsumerThread | None] = lambda: None  # set by stream/worker.py
+        self.recovered: Callable[[], int] = lambda: 0
+        """Records that claims have read of the log so far. Set by stream/worker.py."""
         self.done: dict[TP, int] = {}
         """Where lanes are that went on since the last commit; Faust's consumer takes them out."""
         self._store = store
@@ -359,7 +361,8 @@ class Lanes:
         if self.cut_off:
             return {}
         thread = self.thread()
-        found = {tp: Standing(None, True) for tp in self._missing()}
+        # The log that a claim waits for may be long: while it is read on, nothing stands still.
+        found = {tp: Standing(-1 - self.recovered(), True) for tp in self._missing()}
         for tp, lane in list(self.lanes.items()):
             end = max(self.ends.get(tp, 0), (thread.end(tp) if thread is not None and thread._consumer else None) or 0)
             work = lane.busy or bool(lane.waiting) or end > lane.hop.next

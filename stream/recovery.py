@@ -127,6 +127,8 @@ class Recovery:
         """Server -> (its run, what is found)."""
         self.epochs: dict[int, int] = {}
         """Partition of events -> an epoch of it that a site knows, and its head perhaps not."""
+        self.read = 0
+        """Records of the log so far: claims that wait for them get on."""
 
     async def lost(self, partition: int, run: str) -> Logged | None:
         """Of a partition of events whose head has not settled with this run of its server. All sites on that server are
@@ -183,6 +185,7 @@ class Recovery:
             async for records in self._tail(since_ms - ahead_ms - SKEW_MS):
                 for topic, partition, value in records:
                     n += 1
+                    self.read += 1
                     if n % AT_ONCE == 0:
                         await asyncio.sleep(0)
                     if topic == MERGES and value.startswith(UNMERGE_PREFIX):

@@ -137,10 +137,21 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
             self.turned = time.monotonic()
             if self._consumer is None:
                 continue
+            self._look_for_group_error(self._consumer)
             if self.away:
                 self._consumer._subscription._last_fetch_ended = -math.inf
             elif time.monotonic() - self.pulse < PULSE_LIMIT_S:
                 self._consumer._subscription._last_fetch_ended = time.monotonic()
+
+    def _look_for_group_error(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        """aiokafka stops all that it does for its group until somebody has asked for its error; Faust never asks. The
+        worker would stay outside, or keep partitions that are others' by now."""
+        if (coordinator := consumer._coordinator) is None or consumer._closed:
+            return
+        try:
+            coordinator.check_errors()
+        except KafkaError as e:
+            cast(Transport, self.consumer.transport).on_group_error(e)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         """As Faust's, but: no offset reset (Redis says where to go on), our fetch wait, no changelog assignor."""
@@ -373,6 +384,8 @@ class Transport(driver.Transport):
     """After a rebalance: claims what is ours."""
     on_out_of_range: Callable[[OffsetOutOfRangeError], object]
     """Kafka no longer has the records to go on from. Called in the consumer's thread."""
+    on_group_error: Callable[[KafkaError], object]
+    """Kafka does not let us be in the group. Called in the consumer's thread."""
 
 
 class App(faust.App):

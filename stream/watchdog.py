@@ -51,8 +51,8 @@ class OwnTime:
 class Standing(NamedTuple):
     """Where a partition stands."""
 
-    at: int | None
-    """Its next offset; None: assigned, but not claimed."""
+    at: int
+    """Its next offset; assigned, but not claimed: below 0, and less with each record that the claim has read."""
     work: bool
     """There is something to do."""
 
@@ -61,7 +61,7 @@ class Progress(Generic[K]):
     """How long partitions have stood still although there was work."""
 
     def __init__(self) -> None:
-        self._since: dict[K, tuple[int | None, float]] = {}
+        self._since: dict[K, tuple[int, float]] = {}
         """Partition -> (where it stood, since when)."""
 
     def look(self, now_s: float, standings: Mapping[K, Standing], outage: bool) -> tuple[float, K | None]:

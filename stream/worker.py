@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import uvloop
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
@@ -151,6 +151,7 @@ class Worker:
         )
         self.reach = Reach(self.store, settings.partitions, settings.worker_id, settings.cut_off_s, self._takes)
         self.lanes.left_out = lambda: self.reach.why
+        self.lanes.recovered = lambda: recovery.read
         self.reason: str | None = None
         self.cut = False
         """A part did not come to its end: the process must not wait for it."""
@@ -170,6 +171,7 @@ class Worker:
             f"Kafka no longer has the records to go on from ({e}): retention passed, or a topic was recreated "
             "(then empty Redis, too)",
         )
+        transport.on_group_error = lambda e: self.app.loop.call_soon_threadsafe(self.fatal, self._group_error(e))
 
     async def _agent(self, stream: Any) -> None:
         """Gives chunks to their lanes. It never raises: Faust would go on without them."""
@@ -198,6 +200,14 @@ class Worker:
             self.reason = reason
             log.critical("%s", reason)
         self.stopping.set()
+
+    def _group_error(self, e: KafkaError) -> str:
+        helps = (
+            f": session_timeout_s ({self.settings.session_timeout_s:g} s) must be within the broker's "
+            "group.min.session.timeout.ms and group.max.session.timeout.ms"
+        )
+        text = f"Kafka does not let this worker be in its group {self.settings.group} ({e})"
+        return text + (helps if isinstance(e, InvalidSessionTimeoutError) else "")
 
     def _taken(self, who: str) -> None:
         name = self.settings.worker_id

@@ -101,6 +101,18 @@ async def test_a_worker_that_was_frozen_is_not_taken_for_one_that_hangs(own_stac
     assert stack.worker.running, stack.worker.reason()
 
 
+async def test_a_worker_that_its_group_does_not_take_ends_and_says_why(stack: Stack) -> None:
+    """Its client stops all that it does for the group then, without a word; the worker would wait for ever."""
+    more = {"session_timeout_s": 1, "group": "of-another", "worker_id": "refused", "worker_port": free_port()}
+    child = stack.command("refused", "worker", **more).start()
+    stack.others.append(child)
+    assert await ended(child, 30) == 70
+    log = (stack.folder / "refused.log").read_text("utf-8")
+    assert "Kafka does not let this worker be in its group of-another" in log
+    assert "session_timeout_s (1 s) must be within the broker's group.min.session.timeout.ms" in log
+    assert "Traceback" not in log
+
+
 def readyz(url: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(url + "/readyz", timeout=5) as answer:

@@ -17,6 +17,7 @@ from stream import lanes as module
 from stream.lanes import Lanes
 from stream.redis_store import Lost
 from stream.transport import Chunk
+from stream.watchdog import Progress
 from tests.harness import eventually
 from tracker.contract.producer import ProduceError
 
@@ -328,6 +329,18 @@ async def test_a_last_chunk_that_vanishes_on_its_way_is_fetched_again(monkeypatc
     await eventually(lambda: partition.next == 3)
     keeping.cancel()
     await lanes.finish(0)
+
+
+def test_a_claim_that_reads_a_long_log_does_not_stand_still() -> None:
+    """After a backup hours of the log may be read: longer than stuck_s."""
+    lanes, _ = make(Partition(10))
+    progress, read = Progress[TP](), 0
+    lanes.recovered = lambda: read
+    for now_s in range(0, 400, 100):
+        read += 1
+        stalled_s, _ = progress.look(now_s, lanes.standings(), False)
+        assert stalled_s == 0
+    assert progress.look(500, lanes.standings(), False) == (200, TP0)
 
 
 def test_a_record_that_kafka_refuses_is_no_outage() -> None:

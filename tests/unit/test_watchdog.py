@@ -31,7 +31,7 @@ def test_work_that_never_ends_is_progress_while_the_offset_moves() -> None:
 
 
 def test_a_partition_that_is_not_claimed_has_work() -> None:
-    assert looks((0, {"a": Standing(None, True)}, False), (7, {"a": Standing(None, True)}, False))[-1] == (7, "a")
+    assert looks((0, {"a": Standing(-1, True)}, False), (7, {"a": Standing(-1, True)}, False))[-1] == (7, "a")
 
 
 def test_an_outage_explains_it_and_time_counts_from_its_end() -> None:
