@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from math import inf
+from time import time
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -72,8 +74,8 @@ class Profile:
     """One profile: mutable by its partition's owner only."""
 
     __slots__ = (
-        "about", "arriving", "broken", "changed", "due_ms", "id", "json_bytes", "merged_into", "site", "states",
-        "stored_due_ms",
+        "about", "arriving", "broken", "changed", "due_ms", "id", "json_bytes", "kept_s", "merged_into", "site",
+        "states", "stored_due_ms",
     )  # fmt: skip
 
     def __init__(self, site: str, id: str) -> None:
@@ -93,6 +95,8 @@ class Profile:
         self.due_ms: int | None = None
         """The earliest due time of all signals' timers."""
         self.stored_due_ms: int | None = None
+        self.kept_s = 0.0
+        """When it was used last (ProfileCache)."""
 
     @property
     def part(self) -> str:
@@ -168,11 +172,15 @@ class ProfileCache:
     """The profiles that a worker keeps of all its partitions, those used last, within a number of bytes.
 
     A partition's owner takes a `view` when it claims it, and puts a profile back when its changes are in Redis. What an
-    owner kept that has lost its claim is in no other's view, and goes as the oldest when room is needed.
+    owner kept that has lost its claim is in no other's view, and goes as the oldest when room is needed. What has been
+    silent for so long that Redis forgets it is forgotten here, too, and an hour before: it would come back to life.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, ttl_s: float = inf, now_s: Callable[[], float] = time) -> None:
+        """`now_s`: seconds since 1970, for Redis goes by that."""
         self.max_bytes = max_bytes
+        self._silent_s = ttl_s - 3600
+        self._now_s = now_s
         self.bytes = 0
         self._sizes: OrderedDict[Profile, tuple[int, CacheView]] = OrderedDict()
         """The one used last at the end -> its size, where it is."""
@@ -184,8 +192,9 @@ class ProfileCache:
         return CacheView(self)
 
     def keep(self, view: CacheView, profiles: Iterable[Profile]) -> None:
-        sizes, total = self._sizes, self.bytes
+        sizes, total, now_s = self._sizes, self.bytes, self._now_s()
         for profile in profiles:
+            profile.kept_s = now_s
             size = PROFILE_BYTES + sum(profile.json_bytes.values()) * MEMORY_PER_JSON
             before = sizes.get(profile)
             if before is None:
@@ -199,7 +208,8 @@ class ProfileCache:
                     sizes[profile] = (size, view)
                     total += size - before[0]
                 sizes.move_to_end(profile)
-        while total > self.max_bytes and sizes:
+        oldest_s = now_s - self._silent_s
+        while sizes and (total > self.max_bytes or next(iter(sizes)).kept_s < oldest_s):
             profile, (size, where) = sizes.popitem(last=False)
             total -= size
             del where.profiles[profile.site, profile.id]

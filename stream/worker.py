@@ -131,7 +131,7 @@ class Worker:
             request_timeout_ms=10_000,
         )
         bound = ApplyBound(settings)
-        self.cache = ProfileCache(settings.profile_cache_bytes)
+        self.cache = ProfileCache(settings.profile_cache_bytes, settings.profile_ttl_d * 86_400)
         limits = {topic: Limits(topic, settings) for topic in (EVENTS, PROFILE_EVENTS)}
         merged, recovery = Merged(), Recovery(self.store, settings, tail_of(settings))
 

@@ -153,6 +153,7 @@ async def test_what_is_lost_is_looked_for_once_in_a_life_of_the_server(world: Wo
     assert world.log.reads == reads + 2  # for partition 1, which is new
     await world.rewind(size)
     one, _ = await world.worker(0, 1)
+    assert one._recovery.read > 0
     await one.process(chunk(EVENTS, 1, event(1, anonymousId="b"), of_another_site))
     assert world.log.reads == reads + 3
     await world.worker(0, 1)

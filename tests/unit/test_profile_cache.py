@@ -56,6 +56,20 @@ def test_all_partitions_share_the_bytes_and_no_claim_sees_what_another_kept() ->
     assert len(cache) == 2
 
 
+def test_what_redis_forgets_is_not_kept_either() -> None:
+    now_s, day_s = 0.0, 86_400
+    cache = ProfileCache(10**6, day_s, lambda: now_s)
+    view = cache.view()
+    view.keep([profile("silent"), profile("seen")])
+    now_s = day_s / 2
+    view.keep([view.profiles["s", "seen"]])
+    now_s = day_s - 1800
+    view.keep([])  # a clock record
+    assert view.get(("s", "silent")) is None
+    assert view.get(("s", "seen"))
+    assert cache.bytes == PROFILE_BYTES + 400
+
+
 def test_no_bytes_is_no_cache() -> None:
     cache = ProfileCache(0)
     view = cache.view()
