@@ -114,7 +114,8 @@ def test_a_setting_at_its_bound_is_no_signals_failure(least: bool) -> None:
     assert settings.cart_idle_s == (1e-6 if least else MOST["s"])
     assert packb(rules_of(settings))
     folder, profiles = Folder(SIGNALS, settings), dict[tuple[str, str], Profile]()
-    for n, chunk in enumerate([*extreme_carts(), [encode_clock(T0 + 10**10)], [encode_clock(MAX_TIME_MS)]]):
+    clocks: list[list[bytes | None]] = [[encode_clock(T0 + 10**10)], [encode_clock(MAX_TIME_MS)]]
+    for n, chunk in enumerate([*extreme_carts(), *clocks]):
         blob, fx = folded(chunk, folder, profiles)
         assert fx.poison == [], n
         assert not any(name == "timers_failed_total" for name, _ in fx.metrics)

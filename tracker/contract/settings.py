@@ -312,7 +312,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     worker_host: Annotated[str, _s("address", "Address of the worker's /metrics, /livez and /readyz.")] = "127.0.0.1"
     worker_port: Annotated[int, _s("port", "Port of the worker's /metrics, /livez and /readyz.", ge=0, le=65535)] = 8081
     group: Annotated[str, _s("name", "Kafka consumer group of the workers.")] = "tracker-stream"
-    session_timeout_s: Annotated[float, _s("s", "A worker not heard of for so long loses its partitions.", ge=1, le=86_400)] = 10.0
+    session_timeout_s: Annotated[
+        float, _s("s", "A worker not heard of for so long loses its partitions.", ge=1, le=86_400)
+    ] = 10.0
     max_poll_interval_s: Annotated[
         float,
         _s(
@@ -387,7 +389,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 500_000
     hang_s: Annotated[
         float,
-        _s("s", "A worker whose main loop or consumer thread did not turn for so long ends, with its stacks.", ge=1),
+        _s("s", "A worker whose main loop or consumer thread did not turn for so long ends, with its stacks.", ge=3),
     ] = 45.0
     stuck_s: Annotated[
         float,
