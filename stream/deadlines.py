@@ -29,6 +29,7 @@ from stream.packing import binary
 from stream.redis_store import RedisError, Store, Unavailable
 from stream.signals_hop import MARGIN_MS
 from tracker.contract import keys
+from tracker.contract.durations import HOUR_MS
 from tracker.contract.events import encode_clock
 from tracker.contract.producer import KafkaOut, ProduceError
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
@@ -45,7 +46,7 @@ MOST_AHEAD_MS: Final = 1_000
 UNSEEN_MS: Final = 5_000
 """After so long without a look a spool may have come and gone unseen: the process stood still, Redis did not answer."""
 TELL_EVERY_S: Final = 60.0
-GONE_MS: Final = 3_600_000
+GONE_MS: Final = HOUR_MS
 """After what a process said has not been believed for so long, it is removed: each process has a name of its own, and
 one that is killed leaves it behind."""
 

@@ -13,6 +13,7 @@ from stream.core.visitors import Visits
 from stream.profile import Profile
 from stream.records import Poison
 from tracker.contract import keys
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.models import Model
 
 MOVED: Final = ""
@@ -117,7 +118,7 @@ def place_of(ms: int, now_ms: int) -> int:
     """Where a count belongs: the start of its minute, s, and in the place of its seconds how many tiers are over: whose
     buckets of that time no window reads any more. (An import of years would leave some dead keys for each event, each
     for as long as if it were of today.) By the time that is in the log, so the same wherever a chunk is cut."""
-    start = ms // 60_000 * 60
+    start = ms // MINUTE_MS * 60
     age_s = now_ms // 1000 - start
     return start + sum(age_s > ttl_s for _, ttl_s in keys.TIERS.values())
 

@@ -30,6 +30,7 @@ from stream.records import Decoded, Poison
 from stream.signals.base import Result, Signal
 from stream.stored import StateError
 from tracker.contract import keys
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.events import CHANNELS, MESSAGE_ACTIONS, ProfileEvent, event_label
 from tracker.contract.merges import Handover, Merge, Unmerge
 from tracker.contract.models import Model, Models
@@ -140,7 +141,7 @@ class Folder:
 
     def _apply(self, index: int, profile: Profile, event: ProfileEvent, fx: Effects) -> None:
         ts_ms = event.timestamp_ms
-        minute = ts_ms // 60_000 * 60
+        minute = ts_ms // MINUTE_MS * 60
         if event.received_at_ms - minute * 1000 > _LEAST_KEPT_MS:
             minute = place_of(ts_ms, event.received_at_ms)
         changed: set[str] = set()
@@ -159,7 +160,7 @@ class Folder:
                 left_out = profile.see(event)
                 if traits is not about.traits or user_id is not about.user_id:
                     changed.add(ABOUT)
-                if about.channels.get(channel) != ts_ms // 60_000:
+                if about.channels.get(channel) != ts_ms // MINUTE_MS:
                     self._visit(profile, channel, event, last_ms, fx)
             if left_out:
                 fx.count("traits_left_out_total", event.site, n=left_out)
@@ -224,8 +225,8 @@ class Folder:
                 for field, n in result.counts:
                     extra[field] = extra.get(field, 0) + n
             if result.engaged:
-                now = ts_ms // 60_000
-                last = signal.engaged_ms(before) // 60_000 or None if before is not None else None
+                now = ts_ms // MINUTE_MS
+                last = signal.engaged_ms(before) // MINUTE_MS or None if before is not None else None
                 if now != last and not fx.visits.too_old(now, received_ms):
                     fx.visits.add(event.site, signal.audience, profile.id, now, last, self.zone(event.site))
             keep(profile, signal, result, now_ms, fx)
@@ -289,14 +290,14 @@ class Folder:
         """Count the profile among the visitors. `last_ms`: of its last event before this one, in any channel."""
         about = profile.about
         assert about is not None  # it has just been seen
-        minute = event.timestamp_ms // 60_000
+        minute = event.timestamp_ms // MINUTE_MS
         last = about.channels.get(channel)
         if last is None or minute > last:
             about.channels[channel] = minute
         if not fx.visits.too_old(minute, event.received_at_ms):
             zone = self.zone(profile.site)
             fx.visits.add(profile.site, channel, profile.id, minute, last, zone)
-            fx.visits.add(profile.site, keys.ALL, profile.id, minute, last_ms and last_ms // 60_000, zone)
+            fx.visits.add(profile.site, keys.ALL, profile.id, minute, last_ms and last_ms // MINUTE_MS, zone)
 
     def rank_again(self, profiles: Iterable[Profile], clock_ms: int) -> Effects:
         """The effects of other rules for scores on profiles: their ranks and their timers. Nothing is triggered: an

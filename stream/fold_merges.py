@@ -23,6 +23,7 @@ from stream.records import Decoded, Poison
 from stream.signals.base import Result, Signal
 from stream.stored import Newer, StateError
 from tracker.contract import keys
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.merges import Handover, Merge, Unmerge
 from tracker.contract.topics import PROFILE_EVENTS
@@ -117,7 +118,7 @@ class Merges:
                     fx.poison.append(Poison(index, "merge_failed", f"{name}: {type(e).__name__}: {e}"))
                     continue
             self._keeper.keep(profile, signal, replace(result, gauges=()), fx.clock_ms, fx)
-            minute = signal.engaged_ms(result.state) // 60_000
+            minute = signal.engaged_ms(result.state) // MINUTE_MS
             if minute and not fx.visits.too_old(minute, fx.clock_ms):
                 fx.visits.add(part.site, signal.audience, profile.id, minute, None, self._keeper.zone(part.site))
             fx.gauge(part.site, before, -1)

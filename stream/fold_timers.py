@@ -14,10 +14,11 @@ from stream.effects import Effects
 from stream.keeping import Keeper
 from stream.profile import Profile
 from stream.signals.base import Signal
+from tracker.contract.durations import HOUR_MS
 
 log = logging.getLogger(__name__)
 
-TRY_AGAIN_MS: Final = 3_600_000
+TRY_AGAIN_MS: Final = HOUR_MS
 MAX_STEPS: Final = 1000
 """Timers of a profile that fire one by one between two records; then what is left of a signal fires as one."""
 

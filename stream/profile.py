@@ -16,6 +16,7 @@ from stream.core.parts import read_part
 from stream.packing import binary
 from stream.signals.base import DECIDING, Context, Signal
 from stream.stored import StateError, Stored
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.events import MAX_ID_CHARS, MAX_TIME_MS, Place, ProfileEvent, Time
 from tracker.contract.ids import usable
 from tracker.contract.models import Models
@@ -41,7 +42,7 @@ ARRIVING: Final = "arriving"
 FIELDS: Final = frozenset((ABOUT, MERGED, ARRIVING))
 """The profile's own; all others are signals'."""
 
-Minute = Annotated[int, Meta(ge=0, le=MAX_TIME_MS // 60_000)]
+Minute = Annotated[int, Meta(ge=0, le=MAX_TIME_MS // MINUTE_MS)]
 
 _encode = msgspec.json.Encoder().encode
 

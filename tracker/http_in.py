@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from tracker import cors, metrics
 from tracker.contract.codec import message_hash
+from tracker.contract.durations import DAY_MS
 from tracker.contract.producer import Full, ProduceError
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
@@ -304,7 +305,7 @@ class HttpIn:
         found = _COOKIE.search(post.headers.get(b"cookie", b""))
         if found is not None:
             return found[1].decode()
-        day, agent = self._now_ms() // 86_400_000, post.headers.get(b"user-agent", b"")
+        day, agent = self._now_ms() // DAY_MS, post.headers.get(b"user-agent", b"")
         seen = b"%d\0%s\0%s" % (day, post.ip.encode(), agent)
         return "stub-" + blake2b(seen, digest_size=12, key=self._salt).hexdigest()
 

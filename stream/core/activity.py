@@ -15,10 +15,11 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.windows import Zone
 
 EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
-SESSION_GAP_MS: Final = 30 * 60_000
+SESSION_GAP_MS: Final = 30 * MINUTE_MS
 MAX_SESSIONS: Final = 12
 """Intervals kept; earlier ones are counted."""
 PAST_D: Final = 30

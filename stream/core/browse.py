@@ -26,7 +26,9 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-KEPT_MS: Final = 48 * 3_600_000
+from tracker.contract.durations import HOUR_MS
+
+KEPT_MS: Final = 48 * HOUR_MS
 MAX_VISITS: Final = 8
 MAX_VIEWS: Final = 10
 """Of a visit, the latest, as many as `views` may ask for; none once it was told or has a cart. They are most of what a

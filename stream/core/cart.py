@@ -55,9 +55,10 @@ from stream.core.cart_state import (
     recency,
     take_out,
 )
+from tracker.contract.durations import MINUTE_MS
 
 Input = Literal["activity", "emptying", "idle", "lost", "click", "order", "undo"]
-VISIT_OF_CLICK_MS: Final = 30 * 60_000
+VISIT_OF_CLICK_MS: Final = 30 * MINUTE_MS
 """A visit so long after a click that is known is that click's: it names the message better than the link does."""
 
 TABLE: Final[dict[tuple[State, Input], tuple[State, What | None]]] = {

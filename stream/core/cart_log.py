@@ -25,10 +25,11 @@ from msgspec.structs import replace
 from stream.core.cart import advance, step
 from stream.core.cart_merge import merge_carts, recovered_twice
 from stream.core.cart_state import NEW, WAITING, Carts, Emission, Entry, Order, Rules, What, due_ms, due_of, key_of
+from tracker.contract.durations import HOUR_MS
 
 MAX_ENTRIES: Final = 200
 MAX_LOG_LINES: Final = 400
-MAX_LOG_MS: Final = 48 * 3_600_000
+MAX_LOG_MS: Final = 48 * HOUR_MS
 MAX_MINTED: Final = 32
 MAX_RECOVERIES: Final = 16
 """Recoveries told before the base that can still be taken back by a cancellation."""

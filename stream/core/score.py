@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from stream.core.activity import joined as joined_sessions
 from stream.core.activity import united
-from tracker.contract.durations import DAY_MS, MINUTE_MS
+from tracker.contract.durations import DAY_MS, HOUR_MS, MINUTE_MS
 from tracker.contract.scoring import SESSION, Adds, ScoreRules, adds_of, weights_of
 
 LANDMARK_MS: Final = 1_577_836_800_000
@@ -35,7 +35,7 @@ E50: Final = 20.0
 _LN2: Final = log(2.0)
 _SURELY: Final = 2e-10
 """Part of a threshold by which a score is past it for every comparison: more than stream/core/lead.py's DIGITS."""
-LOOK_AGAIN_MS: Final = 3_600_000
+LOOK_AGAIN_MS: Final = HOUR_MS
 _MOST: Final = 1000.0
 """Largest exponent: times before the events are no use, and must not overflow."""
 

@@ -15,11 +15,12 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tracker.contract.durations import HOUR_MS
 from tracker.contract.spans import bucket
 from tracker.contract.steps import KINDS
 
 MAX_MOVES: Final = 40
-NOTED_MS: Final = 3_600_000
+NOTED_MS: Final = HOUR_MS
 """A step that goes on is noted again after so long: a write an hour, not one an event."""
 ORDER, USED = "order", "use"
 

@@ -13,13 +13,14 @@ from msgspec import Struct
 
 from stream.core import falling
 from stream.core.falling import NO_FALL, Fall, Level, Rules, Series
+from tracker.contract.durations import DAY_MS
 from tracker.contract.windows import Zone
 
 RECENT_D: Final = 7
 BEFORE_D: Final = 28
 WEEKS: Final = BEFORE_D / RECENT_D
 KEPT_D: Final = RECENT_D + BEFORE_D
-MAX_MS: Final = 86_400_000
+MAX_MS: Final = DAY_MS
 """Of a day."""
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from tracker.contract import keys
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.windows import Zone
 
 KEPT_MINUTES: Final = keys.VISITORS_KEPT_S // 60
@@ -39,7 +40,7 @@ class Visits(Struct):
     @staticmethod
     def too_old(minute: int, received_at_ms: int) -> bool:
         """Imported from before any window."""
-        return minute < received_at_ms // 60_000 - KEPT_MINUTES
+        return minute < received_at_ms // MINUTE_MS - KEPT_MINUTES
 
     def add(self, site: str, channel: str, profile: str, minute: int, last: int | None, zone: Zone) -> None:
         """An event of the profile. `last`: the minute of its last event there before, whatever the order they came."""
@@ -62,7 +63,7 @@ class Visits(Struct):
     def blob(self, clock_ms: int) -> dict[str, Any]:
         """The visitors' part of the argument of apply.lua. `clock_ms`: the log's time; an event from beyond it (an
         endpoint's clock is ahead) makes nobody's visit older."""
-        now_minute = min(self.now_minute, clock_ms // 60_000)
+        now_minute = min(self.now_minute, clock_ms // MINUTE_MS)
         return {
             "gone": self.gone,
             "channels": keys.VISITOR_SETS if self.gone else (),

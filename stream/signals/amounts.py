@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from stream.core.parts import read_part
 from stream.signals import shop
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.scoring import ACTIVE_MINUTES, MARKS
 
@@ -45,7 +46,7 @@ def amount(event: ProfileEvent, indicator: str, property: str) -> float | None:
         said = read_part(_properties, event.properties) or {}
         found = shop.number(said.get(property), MAX_AMOUNT)
     elif indicator == ACTIVE_MINUTES:
-        found = active_ms(event) / 60_000
+        found = active_ms(event) / MINUTE_MS
     elif indicator in MARKS:
         found = _mark(event, indicator)
     else:

@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.events import VISIT_CHANNELS, ProfileEvent
 from tracker.contract.keys import ENGAGED
 from tracker.contract.models import Models
@@ -77,7 +78,7 @@ class Context(Struct, frozen=True):
         if (seen := self.seen) is None:
             return None
         minute = max((seen.channels[c] for c in VISIT_CHANNELS if c in seen.channels), default=None)
-        return None if minute is None else min(seen.last_seen_ms, minute * 60_000 + 59_999)
+        return None if minute is None else min(seen.last_seen_ms, minute * MINUTE_MS + 59_999)
 
 
 class Trigger(Struct, frozen=True, kw_only=True):

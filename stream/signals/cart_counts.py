@@ -12,6 +12,7 @@ from stream.core.cart_log import Change
 from stream.core.cart_state import UNKNOWN, Emission, counted_of, reason_of
 from stream.signals import shop
 from tracker.contract import keys
+from tracker.contract.durations import MINUTE_MS
 
 
 def counts_at(change: Change) -> tuple[tuple[str, int, int], ...]:
@@ -20,7 +21,7 @@ def counts_at(change: Change) -> tuple[tuple[str, int, int], ...]:
     for emissions, sign in ((change.emitted, 1), (change.undone, -1)):
         for x in emissions:
             for field, n, ms in counted(x):
-                key = (field, ms // 60_000 * 60_000)
+                key = (field, ms // MINUTE_MS * MINUTE_MS)
                 sums[key] = sums.get(key, 0) + sign * n
     return tuple((field if n > 0 else keys.undone_field(field), abs(n), ms) for (field, ms), n in sums.items() if n)
 

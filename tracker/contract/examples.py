@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from tracker.contract import events
 from tracker.contract.codec import emission_id, new_profile_id
+from tracker.contract.durations import DAY_MS, HOUR_MS
 from tracker.contract.models import Model, Value
 from tracker.contract.topics import DeadLetter
 from tracker.contract.triggers import (
@@ -243,14 +244,14 @@ DEAD_LETTER: Final = DeadLetter(
 _OPENED: Final = str(MESSAGES[events.PRODUCT_ADDED]["messageId"])
 _ABANDONED_ID: Final = emission_id(SITE, _OPENED, CART_ABANDONED.name, 1)
 _RECOVERED_ID: Final = emission_id(SITE, _OPENED, CART_RECOVERED.name, 1)
-_ABANDONED_MS: Final = AT_MS + 3_600_000
+_ABANDONED_MS: Final = AT_MS + HOUR_MS
 _ORDERED_MS: Final = AT_MS + 1000 * list(MESSAGES).index(events.ORDER_COMPLETED)
-_QUIET_MS: Final = _ORDERED_MS + 30 * 86_400_000
+_QUIET_MS: Final = _ORDERED_MS + 30 * DAY_MS
 
 _BROWSED: Final = f"{PROFILE_ID}/{AT_MS}"
 _BROWSED_ID: Final = emission_id(SITE, _BROWSED, BROWSE_ABANDONED.name, 1)
-_DAY: Final = (AT_MS + 7 * 3_600_000) // 86_400_000
-_MIDNIGHT_MS: Final = (_DAY + 1) * 86_400_000 - 7 * 3_600_000
+_DAY: Final = (AT_MS + 7 * HOUR_MS) // DAY_MS
+_MIDNIGHT_MS: Final = (_DAY + 1) * DAY_MS - 7 * HOUR_MS
 
 _PERSON: Final[dict[str, Any]] = {
     "user_id": _USER_ID,
@@ -321,7 +322,7 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
     (
         CART_RECOVERED,
         emission_id(SITE, _OPENED, "cart_recovery_retracted", 1),
-        _ABANDONED_MS + 86_400_000,
+        _ABANDONED_MS + DAY_MS,
         CartRecoveryRetracted(profile_id=PROFILE_ID, retracts=_RECOVERED_ID, reason="reversed"),
     ),
     (
@@ -374,8 +375,8 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
     ),
     (
         SEGMENT_EXITED,
-        emission_id(SITE, f"{PROFILE_ID}/gone_quiet/{_QUIET_MS + 86_400_000}", "segment_out", 2),
-        _QUIET_MS + 86_400_000,
+        emission_id(SITE, f"{PROFILE_ID}/gone_quiet/{_QUIET_MS + DAY_MS}", "segment_out", 2),
+        _QUIET_MS + DAY_MS,
         SegmentExited(profile_id=PROFILE_ID, segment="gone_quiet", reason="event", entered_at_ms=_QUIET_MS, **_PERSON),
     ),
     (
@@ -407,17 +408,17 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
     (
         SURVEY,
         emission_id(SITE, f"{PROFILE_ID}/order/order-5501", SURVEY.name, 1),
-        _ORDERED_MS + 3 * 86_400_000,
+        _ORDERED_MS + 3 * DAY_MS,
         Survey(profile_id=PROFILE_ID, cause="order", order_id="order-5501", **_PERSON),
     ),
     (
         REVIEW_REQUEST,
         emission_id(SITE, f"{PROFILE_ID}/order-5501", REVIEW_REQUEST.name, 1),
-        _ORDERED_MS + 9 * 86_400_000,
+        _ORDERED_MS + 9 * DAY_MS,
         ReviewRequest(
             profile_id=PROFILE_ID,
             order_id="order-5501",
-            delivered_at_ms=_ORDERED_MS + 2 * 86_400_000,
+            delivered_at_ms=_ORDERED_MS + 2 * DAY_MS,
             nps=9,
             **_PERSON,
         ),
@@ -469,7 +470,7 @@ TRIGGERS: Final[tuple[tuple[TriggerKind, str, int, Struct], ...]] = (
     (
         REORDER_DUE,
         emission_id(SITE, f"{PROFILE_ID}/{AT_MS}", REORDER_DUE.name, 1),
-        AT_MS + 30 * 86_400_000,
+        AT_MS + 30 * DAY_MS,
         ReorderDue(
             profile_id=PROFILE_ID,
             basis="own",

@@ -11,11 +11,12 @@ from functools import lru_cache
 from math import floor
 from typing import Final
 
+from tracker.contract.durations import DAY_MS, MINUTE_MS
 from tracker.intake.draft import Call, Draft
 from tracker.rejections import BAD_TIMESTAMP, Refusal, refuse
 
-MAX_PAST_MS: Final = 7 * 86_400_000
-MAX_FUTURE_MS: Final = 5 * 60_000
+MAX_PAST_MS: Final = 7 * DAY_MS
+MAX_FUTURE_MS: Final = 5 * MINUTE_MS
 MAX_CHARS: Final = 64
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from tracker.contract import keys
+from tracker.contract.durations import MINUTE_MS
 from tracker.contract.settings import Settings
 from tracker.counters import count_visitors, read_sums
 from tracker.ratios import ratio
@@ -24,7 +25,7 @@ async def read_usage(redis: Redis, settings: Settings, site: str, window: str, n
         are_exact.append(exact)
     spans = dict.fromkeys((window, "24h"))
     sums = {w: await read_sums(redis, settings, site, "site", keys.ACTIVE_MS_FIELD, w, now_ms) for w in spans}
-    minutes = {w: sums[w][0][keys.ACTIVE_MS_FIELD] / 60_000 for w in spans}
+    minutes = {w: sums[w][0][keys.ACTIVE_MS_FIELD] / MINUTE_MS for w in spans}
     return {
         **usage(users[0], users[1], users[2], minutes["24h"]),
         "exact": all(are_exact),
