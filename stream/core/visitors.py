@@ -45,7 +45,9 @@ class Visits(Struct):
     def add(self, site: str, channel: str, profile: str, minute: int, last: int | None, zone: Zone) -> None:
         """An event of the profile. `last`: the minute of its last event there before, whatever the order they came."""
         if last is None or minute > last:
-            self.last.setdefault((site, channel), {})[profile] = minute
+            minutes = self.last.setdefault((site, channel), {})
+            if minute > minutes.get(profile, -1):  # A merge knows the hour, where an event of the chunk told the minute.
+                minutes[profile] = minute
             self.now_minute = max(self.now_minute, minute)
         if minute != last:
             day = zone.day(minute * 60)
