@@ -46,7 +46,7 @@ class Visits(Struct):
         """An event of the profile. `last`: the minute of its last event there before, whatever the order they came."""
         if last is None or minute > last:
             minutes = self.last.setdefault((site, channel), {})
-            if minute > minutes.get(profile, -1):  # A merge knows the hour, where an event of the chunk told the minute.
+            if minute > minutes.get(profile, -1):  # a merge knows of the hour alone
                 minutes[profile] = minute
             self.now_minute = max(self.now_minute, minute)
         if minute != last:
