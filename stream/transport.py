@@ -64,7 +64,9 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
     first = chunks[0]
     if len(chunks) == 1:
         return first
-    return Chunk(first.tp, first.generation, first.base, [record for chunk in chunks for record in chunk.records])
+    chunk = Chunk(first.tp, first.generation, first.base, [record for part in chunks for record in part.records])
+    chunk.size = sum(part.size for part in chunks)
+    return chunk
 
 
 class Fetched:

@@ -21,7 +21,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from stream.core.parts import UNREADABLE, read_part
 from tracker.contract.events import ROUTED, ROUTES, VERIFIED, EventHead, EventIds, decode_event_ids
-from tracker.contract.ids import PRIORITY, Identifier, normal, usable
+from tracker.contract.ids import PRIORITY, Identifier, normal, usable, whole
 
 LINKING: Final = frozenset(("identify", "alias"))
 """Types of calls that may say more about who somebody is than their ids."""
@@ -98,7 +98,7 @@ def routes(value: bytes, head: EventHead) -> tuple[Identifier, ...]:
         if given is None:
             continue
         if isinstance(given, int | float) and not isinstance(given, bool):
-            given = str(int(given) if abs(given) < 2**53 and given == int(given) else given)
+            given = str(whole(given))
         if isinstance(given, str) and (id := usable(given.strip())) is not None:
             found.append((name, id))
     return tuple(found)

@@ -230,9 +230,7 @@ def _meant(event: ProfileEvent, channel: str | None, yes: bool, p: _Properties) 
     """The channels of a yes or no: the event's name says it, or it itself, or the address in it. Else a no is one to
     all, a yes one to mails (a newsletter's form has nothing else). What is said of a channel that nobody knows here is
     said of no other."""
-    named = (channel,) if channel is not None else _said_channels(p)
-    if named is None and event.channel in TYPE_OF:
-        named = (event.channel,)
+    named = (channel,) if channel is not None else _named_by(event, p)
     if named is not None:
         return named
     if p.email is None and p.phone is not None:
@@ -245,6 +243,12 @@ def _meant(event: ProfileEvent, channel: str | None, yes: bool, p: _Properties) 
 def _channel_of(event: ProfileEvent, p: _Properties) -> str | None:
     given = _named(p.channel)
     return given if given is not None else event.channel if event.channel in TYPE_OF else None
+
+
+def _named_by(event: ProfileEvent, p: _Properties) -> tuple[str, ...] | None:
+    """The channels that the event names, else its own; None: that is none of a message."""
+    said = _said_channels(p)
+    return said if said is not None else (event.channel,) if event.channel in TYPE_OF else None
 
 
 def _said_channels(p: _Properties) -> tuple[str, ...] | None:
@@ -282,9 +286,10 @@ def _updates(event: ProfileEvent, p: _Properties) -> Iterator[tuple[str, bool, A
         said = (p.consent, p.granted, p.subscribed, p.status, p.opt_in, p.opted_in)
         answer = next((y for v in said if (y := _yes(v)) is not None), None)
         if answer is not None:
-            is_named = _said_channels(p) is not None or event.channel in TYPE_OF
-            of_an_address = p.email is not None or p.phone is not None
-            channels = _meant(event, None, answer, p) if is_named or of_an_address else (ALL,)
+            channels = _named_by(event, p)
+            if channels is None:
+                of_an_address = p.email is not None or p.phone is not None
+                channels = _meant(event, None, answer, p) if of_an_address else (ALL,)
             for channel in channels:
                 yield channel, answer, p
 

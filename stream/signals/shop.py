@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from stream.core.cart_state import MAX_LINES, MAX_PRICE, MAX_QUANTITY, Line, value_of
 from stream.core.parts import read_part
-from tracker.contract.ids import usable
+from tracker.contract.ids import usable, whole
 
 MAX_NAME_CHARS: Final = 120
 MAX_ID_CHARS: Final = 100
@@ -101,10 +101,8 @@ def text(value: object, limit: int) -> str | None:
     if isinstance(value, str):
         value = value.strip()
         return value[:limit] or None
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # some clients write 1001 as 1001.0
-        value = int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)[:limit]
+        return str(whole(value))[:limit]
     return None
 
 

@@ -131,14 +131,20 @@ def make(partition: Partition) -> tuple[Lanes, Reader]:
     return lanes, reader
 
 
-async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_that_came_after_it() -> None:
-    partition = Partition(10)
+async def with_three_under_way(length: int) -> tuple[Partition, Lanes, Reader]:
+    """A lane that is busy with a chunk of three records, until the partition's gate is opened."""
+    partition = Partition(length)
     lanes, reader = make(partition)
     await lanes._try_claim()
     partition.gate.clear()
     lanes.put(reader.fetch(3))
+    await eventually(lambda: lanes.lanes[TP0].busy)
+    return partition, lanes, reader
+
+
+async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_that_came_after_it() -> None:
+    partition, lanes, reader = await with_three_under_way(10)
     old = lanes.lanes[TP0]
-    await eventually(lambda: old.busy)
     await lanes.on_assigned()
     await lanes._try_claim()
     new = lanes.lanes[TP0]
@@ -154,12 +160,7 @@ async def test_a_chunk_of_a_dropped_lane_that_fails_late_does_not_drop_the_lane_
 
 
 async def test_chunks_that_wait_go_on_as_one() -> None:
-    partition = Partition(20)
-    lanes, reader = make(partition)
-    await lanes._try_claim()
-    partition.gate.clear()
-    lanes.put(reader.fetch(3))
-    await eventually(lambda: lanes.lanes[TP0].busy)
+    partition, lanes, reader = await with_three_under_way(20)
     for count in (2, 4, 1):
         lanes.put(reader.fetch(count))
     assert TP0 in reader.full
@@ -175,12 +176,7 @@ async def test_chunks_that_wait_go_on_as_one() -> None:
 
 async def test_a_chunk_that_does_not_follow_is_not_joined_to_those_before_it() -> None:
     """Records between them would be passed over: what comes before goes on, then the partition is claimed again."""
-    partition = Partition(20)
-    lanes, reader = make(partition)
-    await lanes._try_claim()
-    partition.gate.clear()
-    lanes.put(reader.fetch(3))
-    await eventually(lambda: lanes.lanes[TP0].busy)
+    partition, lanes, reader = await with_three_under_way(20)
     lanes.put(reader.fetch(2))
     reader.fetch(4)  # lost on its way
     lanes.put(reader.fetch(1))
@@ -303,13 +299,8 @@ async def test_what_waited_in_dropped_lanes_holds_up_nobody() -> None:
 
 
 async def test_a_lane_that_is_dropped_while_it_is_busy_ends_after_its_chunk() -> None:
-    partition = Partition(10)
-    lanes, reader = make(partition)
-    await lanes._try_claim()
-    partition.gate.clear()
-    lanes.put(reader.fetch(3))
+    partition, lanes, _ = await with_three_under_way(10)
     lane = lanes.lanes[TP0]
-    await eventually(lambda: lane.busy)
     lanes.drop([TP0])
     partition.gate.set()
     await eventually(lambda: lane.task is not None and lane.task.done())

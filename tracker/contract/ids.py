@@ -76,10 +76,14 @@ def names_somebody(value: object) -> bool:
     return isinstance(value, str) and usable(value) is not None
 
 
+def whole(value: object) -> object:
+    """The number that a client means which writes 7 as 7.0; all else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
 def normal(type: str, value: object, country: str) -> str | None:
     """A value of a type as it is looked up by, or None when it means nobody. `country`: of phones that name none."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # some clients write 7 as 7.0
-        value = int(value)
+    value = whole(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or usable(value) is None:
