@@ -11,12 +11,41 @@ from typing import Any
 
 import faust
 import uvloop
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
 
 from bench.peers.job import TIERS, Key, decode, say, task, write
+
+TOPICS_S = 30.0
+
+
+async def changelogs(bootstrap: str, app: str, partitions: int) -> None:
+    """Make the topics that Faust would make for its Tables, and wait for their leaders: Faust asks for their ends at
+    once, and waits for ever where one has no leader yet."""
+    topics = [f"{app}-visits-{tier}-changelog" for tier in TIERS]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
+    finally:
+        await admin.close()
+    async with asyncio.timeout(TOPICS_S):
+        while True:
+            consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
+            await consumer.start()
+            try:
+                await consumer.end_offsets([TopicPartition(topic, p) for topic in topics for p in range(partitions)])
+                return
+            except KafkaError:
+                await asyncio.sleep(0.2)
+            finally:
+                await consumer.stop()
 
 
 async def main(folder: str) -> None:
     job = task(sys.argv)
+    await changelogs(job.bootstrap, job.rest[0], int(job.rest[1]))
     app = faust.App(
         job.rest[0], broker=f"kafka://{job.bootstrap}", store="memory://", datadir=folder, web_enabled=False,
         topic_partitions=int(job.rest[1]), topic_disable_leader=True, consumer_auto_offset_reset="earliest",
