@@ -1,7 +1,7 @@
 """How long a fetch lets the broker gather: a chunk costs the same whatever is in it, so under load waiting pays.
 
-Below BUSY_RATE records a second a fetch brings the first record at once. Above it the broker answers after LINGER_S,
-which grows, as long as this process is short of CPU and chunks are small, to MOST_LINGER_S: otherwise chunks would grow
+Below BUSY_RATE records a second a fetch brings the first record at once. Above it the broker answers after the setting
+gather_ms, which grows, as long as this process is short of CPU and chunks are small, to MOST_LINGER_S: otherwise chunks would grow
 by a backlog alone, which is latency of seconds. It is the broker that waits, not we: while records lie in aiokafka's
 buffer no more of their partition are asked for, and what came after them would wait twice. With a backlog it is
 we that wait all the same: a broker that gathers answers for none of its partitions meanwhile. Pure: the times are
@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 BUSY_RATE: Final = 300.0
 """Records a second from which on fetches are paced."""
-LINGER_S: Final = 0.08
 MOST_LINGER_S: Final = 0.25
+"""Where gather_ms is more, it is that."""
 FULL_LINGER_S: Final = 0.25
 """With a backlog, at the topic that is read first, so that its chunks grow."""
 BACKLOG_S: Final = 1.0
@@ -44,10 +44,11 @@ class Look(NamedTuple):
 class Pace:
     """How the next fetch waits, and when to look next at the topic that is read first, and at the others."""
 
-    def __init__(self, calm_wait_s: float) -> None:
-        """calm_wait_s: how long a fetch waits for a first record."""
+    def __init__(self, calm_wait_s: float, gather_s: float) -> None:
+        """calm_wait_s: how long a fetch waits for a first record. gather_s: how long it lets the broker gather."""
         self.ahead_at_s = self.rest_at_s = 0.0
-        self.linger_s = LINGER_S
+        self.linger_s = self._least_s = gather_s
+        self._most_s = max(gather_s, MOST_LINGER_S)
         self._calm_wait_s = calm_wait_s
         self._busy = self._gathers = False
         self._backlog_until_s = 0.0
@@ -78,9 +79,9 @@ class Pace:
             self._busy = self._records / past_s > BUSY_RATE
             share = (cpu_s - self._cpu_s) / past_s
             if share > SHORT_SHARE and self._records < SMALL_CHUNK * self._chunks:
-                self.linger_s = min(self.linger_s * STEP, MOST_LINGER_S)
+                self.linger_s = min(self.linger_s * STEP, self._most_s)
             elif share < CALM_SHARE:
-                self.linger_s = max(self.linger_s / STEP, LINGER_S)
+                self.linger_s = max(self.linger_s / STEP, self._least_s)
             self._records = self._chunks = 0
             self._since_s, self._cpu_s = now_s, cpu_s
         full = any(look.full for look in looks)

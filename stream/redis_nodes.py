@@ -60,9 +60,12 @@ Command = tuple[Any, ...]
 class Node:
     """One server."""
 
-    def __init__(self, address: Address, client: aioredis.Redis, nodes: Nodes) -> None:
+    def __init__(self, address: Address, nodes: Nodes) -> None:
         self.address = address
-        self.client = client
+        self.client = nodes.client(address)
+        """For single commands that are not of the stream."""
+        # redis-py's timer for each answer would cost more than the answer.
+        self._stream = nodes.client(address, socket_timeout=None)
         self._nodes = nodes
         self._queue: list[tuple[Command, asyncio.Future[Any]]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -78,6 +81,7 @@ class Node:
             self._flusher.cancel()
         self._fail(self._queue)
         self._queue = []
+        await self._stream.aclose()
         await self.client.aclose()
 
     def _fail(self, commands: Sequence[tuple[Command, asyncio.Future[Any]]]) -> None:
@@ -98,10 +102,7 @@ class Node:
         started = perf_counter()
         answers: list[Any]
         try:
-            pipe = self.client.pipeline(transaction=False)
-            for command, _ in commands:
-                pipe.execute_command(*command)
-            answers = await pipe.execute(raise_on_error=False)
+            answers = await self._answers([command for command, _ in commands])
             if any(isinstance(a, NoScriptError) for a in answers):
                 await self._nodes.prepare(self.client)  # The server was restarted. The lanes claim again.
         except asyncio.CancelledError:
@@ -127,6 +128,35 @@ class Node:
             else:
                 future.set_result(answer)
 
+    async def _answers(self, commands: Sequence[Command]) -> list[Any]:
+        """Of a pipeline; errors of single commands are values. redis-py's own takes two to three times the CPU. Raises
+        RedisError, OSError."""
+        try:
+            async with asyncio.timeout(self._nodes.timeout_s):
+                return await self._asked(commands)
+        except TimeoutError:
+            where = f"{self.address[0]}:{self.address[1]}"
+            raise RedisTimeoutError(f"{where} has not answered for {self._nodes.timeout_s:g} s") from None
+
+    async def _asked(self, commands: Sequence[Command]) -> list[Any]:
+        pool: Any = self._stream.connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            answers: list[Any] = []
+            for _ in commands:
+                try:
+                    answers.append(await connection.read_response())
+                except ResponseError as e:
+                    answers.append(e)
+            return answers
+        except BaseException:
+            # Answers may be on their way still: they would be taken for the next pipeline's.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
+
 
 class Nodes:
     """All servers behind the setting `redis`."""
@@ -136,6 +166,7 @@ class Nodes:
         where = parse(url)
         self.cluster = where.cluster
         self.prepare = prepare
+        self.timeout_s = timeout_s
         self._start = where.nodes
         self._options = {**where.options, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         self._nodes: dict[Address, Node] = {}
@@ -183,7 +214,7 @@ class Nodes:
                 raise RedisConnectionError(f"{self._slots.count(None)} slots of the cluster have no owner")
         else:
             (address,) = self._start
-            node = self._nodes[address] = self._nodes.get(address) or Node(address, self._client(address), self)
+            node = self._nodes[address] = self._nodes.get(address) or Node(address, self)
             await self.prepare(node.client)
 
     async def stop(self) -> None:
@@ -277,9 +308,10 @@ class Nodes:
             return self._slots[key_slot(key.encode())] if self._slots else None
         return self._nodes.get(self._start[0])
 
-    def _client(self, address: Address) -> aioredis.Redis:
+    def client(self, address: Address, **options: Any) -> aioredis.Redis:
         # No retries inside redis-py: a write that came through unseen and is sent again would be refused.
-        return aioredis.Redis(host=address[0], port=address[1], retry=Retry(NoBackoff(), 0), **self._options)
+        more = {**self._options, **options}
+        return aioredis.Redis(host=address[0], port=address[1], retry=Retry(NoBackoff(), 0), **more)
 
     async def _look_soon(self) -> None:
         try:
@@ -306,7 +338,7 @@ class Nodes:
         _, ranges = max(maps, key=lambda answer: answer[0])
         self._owners = owners = {address for _, _, address in ranges}
         for address in owners - set(self._nodes):
-            node = Node(address, self._client(address), self)
+            node = Node(address, self)
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT_S):
                     await self.prepare(node.client)
@@ -324,7 +356,7 @@ class Nodes:
     async def _ask(self, address: Address) -> tuple[tuple[bool, int], list[tuple[int, int, Address]]]:
         """((whether the cluster works as this node sees it, its epoch), [(first slot, last slot, owner)])."""
         node = self._nodes.get(address)
-        client: Any = self._client(address) if node is None else node.client
+        client: Any = self.client(address) if node is None else node.client
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 info, rows = await asyncio.gather(

@@ -158,7 +158,7 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         """As Faust's, but: no offset reset (Redis says where to go on), our fetch wait, no changelog assignor."""
         conf = self.app.conf
-        self._pace = Pace(transport.fetch_max_wait_ms / 1000)
+        self._pace = Pace(transport.fetch_max_wait_ms / 1000, transport.gather_ms / 1000)
         self._assignor = RoundRobinPartitionAssignor
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
@@ -374,6 +374,7 @@ class Transport(driver.Transport):
 
     Consumer = Consumer
     fetch_max_wait_ms: int = 100
+    gather_ms: int = 80
     max_backlog_records: int = 10_000
     max_backlog_bytes: int = 64 << 20
     first: str = ""

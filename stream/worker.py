@@ -98,6 +98,7 @@ def make_app(settings: Settings) -> App:
     )
     transport = cast(Transport, app.transport)
     transport.fetch_max_wait_ms = settings.fetch_max_wait_ms
+    transport.gather_ms = settings.gather_ms
     transport.max_backlog_records = settings.max_backlog_records
     transport.max_backlog_bytes = settings.max_backlog_bytes
     transport.first = PROFILE_EVENTS

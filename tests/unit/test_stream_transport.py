@@ -82,5 +82,5 @@ def made(places: list[TP]) -> Any:
     thread.consumer = SimpleNamespace(transport=transport)
     thread.claimed, thread.full, thread.backlog, thread.backlog_bytes = set(places), set(), 0, 0
     thread.generations, thread.positions = dict.fromkeys(places, 1), dict.fromkeys(places, 0)
-    thread._pace = Pace(0.1)
+    thread._pace = Pace(0.1, 0.08)
     return thread
