@@ -24,6 +24,9 @@ def main() -> int:
             run([])
         return 0
     part, *options = sys.argv[1:]
+    if part in {"-h", "--help"}:
+        print(__doc__)
+        return 0
     if part not in PARTS:
         print(f"bench: there is no part {part}; there are: {', '.join(PARTS)}", file=sys.stderr)
         return 2
