@@ -144,11 +144,16 @@ class Node:
         try:
             await connection.send_packed_command(connection.pack_commands(commands))
             answers: list[Any] = []
-            for _ in commands:
+            forms = self._stream.response_callbacks  # Of one form, whatever the server's protocol.
+            for command in commands:
                 try:
-                    answers.append(await connection.read_response())
+                    answer = await connection.read_response()
                 except ResponseError as e:
-                    answers.append(e)
+                    answer = e
+                else:
+                    if (form := forms.get(command[0])) is not None:
+                        answer = form(answer)
+                answers.append(answer)
             return answers
         except BaseException:
             # Answers may be on their way still: they would be taken for the next pipeline's.

@@ -38,6 +38,14 @@ async def test_one_refused_command_of_a_pipeline_is_no_others(store: Store) -> N
     assert told[2] == b"1"
 
 
+async def test_answers_have_redis_pys_forms(store: Store) -> None:
+    await store.run("DEL", "nodes:z", "1")
+    await store.run("ZADD", "nodes:z", "1", "a", "2", "b")
+    assert await store.run("ZSCAN", "nodes:z", 0) == (0, [(b"a", 1.0), (b"b", 2.0)])
+    await store.run("HSET", "nodes:h", "a", "1")
+    assert await store.run("HGETALL", "nodes:h") == {b"a": b"1"}
+
+
 async def test_an_answer_that_comes_too_late_is_not_the_next_commands(store: Store, admin: Redis) -> None:
     await store.run("SET", "nodes:late", "late")
     await store.run("SET", "nodes:next", "next")
