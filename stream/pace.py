@@ -1,10 +1,10 @@
 """How long a fetch lets the broker gather: a chunk costs the same whatever is in it, so under load waiting pays.
 
 Below BUSY_RATE records a second a fetch brings the first record at once. Above it the broker answers after the setting
-gather_ms, which grows, as long as this process is short of CPU and chunks are small, to MOST_LINGER_S: otherwise chunks would grow
-by a backlog alone, which is latency of seconds. It is the broker that waits, not we: while records lie in aiokafka's
-buffer no more of their partition are asked for, and what came after them would wait twice. With a backlog it is
-we that wait all the same: a broker that gathers answers for none of its partitions meanwhile. Pure: the times are
+gather_ms, which grows, as long as this process is short of CPU and chunks are small, to MOST_LINGER_S: otherwise chunks
+would grow by a backlog alone, which is latency of seconds. It is the broker that waits, not we: while records lie in
+aiokafka's buffer no more of their partition are asked for, and what came after them would wait twice. With a backlog it
+is we that wait all the same: a broker that gathers answers for none of its partitions meanwhile. Pure: the times are
 arguments.
 """
 

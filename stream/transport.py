@@ -72,10 +72,16 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
 class Fetched:
     """What one fetch brought of one topic: a chunk of each partition that had something."""
 
-    __slots__ = ("chunks",)
+    __slots__ = ("chunks", "records")
 
     def __init__(self) -> None:
         self.chunks: list[Chunk] = []
+        self.records = 0
+        """How many, in all chunks."""
+
+    def add(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.records += len(chunk.records)
 
 
 class ChunkSchema(Schema[Any, Any]):
@@ -196,51 +202,51 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         if not wanted or too_much:
             await asyncio.sleep(0.005)
             return {}
-        first = transport.first
-        ahead = {tp for tp in wanted if tp.topic == first}
+        ahead = {tp for tp in wanted if tp.topic == transport.first}
         rest = wanted - ahead
-        fetch = super()._fetch_records
         enough = (max_records or 2) // 2
-        chunks: list[Chunk] = []
-        looked: set[TP] = set()
+        found: dict[str, Fetched] = {}
         try:
             # What is there already, a topic at a time, the others once the first has no more; when that is nothing,
             # what comes next.
             now = time.monotonic()
             for tps, at_s in ((ahead, self._pace.ahead_at_s), (rest, self._pace.rest_at_s)):
-                if tps and now >= at_s and _records(chunks) < enough:
-                    looked |= tps
-                    chunks += self._stamped(await fetch(consumer, tps, 0, max_records))
-            if not chunks:
+                if tps and now >= at_s and _records(found.values()) < enough:
+                    await self._look(found, consumer, tps, 0, max_records)
+            if not _records(found.values()):
                 pause_s = min(self._pace.ahead_at_s, self._pace.rest_at_s) - now
                 if pause_s > 0:
                     await asyncio.sleep(min(pause_s, MOST_PAUSE_S))
                 else:
-                    looked = wanted
                     # Partitions that were left out may be wanted any moment.
                     wait_s = MOST_PAUSE_S if self.full else timeout
-                    chunks = self._stamped(await fetch(consumer, wanted, wait_s, max_records))
+                    await self._look(found, consumer, wanted, wait_s, max_records)
         except NoOffsetForPartitionError:
-            pass  # A partition between its assignment and our seek; what another fetch brought before is kept.
+            pass  # A partition between its assignment and our seek; what another look brought before is kept.
         except OffsetOutOfRangeError as e:
             transport.on_out_of_range(e)
-        by_topic: dict[str, Fetched] = {}
-        messages: dict[TP, list[Any]] = {}
-        for chunk in chunks:
-            if (message := by_topic.get(chunk.tp.topic)) is None:
-                message = by_topic[chunk.tp.topic] = Fetched()
-                messages[chunk.tp] = [message]
-            message.chunks.append(chunk)
-        looks: list[Look | None] = []
-        for tps in (ahead, rest):
-            of_topic = [chunk for chunk in chunks if chunk.tp in tps]
-            n = _records(of_topic)
-            looks.append(Look(n, len(of_topic), n >= enough) if looked & tps else None)
-        self._pace.fetched(looks[0], looks[1], time.monotonic(), time.process_time())
+        of_first = [fetched for topic, fetched in found.items() if topic == transport.first]
+        of_rest = [fetched for topic, fetched in found.items() if topic != transport.first]
+        self._pace.fetched(_summed(of_first, enough), _summed(of_rest, enough), time.monotonic(), time.process_time())
         # aiokafka reads them for each request; by its options they are set once for all.
         fetcher, pace = consumer._fetcher, self._pace
         fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = pace.min_bytes, pace.wait_ms
-        return messages
+        return {fetched.chunks[0].tp: [fetched] for fetched in found.values() if fetched.chunks}
+
+    async def _look(
+        self,
+        found: dict[str, Fetched],
+        consumer: aiokafka.AIOKafkaConsumer,
+        tps: set[TP],
+        wait_s: float | None,
+        max_records: int | None,
+    ) -> None:
+        """Add to found {topic: what was brought of it} what aiokafka has of these partitions, or gets within wait_s.
+        Each of their topics stands in it then, also when nothing came or this raises: it was looked at."""
+        for topic in {tp.topic for tp in tps}:
+            found.setdefault(topic, Fetched())
+        for chunk in self._stamped(await super()._fetch_records(consumer, tps, wait_s, max_records)):
+            found[chunk.tp.topic].add(chunk)
 
     def _stamped(self, fetched: Mapping[TP, list[Any]]) -> list[Chunk]:
         """Chunks of what a fetch brought. At once after it: a seek or an error between aiokafka's step forward and ours
@@ -315,8 +321,16 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):
         return True
 
 
-def _records(chunks: Iterable[Chunk]) -> int:
-    return sum(len(chunk.records) for chunk in chunks)
+def _records(looked: Iterable[Fetched]) -> int:
+    return sum(fetched.records for fetched in looked)
+
+
+def _summed(looked: Sequence[Fetched], enough: int) -> Look | None:
+    """What was brought of some topics, as the pace is told it; None: they were not looked at."""
+    if not looked:
+        return None
+    records = _records(looked)
+    return Look(records, sum(len(fetched.chunks) for fetched in looked), records >= enough)
 
 
 class Consumer(driver.Consumer):
