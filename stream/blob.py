@@ -12,6 +12,7 @@ from stream.packing import binary, packb
 from stream.profile import Profile, ProfileCodec
 from stream.signals.base import Signal
 from tracker.contract import keys
+from tracker.contract.durations import DAY_S
 from tracker.contract.models import encode_model, field_of
 from tracker.contract.settings import Settings
 from tracker.contract.windows import Zone
@@ -63,7 +64,7 @@ class Blobs:
             "src": [[p, f"{offset}:{sub}"] for p, (offset, sub) in fx.src.items()],
             "merged": merged,
             "writes": writes,
-            "ttl": self._settings.profile_ttl_d * 86_400,
+            "ttl": self._settings.profile_ttl_d * DAY_S,
             "counts": [
                 [site, family, buckets, *_columns(fields)]
                 for (family, site, place), fields in fx.counts().items()

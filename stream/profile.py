@@ -16,7 +16,7 @@ from stream.core.parts import read_part
 from stream.packing import binary
 from stream.signals.base import DECIDING, Context, Signal
 from stream.stored import StateError, Stored
-from tracker.contract.durations import MINUTE_MS
+from tracker.contract.durations import HOUR_S, MINUTE_MS
 from tracker.contract.events import MAX_ID_CHARS, MAX_TIME_MS, Place, ProfileEvent, Time
 from tracker.contract.ids import usable
 from tracker.contract.models import Models
@@ -180,7 +180,7 @@ class ProfileCache:
     def __init__(self, max_bytes: int, ttl_s: float = inf, now_s: Callable[[], float] = time) -> None:
         """`now_s`: seconds since 1970, for Redis goes by that."""
         self.max_bytes = max_bytes
-        self._silent_s = ttl_s - 3600
+        self._silent_s = ttl_s - HOUR_S
         self._now_s = now_s
         self.bytes = 0
         self._sizes: OrderedDict[Profile, tuple[int, CacheView]] = OrderedDict()

@@ -29,7 +29,7 @@ from stream.redis_store import Head, Lost, Store
 from stream.seen import Seen
 from stream.transport import Chunk
 from tracker.contract import codec, keys
-from tracker.contract.durations import HOUR_MS
+from tracker.contract.durations import HOUR_MS, HOUR_S
 from tracker.contract.events import (
     LEFT,
     ROUTED,
@@ -338,7 +338,7 @@ class Resolve:
             acks |= self._out.extend(PROFILE_EVENTS, partition, batch)
         await acked(acks)
         kept = [[hour, binary(b"".join(h.to_bytes(8, "big") for h in each))] for hour, each in hours.items()]
-        seen_ttl_s = (self._settings.dedupe_window_h + 1) * 3600
+        seen_ttl_s = (self._settings.dedupe_window_h + 1) * HOUR_S
         ids = ids[len(records) * 16 :] if next < end else b""
         rest = binary(packb([next, end, ids, made])) if ids else False
         argument = [self._head.epoch, self._head.seq, self.next, next, received_at_ms, kept, seen_ttl_s, rest]

@@ -19,8 +19,9 @@ from typing import Any, Final
 from stream.packing import unpackb
 from stream.redis_store import RedisError, Store, Unavailable
 from tracker.contract import keys
+from tracker.contract.durations import DAY_S
 from tracker.contract.settings import Settings
-from tracker.contract.windows import DAY_S, LONGEST_S, Zone, days
+from tracker.contract.windows import LONGEST_S, Zone, days
 
 log = logging.getLogger(__name__)
 

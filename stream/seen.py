@@ -64,7 +64,7 @@ class Seen:
         return set[int]().union(*(span.among(wanted) for span in self._spans.values()))
 
     def add(self, hour: int, *hashes: int) -> None:
-        """`hour` = received_at_ms // 3_600_000."""
+        """`hour` = received_at_ms // HOUR_MS."""
         self._span(hour).add(hashes)
 
     def _span(self, hour: int) -> _Span:

@@ -43,6 +43,7 @@ from stream.signals import chosen
 from stream.signals_hop import ApplyBound, SignalsHop
 from stream.transport import SCHEME, App, ChunkConsumerThread, ChunkSchema, Transport
 from stream.watchdog import EX_FATAL, OwnTime, Progress, Watchdog
+from tracker.contract.durations import DAY_S
 from tracker.contract.producer import KafkaOut
 from tracker.contract.reload import Watch, keep_reloading
 from tracker.contract.settings import Settings
@@ -132,7 +133,7 @@ class Worker:
             request_timeout_ms=10_000,
         )
         bound = ApplyBound(settings)
-        self.cache = ProfileCache(settings.profile_cache_bytes, settings.profile_ttl_d * 86_400)
+        self.cache = ProfileCache(settings.profile_cache_bytes, settings.profile_ttl_d * DAY_S)
         limits = {topic: Limits(topic, settings) for topic in (EVENTS, PROFILE_EVENTS)}
         merged, recovery = Merged(), Recovery(self.store, settings, tail_of(settings))
 

@@ -19,13 +19,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tracker.contract import keys
+from tracker.contract.durations import DAY_S
 
 log = logging.getLogger(__name__)
 EVERY_S: Final = 0.5
 AGAIN_MS: Final = 5_000
 KEPT_MS: Final = 90_000
 """Three times the default of spool_adopt_s."""
-HASH_KEPT_S: Final = 86_400
+HASH_KEPT_S: Final = DAY_S
 
 
 async def keep_telling(redis: Redis, oldest_ms: Callable[[], int | None]) -> None:

@@ -23,10 +23,10 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from stream.core.contact import ALL, Contacts, channels, consent
-from tracker.contract.durations import HOUR_MS
+from tracker.contract.durations import HOUR_MS, MINUTE_S
 from tracker.contract.sites import TriggerPolicy, quiet_minutes
 from tracker.contract.triggers import INFORMING
-from tracker.contract.windows import MINUTE_S, Zone
+from tracker.contract.windows import Zone
 
 MAX_TOLD: Final = 64
 """More than a cap may be (50)."""

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from math import fsum, isfinite
 from typing import Any, Final
 
+from tracker.contract.ids import names_somebody
 from tracker.contract.scoring import STAGES, FitRule, LeadRules
 
 VISITOR, LEAD, MQL, SQL, CUSTOMER = STAGES
+CONTACTS: Final = ("email", "phone")
 GRADES: Final = "ABCD"
 DIGITS: Final = 1e-10
 """Part of a threshold by which points may be short of it: they are sums of powers, and 20 points may be 19.99...9."""
@@ -55,6 +57,11 @@ def grade(points: float, rules: LeadRules) -> str:
 
 def reach(points: float, least: float) -> bool:
     return points >= least - DIGITS * abs(least)
+
+
+def has_contact(traits: Mapping[str, Any] | None) -> bool:
+    """Whether traits say how to write to a person."""
+    return traits is not None and any(names_somebody(traits.get(name)) for name in CONTACTS)
 
 
 def fit(rules: tuple[FitRule, ...], traits: Mapping[str, Any] | None) -> float:

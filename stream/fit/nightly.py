@@ -21,8 +21,9 @@ import msgspec
 from stream import metrics
 from stream.redis_store import RedisError, Store, Unavailable
 from tracker.contract import keys
+from tracker.contract.durations import DAY_S, HOUR_S
 from tracker.contract.settings import Settings
-from tracker.contract.windows import DAY_S, HOUR_S, Zone
+from tracker.contract.windows import Zone
 
 log = logging.getLogger(__name__)
 

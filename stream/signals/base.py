@@ -52,7 +52,7 @@ class Context(Struct, frozen=True):
     anonymous_id: str | None
     traits: dict[str, Any] | None
     utc_offset_ms: int
-    """The site's time zone at the event's or timer's time: local day = (ts + utc_offset_ms) // 86_400_000."""
+    """The site's time zone at the event's or timer's time: local day = (ts + utc_offset_ms) // DAY_MS."""
     settings: Settings
     zone: Zone = Zone(DEFAULT_TIME_ZONE)
     """That time zone: for days that are not the event's or timer's."""

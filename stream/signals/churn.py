@@ -19,6 +19,8 @@ from tracker.contract.triggers import CHURN_RISK, ChurnRisk, TriggerKind, rfc333
 
 COLD_MODEL: Final = "mbg_nbd:prior-1"
 LIKELIHOOD_D: Final = 90
+OF_DAYS: Final = ("t_days", "risk", "band", "p_alive", "likelihood", "mean_value", "clv", "high_value")
+"""What `explain` says of those only who have a day."""
 
 W = TypeVar("W", bound=Watched)
 
@@ -122,18 +124,17 @@ class ChurnSignal(Signal[W]):
         day yet (of whose order only a refund has come) there is a risk."""
         rule, model = self.rule(ctx), model_of(self.name, ctx)
         told = self.told(state, now_ms, rule, ctx)
-        is_any = bool(state.days)
         crosses = churn_watch.crossing_ms(state, rule) if not state.on else None
-        return {
+        found = {
             "on": state.on,
             "days": len(state.days) + state.more,
             "x": told.x,
             "t_x_days": told.t_x_days,
-            "t_days": told.t_days if is_any else None,
-            "risk": told.risk if is_any else None,
-            "band": told.band if is_any else None,
-            "p_alive": told.p_alive if is_any else None,
-            "likelihood": told.likelihood if is_any else None,
+            "t_days": told.t_days,
+            "risk": told.risk,
+            "band": told.band,
+            "p_alive": told.p_alive,
+            "likelihood": told.likelihood,
             "horizon_days": rule.horizon_d,
             "crosses": rfc3339(crosses) if crosses is not None else None,
             "crossings": state.crossings,
@@ -144,10 +145,11 @@ class ChurnSignal(Signal[W]):
             "customers": model.customers if model is not None else 0,
             "values": told.values,
             "currency": told.currency,
-            "mean_value": told.mean_value if is_any else None,
-            "clv": told.clv if is_any else None,
-            "high_value": told.high_value if is_any else None,
+            "mean_value": told.mean_value,
+            "clv": told.clv,
+            "high_value": told.high_value,
         }
+        return found if state.days else found | dict.fromkeys(OF_DAYS)
 
 
 def model_of(signal: str, ctx: Context) -> Model | None:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from stream.core import journey
 from stream.core.activity import SESSION_GAP_MS, Activity, days_of, iso_day, joined, with_days
 from stream.core.journey import Facts
+from stream.core.lead import has_contact
 from stream.core.parts import read_part
 from stream.signals import shop
 from stream.signals.activity import is_visit
@@ -28,7 +29,6 @@ from tracker.contract import events as ev
 from tracker.contract.codec import emission_id
 from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
-from tracker.contract.ids import names_somebody
 from tracker.contract.stages import STAGE_NAMES, STAGES
 from tracker.contract.triggers import JOURNEY_STAGE, JourneyStage, JourneyStageName, rfc3339
 
@@ -36,7 +36,6 @@ LOOKS: Final = frozenset(("page", "screen"))
 LOOKED: Final = frozenset((ev.PRODUCT_VIEWED, *ev.MESSAGE_CLICKS))
 ONBOARDED: Final = frozenset((ev.SIGNED_UP, ev.TRIAL_STARTED, ev.ORDER_COMPLETED))
 SHARED: Final = frozenset((ev.CONTENT_SHARED, ev.PRODUCT_SHARED, ev.CART_SHARED))
-CONTACTS: Final = ("email", "phone")
 TELLING: Final = LOOKED | ONBOARDED | SHARED | {ev.REFERRAL_CONVERTED, ev.SURVEY_RESPONSE_RECEIVED, ev.PRODUCT_REVIEWED}
 
 
@@ -234,7 +233,7 @@ def learned(facts: Facts, event: ProfileEvent, ctx: Context) -> Facts:
     """The facts with what the event says."""
     name, ms = event.event, event.timestamp_ms
     if name is None:
-        if event.type != "identify" or not _names_contact(event):
+        if event.type != "identify" or not has_contact(read_part(_traits, event.traits)):
             return facts
         return _onboarded(facts, ms, ctx)
     if name in LOOKED:
@@ -287,11 +286,6 @@ def _visited(facts: Facts, ms: int, ctx: Context) -> Facts:
     if looked_ms is None and journey.came_back(bits):
         looked_ms = 0
     return replace(facts, looked_ms=looked_ms, sessions=sessions, day=day, bits=bits)
-
-
-def _names_contact(event: ProfileEvent) -> bool:
-    traits = read_part(_traits, event.traits)
-    return traits is not None and any(names_somebody(traits.get(c)) for c in CONTACTS)
 
 
 def _later(a: int | None, b: int | None) -> int | None:

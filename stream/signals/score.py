@@ -29,9 +29,7 @@ from stream.signals.base import Context, PerSite, Result, Signal, Trigger
 from tracker.contract.codec import emission_id
 from tracker.contract.durations import DAY_MS, MINUTE_MS
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent, event_label
-from tracker.contract.ids import names_somebody
 from tracker.contract.scoring import (
-    CONTACTS,
     FIRST_ORDER,
     LEAD_EVENTS,
     OF_CALL,
@@ -148,7 +146,7 @@ class ScoreSignal(Signal[Score]):
             after, more, joined = _visited(after, event.timestamp_ms, ctx, rules)
             sums, back = (*sums, *more), (*back, *joined)
             engaged = engaged or (after.sessions is not before.sessions and SESSION in rules.log_weights)
-        is_lead = name in LEAD_EVENTS or (event.type == "identify" and _has_contact(ctx.traits))
+        is_lead = name in LEAD_EVENTS or (event.type == "identify" and lead.has_contact(ctx.traits))
         if not sums and not back and not is_lead and event.type != "identify":
             return Result(state=state if after is before else after, engaged=engaged)
         stage = after.stage
@@ -431,10 +429,6 @@ def _trigger(
             contributions=dict(list(parts.items())[:TOP]),
         ),
     )
-
-
-def _has_contact(traits: dict[str, Any] | None) -> bool:
-    return any(names_somebody((traits or {}).get(name)) for name in CONTACTS)
 
 
 def _by_machine(event: ProfileEvent) -> bool:

@@ -21,11 +21,11 @@ from stream.signals.conditions import holds
 from stream.signals.purchase import PurchaseSignal
 from stream.signals.reorder import _time
 from tests.unit.cart_vectors import context, event
-from tracker.contract.durations import DAY_MS, HOUR_MS
+from tracker.contract.durations import DAY_MS, DAY_S, HOUR_MS
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
 from tracker.contract.predicates import Condition
 from tracker.contract.sites import TriggerPolicy
-from tracker.contract.windows import DAY_S, Zone
+from tracker.contract.windows import Zone
 
 CHANGES: Final = [
     ("Europe/Berlin", "2026-03-29"), ("Europe/Berlin", "2026-10-25"),

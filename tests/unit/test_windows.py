@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.contract.windows import DAY_S, HOUR_S, WINDOWS, Zone, days, parts, start_of
+from tracker.contract.durations import DAY_S, HOUR_S
+from tracker.contract.windows import WINDOWS, Zone, days, parts, start_of
 
 NOW_S = 1_795_323_600 + 40 * 60 + 7  # 00:40:07 in Ho Chi Minh City, 17:40:07 UTC
 VN = "Asia/Ho_Chi_Minh"

@@ -22,6 +22,7 @@ from msgspec import UNSET
 from tracker.cli.common import Failure, run_until_signal
 from tracker.cli.dead_letters_log import PARTITION, Filter, Found, Reader, Survey, records, site_of
 from tracker.contract import settings as contract_settings
+from tracker.contract.durations import DAY_S, HOUR_S, MINUTE_S
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, Replay
 
@@ -108,7 +109,7 @@ def _since_ms(text: str | None) -> int:
     if text is None:
         return 0
     if match := re.fullmatch(r"(\d{1,6})([smhd])", text):
-        ago_s = int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+        ago_s = int(match[1]) * {"s": 1, "m": MINUTE_S, "h": HOUR_S, "d": DAY_S}[match[2]]
         return max(0, int(time.time()) - ago_s) * 1000
     try:
         return max(0, int(datetime.fromisoformat(text).timestamp() * 1000))  # without a zone: this machine's, as shown

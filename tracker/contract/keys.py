@@ -74,12 +74,13 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
+from tracker.contract.durations import DAY_S, HOUR_S, MINUTE_S
 from tracker.contract.events import CHANNELS
 
 TIERS: Final[dict[str, tuple[int, int]]] = {
-    "m": (60, 48 * 3600),
-    "h": (3600, 92 * 86400),
-    "d": (86400, 2 * 366 * 86400),
+    "m": (MINUTE_S, 48 * HOUR_S),
+    "h": (HOUR_S, 92 * DAY_S),
+    "d": (DAY_S, 2 * 366 * DAY_S),
 }
 """Tier of counters -> (bucket length, how long it is kept from its first count on), seconds. Hours: the longest window,
 and the part of an hour at its old end."""
@@ -150,7 +151,7 @@ VISITOR_CHANNELS: Final[tuple[str, ...]] = (ALL, *CHANNELS, "other")
 VISITOR_SETS: Final[tuple[str, ...]] = (*VISITOR_CHANNELS, ENGAGED, USED)
 MAX_VISITORS: Final = 10_000
 """Visitors of a channel and partition that are counted exactly; for windows that reach beyond them: HyperLogLog."""
-VISITORS_KEPT_S: Final = 92 * 86400
+VISITORS_KEPT_S: Final = 92 * DAY_S
 """A visitor's last event and the days' HyperLogLogs: a little longer than the longest window."""
 
 WAITS_KEY: Final = "{clock}:waits"

@@ -115,7 +115,6 @@ OF_CALL: Final[dict[str, str]] = {call: i.name for i in INDICATORS for call in i
 
 LEAD_EVENTS: Final[frozenset[str]] = frozenset(("Form Submitted", "Signed Up"))
 """They make a lead, as an identify call does that has an e-mail address or a phone number (domain: A202)."""
-CONTACTS: Final = ("email", "phone")
 
 STAGES: Final = ("visitor", "lead", "mql", "sql", "customer")
 """The lifecycle, in order."""

@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
-MINUTE_S: Final = 60
-HOUR_S: Final = 3600
-DAY_S: Final = 86_400
+from tracker.contract.durations import DAY_S, HOUR_S, MINUTE_S
+
 QUARTER_S: Final = 900
 """Offsets of time zones change at multiples of it only."""
 MAX_OFFSETS: Final = 50_000

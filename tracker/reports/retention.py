@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 
 from stream.core.retention import MAX_WEEKS, monday, week_of
 from tracker.contract import keys
+from tracker.contract.durations import DAY_S
 from tracker.contract.settings import Settings
-from tracker.contract.windows import DAY_S
 from tracker.counters import ask_clocks, complete_until, net, zone_of
 from tracker.ratios import ratio
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from prometheus_client.metrics import MetricWrapperBase
 
 from tracker.contract import events, examples, keys, merges, models, settings, sites, topics, triggers
-from tracker.contract.durations import DAY_MS
+from tracker.contract.durations import DAY_MS, DAY_S
 from tracker.contract.generate.json_schema import inner_struct, schema_of, trigger_types
 from tracker.contract.generate.texts import SCHEMA_DIR, one_line, table, to_json
 from tracker.contract.generate.typescript import ts_type
@@ -150,7 +150,7 @@ def topics_page() -> str:
 
 
 def redis_keys_page() -> str:
-    tiers = [[f"`{t}`", f"{length} s", f"{kept // 86400} days"] for t, (length, kept) in keys.TIERS.items()]
+    tiers = [[f"`{t}`", f"{length} s", f"{kept // DAY_S} days"] for t, (length, kept) in keys.TIERS.items()]
     return f"""# Redis keys
 
 ```
