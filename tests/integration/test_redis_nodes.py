@@ -49,7 +49,7 @@ async def test_answers_have_redis_pys_forms(store: Store) -> None:
 async def test_an_answer_that_comes_too_late_is_not_the_next_commands(store: Store, admin: Redis) -> None:
     await store.run("SET", "nodes:late", "late")
     await store.run("SET", "nodes:next", "next")
-    await admin.execute_command("CLIENT", "PAUSE", PAUSE_MS, "ALL")
+    await admin.client_pause(PAUSE_MS)
     with pytest.raises(RedisTimeoutError, match=r"has not answered for 0\.3 s"):
         await store.run("GET", "nodes:late")
     assert store.silent_s() > 0
@@ -61,7 +61,7 @@ async def test_an_answer_that_comes_too_late_is_not_the_next_commands(store: Sto
 async def test_a_command_whose_waiter_gives_up_takes_no_answer_from_others(store: Store, admin: Redis) -> None:
     await store.run("SET", "nodes:a", "a")
     await store.run("SET", "nodes:b", "b")
-    await admin.execute_command("CLIENT", "PAUSE", PAUSE_MS // 4, "ALL")
+    await admin.client_pause(PAUSE_MS // 4)
     given_up, other = store.run("GET", "nodes:a"), store.run("GET", "nodes:b")
     await asyncio.sleep(0.01)
     given_up.cancel()

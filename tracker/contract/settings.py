@@ -329,8 +329,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         int,
         _s(
             "ms",
-            "How long a fetch lets Kafka gather, above 300 records/s: more costs latency, once a hop, and saves a worker's "
-            "CPU. It grows up to 250 by itself while a worker is short of CPU.",
+            "How long a fetch lets Kafka gather, above 300 records/s: more costs latency, once a hop, and saves a "
+            "worker's CPU. It grows up to 250 by itself while a worker is short of CPU.",
             ge=1,
             le=5_000,
         ),
