@@ -12,7 +12,8 @@ from math import isclose, log2
 from typing import Any
 
 from tests.oracle.carts import NEW, NONE
-from tests.oracle.fold import NOT_FOLDED, Json
+from tests.oracle.events import Json
+from tests.oracle.fold import NOT_FOLDED
 
 ENTRY: Json = {
     "lines": None, "order": None, "value": None, "cur": None, "by": None, "cart": None, "checkout": None, "link": None,

@@ -1,7 +1,7 @@
 """The naive fold: what must stand in Redis and in the trigger topics after these logs. It knows nothing of stream/.
 
-    events log          -> EventsFold    what hop 1 must pass on, its dedupe window, its dead letters
-    profile-events logs -> fold_profiles  profiles, counters, visitors, gauges, timers, triggers, places
+    events log          -> events.EventsFold   what hop 1 must pass on, its dedupe window, its dead letters
+    profile-events logs -> fold_profiles       profiles, counters, visitors, gauges, timers, triggers, places
 
 One record at a time, dictionaries, no cache. `redis` of each gives the keys that it explains, as the map in
 tracker/contract/keys.py names them: key -> value (hash: dict, string: bytes, sorted set: dict, list: list).
@@ -10,18 +10,15 @@ A new kind of state: fold it in `ProfilesFold.take`, add its keys in `redis`. Ke
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import xxhash
+from tests.oracle import cart_merge, carts, names, purchases, scores, shop
+from tests.oracle.about import NOTHING_SAID, hear, merged_about, refused, see
+from tests.oracle.events import Json, parsed
 
-from tests.oracle import carts, names, purchases, scores
-from tracker.contract.ids import normal, usable
-
-Json = dict[str, Any]
 NAMESPACE = uuid.UUID("6f1c1d6e-6c1a-5b7e-9d0f-0b0f5b0c6a11")
 CHANNELS = ("site", "popup", "webpush", "email", "sms", "zalo", "viber", "social", "ads", "store", "call", "form")
 POPUPS = {
@@ -70,77 +67,6 @@ class Rules:
             for name, days in horizons.items()
         }
         return Rules(cart, churn, s.stale_s)
-
-
-def parsed(value: bytes | None, *needed: str) -> Json | None:
-    """A record with these fields, else None."""
-    try:
-        record = json.loads(value or b"")
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and all(name in record for name in needed) else None
-
-
-class EventsFold:
-    """One partition of tracker.events.v1."""
-
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
-        self.next = 0
-        self.received_ms: int | None = None
-        self.seen: set[tuple[str, str]] = set()
-        self.passed: dict[int, Json] = {}
-        """Offset -> the event, of each that must be in profile-events."""
-        self.poison: list[tuple[str, int]] = []
-        """(reason, offset)."""
-        self.repeats = 0
-        self._hashes: dict[int, bytes] = defaultdict(bytes)
-
-    def take(self, offset: int, value: bytes | None) -> None:
-        self.next = offset + 1
-        event = parsed(value, "site", "type", "messageId", "receivedAtMs")
-        if event is None:
-            self.poison.append(("not_an_event", offset))
-            return
-        self.received_ms = event["receivedAtMs"]
-        id = (event["site"], event["messageId"])
-        if id in self.seen:  # The run is shorter than the 24 h of the window.
-            self.repeats += 1
-        elif not identifiers(event):
-            self.poison.append(("no_identity", offset))
-        else:
-            self.seen.add(id)
-            self.passed[offset] = event
-            hash = xxhash.xxh3_64_intdigest("\0".join(id).encode("utf-8", "surrogatepass"))
-            self._hashes[event["receivedAtMs"] // 3_600_000] += hash.to_bytes(8, "big")
-
-    def redis(self) -> Json:
-        tag = f"{{e{self.partition}}}"
-        head = {"next": str(self.next)}
-        if self.received_ms is not None:
-            head["received_at_ms"] = str(self.received_ms)
-        return {f"{tag}:head": head} | {f"{tag}:seen:{hour}": hashes for hour, hashes in self._hashes.items()}
-
-
-def identifiers(event: Json) -> list[tuple[str, str]]:
-    """(type, value), strongest first, of what this traffic has: docs/identity.md has the rest."""
-    found: dict[tuple[str, str], None] = {}
-    if (user := usable(event.get("userId"))) is not None:
-        found["user_id", user] = None
-    told: list[Any] = []
-    if event["type"] in ("identify", "alias") and user is not None:
-        told = [event.get("traits")]
-    if event.get("event") == "Order Completed":
-        told = [event.get("properties")]
-    for type in ("email", "phone"):
-        for said in told:
-            given = said.get(type) if isinstance(said, dict) else None
-            if (value := normal(type, given, "VN")) is not None:
-                found[type, value] = None
-    for name in ("anonymousId", *(["previousId"] if event["type"] == "alias" else [])):
-        if (anonymous := usable(event.get(name))) is not None:
-            found["anonymous_id", anonymous] = None
-    return list(found)
 
 
 Log = list[tuple[int, bytes | None]]
@@ -321,7 +247,7 @@ class ProfilesFold:
             elif name in self.rules.churn:
                 profile[name] = purchases.merged(profile[name], theirs, self.clock_ms, self.rules.churn[name])
             else:
-                profile[name], told = carts.merged(profile[name], theirs, self.rules.cart)
+                profile[name], told = cart_merge.merged(profile[name], theirs, self.rules.cart)
                 self.tell_carts(key, told, self.clock_ms, self.clock_ms)
 
             if name == "score" and (last_ms := profile[name]["last_ms"]):
@@ -343,13 +269,13 @@ class ProfilesFold:
 
     def shop(self, key: tuple[str, str], profile: Json, event: Json) -> None:
         now_ms = max(self.clock_ms, event["receivedAtMs"])
-        if (entry := carts.entry(event)) is not None:
+        if (entry := shop.entry(event)) is not None:
             profile["cart"] = profile["cart"] or carts.new_log()
             told = carts.take(profile["cart"], entry, event["receivedAtMs"], self.rules.cart)
             self.tell_carts(key, told, event["receivedAtMs"], now_ms)
 
     def signal(self, key: tuple[str, str], profile: Json, event: Json) -> None:
-        if event["event"] in carts.DOES:
+        if event["event"] in shop.DOES:
             self.shop(key, profile, event)
         offset_ms = self.rules.utc_offset_s * 1000
         if event["event"] in ("Order Completed", "Order Cancelled", "Order Refunded"):
@@ -431,7 +357,7 @@ class ProfilesFold:
                 continue
             c = x["cart"]
             data = {
-                "value": carts.value_of(c["items"]), "episode": c["episode"], "openedAtMs": c["opened_ms"],
+                "value": shop.value_of(c["items"]), "episode": c["episode"], "openedAtMs": c["opened_ms"],
                 "abandonedAtMs": c["abandoned_ms"], "currency": c["cur"], "cartId": c["key"] or None,
                 "checkoutId": c["checkout"],
             }  # fmt: skip
@@ -517,7 +443,7 @@ class ProfilesFold:
         fields = ["total", f"channel|{channel}", f"event|{event.get('event') or event['type']}"]
         name = event["event"] if event["type"] == "track" else None
         if name in POPUPS:
-            popup = carts.text(names.properties(event).get("popup_id"), 64) or "unknown"
+            popup = shop.text(names.properties(event).get("popup_id"), 64) or "unknown"
             fields.append(f"popup|{POPUPS[name]}|{popup}")
         if name in MESSAGES:
             fixed, action = MESSAGES[name]
@@ -590,74 +516,6 @@ class ProfilesFold:
             keys[f"{tag}:due"] = due
         keys[f"{tag}:g"] = {field: str(n) for field, n in gauges.items() if n}
         return {key: value for key, value in keys.items() if value != {}}
-
-
-NOTHING_SAID: Json = {"email": False, "phone": False, "no": False}
-
-
-def hear(contact: Json, event: Json) -> None:
-    """Of what there is to say of contacts only what this traffic says."""
-    places = [event.get("traits")] if event["type"] in ("identify", "alias") else []
-    if event["type"] == "track" and event["event"] == "Order Completed":
-        places.append(event.get("properties"))
-    for said in places:
-        for type in ("email", "phone"):
-            if isinstance(said, dict) and normal(type, said.get(type), "VN") is not None:
-                contact[type] = True
-    if event["type"] == "track" and event["event"] == "Unsubscribed":
-        contact["no"] = True  # to all: it names no channel
-
-
-def refused(contact: Json) -> str | None:
-    """Why nobody may write to the person: they said no, or have a phone number alone and said nothing."""
-    if contact["no"]:
-        return "denied"
-    return "no_consent" if contact["phone"] and not contact["email"] else None
-
-
-def see(profile: Json, event: Json) -> None:
-    """Who it is: ids by arrival, times and traits by the events' time."""
-    ts = event["timestampMs"]
-    about = profile["about"] = profile["about"] or {
-        "first_seen_ms": ts, "last_seen_ms": ts, "events": 0, "user_id": None, "anonymous_ids": [], "traits": {},
-        "traits_ms": {}, "channels": {},
-    }  # fmt: skip
-    about["events"] += 1
-    about["first_seen_ms"] = min(about["first_seen_ms"], ts)
-    about["last_seen_ms"] = max(about["last_seen_ms"], ts)
-    about["user_id"] = about["user_id"] or usable(event.get("userId"))
-    anonymous = event.get("anonymousId")
-    if anonymous is not None and usable(anonymous) is not None and anonymous not in about["anonymous_ids"]:
-        about["anonymous_ids"] = [*about["anonymous_ids"], anonymous][-10:]
-    if event["type"] == "identify" and isinstance(event.get("traits"), dict):
-        for name, value in event["traits"].items():
-            if ts >= about["traits_ms"].get(name, 0):
-                about["traits"][name] = value
-                about["traits_ms"][name] = ts
-
-
-def merged_about(one: Json, other: Json) -> Json:
-    """One person: first seen earliest, of each trait the last writer, at a tie who was seen first."""
-    first, then = sorted((one, other), key=lambda a: (a["first_seen_ms"], a["last_seen_ms"], as_stored(a)))
-    about = {
-        "first_seen_ms": first["first_seen_ms"], "last_seen_ms": max(one["last_seen_ms"], other["last_seen_ms"]),
-        "events": one["events"] + other["events"], "user_id": first["user_id"] or then["user_id"], "traits": {},
-        "traits_ms": {}, "channels": {},
-    }  # fmt: skip
-    for name in first["traits"].keys() | then["traits"].keys():
-        who = max((a for a in (first, then) if name in a["traits"]), key=lambda a: a["traits_ms"][name])
-        about["traits"][name], about["traits_ms"][name] = who["traits"][name], who["traits_ms"][name]
-    for channel in one["channels"].keys() | other["channels"].keys():
-        about["channels"][channel] = max(a["channels"].get(channel, 0) for a in (one, other))
-    later = max((then, first), key=lambda a: a["last_seen_ms"])
-    earlier = first if later is then else then
-    latest = dict.fromkeys((*reversed(later["anonymous_ids"]), *reversed(earlier["anonymous_ids"])))
-    return about | {"anonymous_ids": list(latest)[:10][::-1]}
-
-
-def as_stored(about: Json) -> bytes:
-    """Decides between two who were seen first and last in the same milliseconds."""
-    return json.dumps({k: v for k, v in about.items() if v}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def emission_id(site: str, message_id: str, kind: str, n: int) -> str:

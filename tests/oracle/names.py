@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.oracle import carts
+from tests.oracle import shop
 
 Json = dict[str, Any]
 CONTENT = {
@@ -23,10 +23,10 @@ MOST_CHARS = 120
 
 
 def campaigns(event: Json, is_message: bool) -> list[str]:
-    name = carts.campaign(properties(event)) if is_message else None
+    name = shop.campaign(properties(event)) if is_message else None
     brought_by = event.get("campaign")
     if name is None and isinstance(brought_by, dict):
-        given = (carts.text(brought_by.get(key), MOST_CHARS) for key in ("name", "id", "source"))
+        given = (shop.text(brought_by.get(key), MOST_CHARS) for key in ("name", "id", "source"))
         name = next((n for n in given if n is not None), None)
     return [] if name is None else [f"campaign|{name}"]
 
@@ -43,12 +43,12 @@ def contents(event: Json) -> list[str]:
         return []
     kind, action = CONTENT[event["event"]]
     if action == "ordered":
-        lines = carts.products(p, 1) or []
+        lines = shop.products(p, 1) or []
         if not lines and (p.get("product_id") or p.get("sku")) is not None:
-            lines = [carts.line(p, 1)]
+            lines = [shop.line(p, 1)]
         ids = list(dict.fromkeys(x["id"] for x in lines))
         return [f"{kind}|{action}|{id[:MOST_CHARS]}" for id in ids[:20]] + [f"{kind}|"] * len(ids[20:])
-    given = (carts.text(p.get(key), MOST_CHARS) for key in IDS[kind])
+    given = (shop.text(p.get(key), MOST_CHARS) for key in IDS[kind])
     id = next((g for g in given if g is not None), None)
     return [] if id is None else [f"{kind}|{action}|{id}"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from tests.oracle.fold import Json, identifiers
+from tests.oracle.events import Json, identifiers
 from tracker.contract.ids import usable
 
 Place = tuple[int, int]

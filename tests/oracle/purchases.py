@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import exp, expm1, log
 from typing import Any
 
-from tests.oracle.carts import currency, id_of, number, order_value, products
+from tests.oracle.shop import currency, id_of, number, order_value, products
 
 R, ALPHA, A, B = 1.0, 8.0, 1.0, 2.5
 DAY_MS = 86_400_000

@@ -29,7 +29,8 @@ from redis.exceptions import RedisError
 from tests.faults import frozen, redis_port, restart_kafka, rewind_redis
 from tests.harness import Site, Stack, await_redis, cli, eventually, request
 from tests.oracle import compare, people, state, traffic
-from tests.oracle.fold import FORWARDED, LEFT, EventsFold, Json, Log, ProfilesFold, Rules, fold_profiles, parsed
+from tests.oracle.events import EventsFold, Json, parsed
+from tests.oracle.fold import FORWARDED, LEFT, Log, ProfilesFold, Rules, fold_profiles
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, MERGES, PROFILE_EVENTS
 from tracker.contract.triggers import TRIGGER_KINDS
 from tracker.embedded.process import Child

@@ -7,8 +7,8 @@ from collections import Counter
 from math import log2
 from typing import Any
 
-from tests.oracle.carts import id_of
 from tests.oracle.names import properties
+from tests.oracle.shop import id_of
 
 Json = dict[str, Any]
 POINTS = {

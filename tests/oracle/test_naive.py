@@ -13,7 +13,8 @@ import pytest
 from stream.core import cart_log
 from stream.profile import ProfileCodec
 from stream.signals import SIGNALS
-from tests.oracle import carts, compare, fold, purchases, traffic
+from tests.oracle import carts, compare, fold, purchases, shop, traffic
+from tests.oracle.events import EventsFold, identifiers
 from tests.unit.cart_vectors import KEYS, MORE, T0_MS, VECTORS, Vector
 from tests.unit.test_fold import Owner
 from tests.unit.test_handover import World, merge
@@ -30,7 +31,7 @@ def said(emissions: list[Any]) -> list[str]:
         stage = carts.STAGES[c["stage"]]
         match e["what"]:
             case "abandoned":
-                value = carts.value_of(c["items"])
+                value = shop.value_of(c["items"])
                 quiet = " quiet" if e["quiet"] else ""
                 out.append(f"abandoned {stage}{at} {value:g} #{c['episode']}.{c['seq']}{quiet}")
             case "converted":
@@ -56,7 +57,7 @@ def test_a_cart_by_the_vectors_of_domain_5_4(vector: Vector) -> None:
     for e in vector.events:
         if e.message_id not in ids:
             ids.add(e.message_id)
-            entry = carts.entry(json.loads(msgspec.json.encode(e)))
+            entry = shop.entry(json.loads(msgspec.json.encode(e)))
             if entry is not None:
                 log.append(entry)
     state, emitted = carts.fold(carts.NONE, log, T0_MS + round(1000 * vector.now_s), carts.Rules())
@@ -86,18 +87,18 @@ def test_a_risk_by_the_vectors_of_domain_4_3(
 def test_the_ids_of_an_event() -> None:
     traits = {"email": " An@Shop.Example", "phone": "0901 234 567"}
     ids = {"anonymousId": "a", "userId": "u", "previousId": "b"}
-    assert fold.identifiers({"type": "alias", **ids, "traits": traits}) == [
+    assert identifiers({"type": "alias", **ids, "traits": traits}) == [
         ("user_id", "u"), ("email", "an@shop.example"), ("phone", "+84901234567"), ("anonymous_id", "a"),
         ("anonymous_id", "b"),
     ]  # fmt: skip
-    assert fold.identifiers({"type": "identify", "anonymousId": "null", "traits": traits}) == []
+    assert identifiers({"type": "identify", "anonymousId": "null", "traits": traits}) == []
     order = {"type": "track", "event": "Order Completed", "properties": traits, "userId": "guest"}
-    assert [type for type, _ in fold.identifiers(order)] == ["email", "phone"]
-    assert fold.identifiers({**order, "event": "Product Added"}) == []
+    assert [type for type, _ in identifiers(order)] == ["email", "phone"]
+    assert identifiers({**order, "event": "Product Added"}) == []
 
 
 def test_a_repeat_and_a_record_from_nobody_are_not_passed_on() -> None:
-    events = fold.EventsFold(3)
+    events = EventsFold(3)
     one = {"site": "s", "type": "page", "messageId": "m", "receivedAtMs": 7_200_001, "anonymousId": "a"}
     for offset, record in enumerate([one, one, {**one, "messageId": "n", "anonymousId": "null"}, "no event"]):
         events.take(offset, json.dumps(record).encode())

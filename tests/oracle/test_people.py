@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.oracle.fold import Json
+from tests.oracle.events import Json
 from tests.oracle.people import Place, identifiers_in_redis, taken_off, wrong_decisions
 
 Who = tuple[str | None, str | None, set[str]]
