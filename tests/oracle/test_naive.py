@@ -15,7 +15,8 @@ from stream.profile import ProfileCodec
 from stream.signals import SIGNALS
 from tests.oracle import carts, compare, fold, purchases, shop, traffic
 from tests.oracle.events import EventsFold, identifiers
-from tests.unit.cart_vectors import KEYS, MORE, T0_MS, VECTORS, Vector
+from tests.unit.cart_vectors import KEYS, MORE, VECTORS, Vector
+from tests.unit.shop_events import T0_MS
 from tests.unit.test_fold import Owner
 from tests.unit.test_handover import World, merge
 from tracker.contract.events import encode_clock

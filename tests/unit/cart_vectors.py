@@ -1,129 +1,31 @@
-"""The vectors of a cart (seconds), and a rig that drives the signal as the shell does, in any order of arrival."""
+"""The vectors of a cart, in seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-import msgspec
-from msgspec import Struct, field
-
-from stream.core import cart
-from stream.core.cart_log import CartLog
-from stream.core.cart_state import STAGES, Carts, Emission, Rules, rules_of, value_of
-from stream.signals.base import Context, Result, Trigger
-from stream.signals.cart import CartSignal
-from stream.signals.cart_entries import entry
+from tests.unit.shop_events import (
+    H,
+    add,
+    answer,
+    cancel,
+    checkout,
+    click,
+    denied,
+    event,
+    failed,
+    named,
+    order,
+    payment,
+    refund,
+    remove,
+    shipping,
+    view,
+    visit,
+)
 from tracker.contract import events as ev
 from tracker.contract.events import ProfileEvent
-from tracker.contract.settings import Settings
-from tracker.contract.triggers import CartAbandoned, CartAbandonmentRetracted, CartRecovered, CartRecoveryRetracted
-
-SETTINGS: Final = Settings()
-RULES: Final[Rules] = rules_of(SETTINGS)
-T0_MS: Final = 1_790_000_000_000
-H: Final = 3600
-
-
-def context(**fields: Any) -> Context:
-    given = {
-        "site": "demo",
-        "profile_id": "p1",
-        "user_id": None,
-        "anonymous_id": "a1",
-        "traits": None,
-        "utc_offset_ms": 7 * 3_600_000,
-        "settings": SETTINGS,
-    }
-    return Context(**{**given, **fields})
-
-
-def event(
-    name: str, at_s: float, properties: Any = None, *, id: str | None = None, received_s: float = 0.0
-) -> ProfileEvent:
-    at_ms = T0_MS + round(1000 * at_s)
-    return ProfileEvent(
-        profile_id="p1",
-        src=(0, 0, 0),
-        site="demo",
-        type="track",
-        message_id=id or f"{name}@{at_s}",
-        timestamp_ms=at_ms,
-        received_at_ms=max(at_ms, T0_MS + round(1000 * received_s)),
-        event=name,
-        properties=msgspec.Raw(msgspec.json.encode(properties if properties is not None else {})),
-    )
-
-
-def add(at_s: float, product: str = "A", quantity: float = 1, **more: Any) -> ProfileEvent:
-    price = {"A": 10, "B": 5, "C": 7}[product]
-    about = {"product_id": product, "price": price, "quantity": quantity}
-    return event(ev.PRODUCT_ADDED, at_s, about, **more)
-
-
-def remove(at_s: float, product: str = "A", **more: Any) -> ProfileEvent:
-    return event(ev.PRODUCT_REMOVED, at_s, {"product_id": product}, **more)
-
-
-def view(at_s: float, *products: str, **more: Any) -> ProfileEvent:
-    lines = [{"product_id": p, "price": 10, "quantity": 1} for p in products]
-    return event(ev.CART_VIEWED, at_s, {"products": lines}, **more)
-
-
-def checkout(at_s: float, **more: Any) -> ProfileEvent:
-    return event(ev.CHECKOUT_STARTED, at_s, **more)
-
-
-def payment(at_s: float, **more: Any) -> ProfileEvent:
-    return event(ev.PAYMENT_INFO_ENTERED, at_s, **more)
-
-
-def order(at_s: float, order_id: str = "o1", revenue: float = 20, **more: Any) -> ProfileEvent:
-    about = {"order_id": order_id, "revenue": revenue, "currency": "VND"}
-    return event(ev.ORDER_COMPLETED, at_s, about, **more)
-
-
-def cancel(at_s: float, order_id: str = "o1", **more: Any) -> ProfileEvent:
-    return event(ev.ORDER_CANCELLED, at_s, {"order_id": order_id}, **more)
-
-
-def refund(at_s: float, total: float | None = None, order_id: str = "o1", **more: Any) -> ProfileEvent:
-    about = {"order_id": order_id} | ({} if total is None else {"total": total})
-    return event(ev.ORDER_REFUNDED, at_s, about, **more)
-
-
-def click(at_s: float, campaign: str = "c1", **more: Any) -> ProfileEvent:
-    return event("Email Link Clicked", at_s, {"campaign_id": campaign}, **more)
-
-
-def visit(at_s: float, by: str | None = "tet", traffic: str = "email", **more: Any) -> ProfileEvent:
-    """A page that a link has led to."""
-    medium = {"paid": "cpc"}.get(traffic, traffic)
-    campaign = msgspec.Raw(msgspec.json.encode({"name": by, "medium": medium} if by else {}))
-    e = event("page", at_s, **more)
-    return msgspec.structs.replace(e, type="page", event=None, campaign=campaign, traffic=traffic)
-
-
-def denied(at_s: float, **more: Any) -> ProfileEvent:
-    return event(ev.COUPON_DENIED, at_s, {"coupon_name": "SALE"}, **more)
-
-
-def failed(at_s: float, **more: Any) -> ProfileEvent:
-    return event(ev.PAYMENT_FAILED, at_s, **more)
-
-
-def answer(at_s: float, reason: str | None = "Price", **more: Any) -> ProfileEvent:
-    return event(ev.SURVEY_ANSWERED, at_s, {"reason": reason}, **more)
-
-
-def shipping(at_s: float, **more: Any) -> ProfileEvent:
-    return event(ev.CHECKOUT_STEP_VIEWED, at_s, {"step": 2, "shipping_method": "express"}, **more)
-
-
-def named(e: ProfileEvent, **ids: Any) -> ProfileEvent:
-    """The event with cart_id, checkout_id, order_id or others among its properties."""
-    properties = msgspec.json.decode(bytes(e.properties)) | ids  # type: ignore[arg-type]
-    return msgspec.structs.replace(e, properties=msgspec.Raw(msgspec.json.encode(properties)))
 
 
 class Vector(NamedTuple):
@@ -561,106 +463,3 @@ KEYS: Final = (
     ),
 )  # fmt: skip
 """Several carts of a visitor: domain.md 5.2."""
-
-
-def said(emissions: Iterable[Emission]) -> list[str]:
-    """Emissions in the vectors' words."""
-    out = []
-    for e in emissions:
-        at = f"@{(e.at_ms - T0_MS) / 1000:g}"
-        c = e.cart
-        match e.what:
-            case "cart.abandoned":
-                what = f"{STAGES[c.stage]}{at} {value_of(c.items):g} #{c.episode}.{c.seq}"
-                out.append(f"abandoned {what}{' quiet' if e.quiet else ''}")
-            case "cart.converted":
-                out.append(f"converted {STAGES[c.stage]}{at}")
-            case "cart.recovered":
-                assert e.order is not None
-                out.append(f"recovered by {e.order.by}{at}")
-            case "cart.converted_late":
-                out.append(f"converted late{at}")
-            case "order.without_cart":
-                out.append(f"without cart{at}")
-            case "cart.recovery_reversed":
-                out.append(f"reversed{at}")
-            case "order.completed" | "cart.checkout_reached" | "cart.answered":
-                pass
-            case _:
-                out.append(f"{e.what.removeprefix('cart.')}{at}")
-    return out
-
-
-def folded(events: Iterable[ProfileEvent], now_s: float) -> tuple[Carts, list[Emission]]:
-    """The definition: what the events give, all in order."""
-    return cart.fold([x for e in events if (x := entry(e))], T0_MS + round(1000 * now_s), RULES)
-
-
-class Rig(Struct):
-    """Drives the cart signal as the shell does: timers due <= an event's time go before it, the clock fires others."""
-
-    signal: CartSignal = field(default_factory=CartSignal)
-    state: CartLog | None = None
-    results: list[Result] = []
-    clock_ms: int = 0
-
-    def clock(self, now_s: float) -> None:
-        self.clock_ms = max(self.clock_ms, T0_MS + round(1000 * now_s))
-        self._fire(self.clock_ms)
-
-    def _fire(self, until_ms: int) -> None:
-        if self.state is None:
-            return
-        due = self.signal.due_ms(self.state)
-        if due is not None and due <= until_ms:
-            self._keep(self.signal.fire(self.state, until_ms, context()))
-            due = self.signal.due_ms(self.state)
-            assert due is None or due > until_ms
-
-    def _keep(self, result: Result) -> None:
-        self.results.append(result)
-        if result.state is not None:
-            self.state = msgspec.json.decode(msgspec.json.encode(result.state), type=CartLog)
-        assert self.state == result.state
-
-    def take(self, e: ProfileEvent) -> None:
-        self._fire(e.timestamp_ms)
-        self._keep(self.signal.fold(self.state, e, context()))
-
-    @property
-    def triggers(self) -> list[Trigger]:
-        return [t for r in self.results for t in r.triggers]
-
-    def published(self) -> list[str]:
-        """Ids of the triggers a subscriber knows of and that were not taken back. Checks both streams of ids."""
-        told: list[str] = []
-        retracted: list[str] = []
-        for t in self.triggers:
-            if t.suppressed:
-                continue
-            if isinstance(t.data, CartAbandonmentRetracted | CartRecoveryRetracted):
-                assert t.data.retracts in told
-                retracted.append(t.data.retracts)
-            else:
-                assert isinstance(t.data, CartAbandoned | CartRecovered)
-                told.append(t.id)
-        ids = [t.id for t in self.triggers if not t.suppressed]
-        assert len(set(ids)) == len(ids), "an id was told twice"
-        assert len(set(retracted)) == len(retracted)
-        return [i for i in told if i not in retracted]
-
-    def total(self, metric: str) -> float:
-        return sum(n for r in self.results for name, _, n in r.metrics if name == metric)
-
-    def counts(self) -> dict[tuple[str, int], int]:
-        """(field, minute) -> what readers make of the counters: what was counted, less what was undone."""
-        sums: dict[tuple[str, int], int] = {}
-        for name, n, ms in (each for r in self.results for each in r.counts_at):
-            assert n > 0, "counters only go up"
-            kind, _, rest = name.partition("|")
-            key = f"{kind.removesuffix('_undone')}|{rest}", ms
-            sums[key] = sums.get(key, 0) + (-n if kind.endswith("_undone") else n)
-        return {key: n for key, n in sums.items() if n}
-
-    def gauge(self) -> int:
-        return sum(n for r in self.results for _, n in r.gauges)

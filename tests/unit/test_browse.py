@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from stream.core.browse import MAX_VIEWS, Browsing
 from stream.signals.base import Trigger
 from stream.signals.browse import BrowseSignal
-from tests.unit.cart_vectors import SETTINGS, T0_MS, add, context, event, order, remove
-from tests.unit.cart_vectors import view as cart_view
+from tests.unit.shop_events import SETTINGS, T0_MS, add, context, event, order, remove
+from tests.unit.shop_events import view as cart_view
 from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import BrowseRules
 from tracker.contract.sites import Site

@@ -16,15 +16,11 @@ from stream.core.cart import TABLE, Input
 from stream.core.cart_state import WAITING, Emission, Rules, State, What
 from stream.signals.cart_counts import counted
 from stream.signals.cart_triggers import trigger_id
-from tests.unit.cart_vectors import (
-    KEYS,
-    MORE,
-    RULES,
+from tests.unit.cart_rig import RULES, Rig, folded, said
+from tests.unit.cart_vectors import KEYS, MORE, VECTORS, Vector
+from tests.unit.shop_events import (
     T0_MS,
-    VECTORS,
     H,
-    Rig,
-    Vector,
     add,
     answer,
     cancel,
@@ -33,13 +29,11 @@ from tests.unit.cart_vectors import (
     denied,
     event,
     failed,
-    folded,
     named,
     order,
     payment,
     refund,
     remove,
-    said,
     shipping,
     view,
 )

@@ -8,7 +8,8 @@ from stream.core.cart_log import CartLog
 from stream.core.cart_state import Line
 from stream.profile import Profile, ProfileCodec
 from stream.signals.cart import CartSignal
-from tests.unit.cart_vectors import T0_MS, H, Rig, add, cancel, order
+from tests.unit.cart_rig import Rig
+from tests.unit.shop_events import T0_MS, H, add, cancel, order
 from tracker.contract.triggers import CART_ABANDONED, CART_RECOVERED
 
 VERSION_1: Final = (

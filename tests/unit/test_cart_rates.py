@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cart_vectors import (
+from tests.unit.cart_rig import Rig
+from tests.unit.counting import T0_MS as BEGIN_MS
+from tests.unit.counting import Counting, track
+from tests.unit.shop_events import (
     T0_MS,
     H,
-    Rig,
     add,
     answer,
     cancel,
@@ -25,8 +27,6 @@ from tests.unit.cart_vectors import (
     remove,
     shipping,
 )
-from tests.unit.counting import T0_MS as BEGIN_MS
-from tests.unit.counting import Counting, track
 from tracker.contract.events import CHECKOUT_STEP_VIEWED, ProfileEvent
 from tracker.counters import carts, carts_by_campaign, carts_by_product
 

@@ -17,8 +17,8 @@ from stream.signals.base import Context, Result
 from stream.signals.message_engage import MessageEngageSignal
 from stream.signals.purchase import Purchases, PurchaseSignal
 from stream.signals.visit import VisitSignal
-from tests.unit import cart_vectors
-from tests.unit.cart_vectors import T0_MS, event
+from tests.unit import shop_events
+from tests.unit.shop_events import T0_MS, event
 from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ORDER_CANCELLED, ORDER_COMPLETED, ORDER_REFUNDED, ProfileEvent
 from tracker.contract.models import Model, Value
@@ -31,7 +31,7 @@ H_WEEKS = EXACT.churn_horizon_d / 7
 
 
 def context(**fields: Any) -> Context:
-    return cart_vectors.context(**{"settings": EXACT, **fields})
+    return shop_events.context(**{"settings": EXACT, **fields})
 
 
 def order(day: float, revenue: Any = 100, order_id: str | None = None, cur: str | None = None) -> ProfileEvent:

@@ -20,7 +20,7 @@ from stream.signals.base import Context
 from stream.signals.conditions import holds
 from stream.signals.purchase import PurchaseSignal
 from stream.signals.reorder import _time
-from tests.unit.cart_vectors import context, event
+from tests.unit.shop_events import context, event
 from tracker.contract.durations import DAY_MS, DAY_S, HOUR_MS
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
 from tracker.contract.predicates import Condition

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream.core import contact
 from stream.core.contact import ALL, Address, Contacts, Statement, channels, merged, preferred
 from stream.signals.contact import ContactSignal
-from tests.unit.cart_vectors import T0_MS, context, event
+from tests.unit.shop_events import T0_MS, context, event
 from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
 

@@ -20,8 +20,8 @@ from stream.signals import SIGNALS
 from stream.signals.base import Result, Signal
 from stream.signals.messages import MessageSignal
 from stream.signals.popups import PopupSignal
-from tests.unit.cart_vectors import T0_MS, context, event
 from tests.unit.conditions import WHEN
+from tests.unit.shop_events import T0_MS, context, event
 from tracker.contract import events as ev
 from tracker.contract import scoring
 from tracker.contract.events import ProfileEvent

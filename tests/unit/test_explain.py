@@ -10,7 +10,7 @@ from stream.core import churn as churn_core
 from stream.core.gate import Gate, Held, Told
 from stream.explain import Asked, churn, explain
 from stream.signals.cart import CartSignal
-from tests.unit.cart_vectors import T0_MS, context, event
+from tests.unit.shop_events import T0_MS, context, event
 from tracker.contract.examples import MODEL
 from tracker.contract.models import Models
 from tracker.contract.settings import Settings

@@ -16,7 +16,7 @@ from stream.signals.base import Result, Signal, Trigger
 from stream.signals.engagement import EngagementSignal
 from stream.signals.usage import UsageSignal
 from stream.signals.visit import VisitSignal
-from tests.unit.cart_vectors import SETTINGS, context
+from tests.unit.shop_events import SETTINGS, context
 from tracker.contract.durations import DAY_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.retention import FallingRules

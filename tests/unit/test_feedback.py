@@ -10,8 +10,8 @@ import pytest
 
 from stream.core.feedback import MAX_CASES, Answer, Feedback, Whose, difference
 from stream.signals.feedback import FeedbackSignal
-from tests.unit.cart_vectors import context
 from tests.unit.counting import T0_MS, Counting, track
+from tests.unit.shop_events import context
 from tracker.reports.feedback import feedback
 
 DAY_MS = 86_400_000

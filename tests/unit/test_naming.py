@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream import naming
-from tests.unit.cart_vectors import event
+from tests.unit.shop_events import event
 from tracker.contract.events import CONTENT_ACTIONS, MESSAGE_ACTIONS, ProfileEvent
 from tracker.contract.keys import FAMILIES
 

@@ -9,7 +9,7 @@ from stream.fold import Folder
 from stream.profile import ABOUT, PROFILE_BYTES, Profile, ProfileCache
 from stream.records import decode
 from stream.signals import SIGNALS
-from tests.unit.cart_vectors import T0_MS
+from tests.unit.shop_events import T0_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MESSAGES, profile_event
 from tracker.contract.settings import load

@@ -12,7 +12,7 @@ from stream.core.reorder import rank_of
 from stream.signals.base import Result, Trigger
 from stream.signals.purchase import PurchaseSignal
 from stream.signals.reorder import ReorderSignal, _time
-from tests.unit.cart_vectors import SETTINGS, T0_MS, context, event
+from tests.unit.shop_events import SETTINGS, T0_MS, context, event
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MODEL
 from tracker.contract.retention import ReorderRules, check

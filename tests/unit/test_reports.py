@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from stream.core.retention import Retention, monday, week_of
 from stream.signals.retention import RetentionSignal
-from tests.unit.cart_vectors import context
 from tests.unit.counting import SETTINGS, T0_MS, Counting, page, track
+from tests.unit.shop_events import context
 from tracker.contract.retention import FallingRules
 from tracker.contract.windows import Zone
 from tracker.counters import carts, net

@@ -20,7 +20,7 @@ from stream.explain import Asked, explain
 from stream.signals.base import Context, Result
 from stream.signals.score import Score, ScoreSignal
 from stream.stored import Stored
-from tests.unit.cart_vectors import T0_MS, context, event
+from tests.unit.shop_events import T0_MS, context, event
 from tracker.contract import scoring
 from tracker.contract.durations import DAY_MS
 from tracker.contract.events import MESSAGE_ACTIONS, MESSAGE_CLICKS, ORDER_COMPLETED, ProfileEvent

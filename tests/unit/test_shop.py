@@ -11,7 +11,8 @@ from msgspec import UNSET
 from stream.core.cart_state import MAX_LINES, MAX_PRICE, Line
 from stream.signals import shop
 from stream.signals.cart_entries import DOES, entry
-from tests.unit.cart_vectors import Rig, add, context, event
+from tests.unit.cart_rig import Rig
+from tests.unit.shop_events import add, context, event
 from tracker.contract import events as ev
 from tracker.contract.examples import MESSAGES, PROFILE_ID, profile_event
 from tracker.contract.triggers import CartAbandoned

@@ -18,7 +18,7 @@ from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal
 from stream.stored import StateError
 from tests.harness import ROOT
-from tests.unit.cart_vectors import event
+from tests.unit.shop_events import event
 from tests.unit.test_every_signal import play
 from tracker.contract.events import ProfileEvent
 
@@ -120,7 +120,7 @@ class Guarded:
 
 @pytest.mark.parametrize("signal", SIGNALS, ids=lambda s: s.name)
 def test_a_signal_reads_the_settings_that_it_declares_and_no_others(signal: Signal[Any]) -> None:
-    from tests.unit.cart_vectors import context
+    from tests.unit.shop_events import context
     from tracker.contract.events import decode_profile_event
     from tracker.contract.examples import MESSAGES, MODEL, profile_event
 

@@ -14,8 +14,8 @@ import pytest
 from stream.core import steps as core
 from stream.core.steps import MAX_MOVES, Steps, steps_of
 from stream.signals.steps import StepSignal
-from tests.unit.cart_vectors import context
 from tests.unit.counting import T0_MS, Counting, page, track
+from tests.unit.shop_events import context
 from tracker.contract import spans
 from tracker.contract.steps import EVENTS, KINDS, STEPS
 from tracker.counters import net

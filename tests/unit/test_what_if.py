@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from stream.core.cart_log import MAX_LOG_MS
-from tests.unit.cart_vectors import KEYS, MORE, T0_MS, VECTORS, H, Vector, add, order
+from tests.unit.cart_vectors import KEYS, MORE, VECTORS, Vector
+from tests.unit.shop_events import T0_MS, H, add, order
 from tracker.cli import run
 from tracker.cli.fold import NAMES, time_ms
 from tracker.contract.events import ProfileEvent
