@@ -11,8 +11,8 @@ from stream.core import lead
 from stream.core.lead import CUSTOMER, LEAD, MQL, SQL, VISITOR
 from stream.signals.base import Result
 from stream.signals.score import Score, ScoreSignal
+from tests.unit.score_play import D, at, order, page, settings
 from tests.unit.shop_events import context, event
-from tests.unit.test_score import D, at, order, page, settings
 from tracker.contract.events import ProfileEvent
 from tracker.contract.scoring import FitRule, LeadRules, ScoreRules
 from tracker.contract.triggers import LeadStage
