@@ -35,7 +35,8 @@ from rich.progress import track
 
 from tracker.cli import topics
 from tracker.cli.up import ready
-from tracker.contract.settings import DEMO_SITE, DEMO_WRITE_KEY, load
+from tracker.contract.loading import load
+from tracker.contract.settings import DEMO_SITE, DEMO_WRITE_KEY
 from tracker.embedded import kafka
 from tracker.embedded.process import free_port, wait_until
 from tracker.intake import STEPS, VISITOR_STEPS, Call, Draft, read_event

@@ -21,7 +21,7 @@ from bench.endpoint import cpu_s
 from bench.load import events, produce
 from bench.running import ALL_BUT_CARTS, ASK_S, servers, settings_of, wait_for, workers
 from tracker.cli.topics import create
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 PARTITIONS = 64
 COUNT = 200_000

@@ -48,7 +48,8 @@ from bench.peers.rate import Rate, at_rate
 from bench.running import ALL_BUT_CARTS, ASK_S, Servers, ended, servers, settings_of, wait_for, workers
 from tracker.cli.topics import create
 from tracker.contract import keys
-from tracker.contract.settings import DEMO_SITE, load
+from tracker.contract.loading import load
+from tracker.contract.settings import DEMO_SITE
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS, TOPICS
 from tracker.embedded.process import PartError
 

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.harness import PARTITIONS, ROOT, Servers, Site, run_async
 from tracker.cli import topics as topics_command
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.contract.topics import EVENTS
 from tracker.embedded.process import Child, free_port, wait_until
 

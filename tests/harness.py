@@ -28,7 +28,7 @@ from redis import Redis
 
 from tracker.cli import topics
 from tracker.cli.up import ready
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.settings import DEMO_SECRET_KEY, DEMO_WRITE_KEY, Settings
 from tracker.embedded import kafka, redis
 from tracker.embedded.process import Child, free_port, port_problem, wait_until
@@ -298,7 +298,7 @@ class Stack:
         self.temporary = folder / "tmp"
         self.temporary.mkdir(exist_ok=True)
         self.env["TMPDIR"] = str(self.temporary)
-        self.settings: Settings = contract_settings.load(self.env)
+        self.settings: Settings = load(self.env)
         self.endpoint = self.command("endpoint", "serve")
         self.worker = self.command("worker", "worker")
         self.others: list[Child] = []

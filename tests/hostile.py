@@ -17,7 +17,7 @@ from tracker.contract.events import (
     ProfileEvent,
     encode_clock,
 )
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 Json = dict[str, Any]
 SETTINGS: Final = load({"TRACKER_DEMO": "1"})

@@ -22,7 +22,7 @@ from stream.lanes import Lanes
 from stream.redis_store import Head, Store
 from stream.transport import Chunk, ChunkSchema
 from stream.worker import make_app
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 SCRIPT = "ours"
 

@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 
 from stream.fit.run import Busy, Missing, Report, fit_site
 from stream.stored import StateError
+from tracker.contract.loading import SettingsError, load
 from tracker.contract.producer import ProduceError
-from tracker.contract.settings import SettingsError, load
 
 
 def line(report: Report) -> str:

@@ -28,7 +28,8 @@ from stream.signals.steps import StepSignal
 from stream.signals.surveys import SurveySignal
 from stream.signals.usage import UsageSignal
 from stream.signals.visit import VisitSignal
-from tracker.contract.settings import Settings, SettingsError
+from tracker.contract.loading import SettingsError
+from tracker.contract.settings import Settings
 
 SIGNALS: Final[tuple[Signal[Any], ...]] = (
     ContactSignal(),  # first: what it knows decides about the triggers of an event

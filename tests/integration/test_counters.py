@@ -29,7 +29,8 @@ from stream.signals_hop import SignalsHop
 from stream.transport import Chunk
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id
-from tracker.contract.settings import Settings, load
+from tracker.contract.loading import load
+from tracker.contract.settings import Settings
 from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.windows import Zone
 from tracker.counters import read_carts, read_counters, read_visitors

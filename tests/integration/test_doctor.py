@@ -11,7 +11,7 @@ from redis import Redis
 
 from tests.harness import PARTITIONS, assert_one_line, cli, run_async
 from tracker.cli import topics
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 
 pytestmark = pytest.mark.integration
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def env(kafka_bootstrap: str, redis_url: str) -> dict[str, Any]:
     made = {"kafka": kafka_bootstrap, "redis": redis_url, "partitions": str(PARTITIONS), "demo": "1"}
-    run_async(topics.create(contract_settings.load({f"TRACKER_{k.upper()}": v for k, v in made.items()})))
+    run_async(topics.create(load({f"TRACKER_{k.upper()}": v for k, v in made.items()})))
     return made
 
 

@@ -11,7 +11,7 @@ from redis import Redis
 
 from tests.harness import Servers, Stack, await_kafka, await_redis, eventually
 from tracker.cli import topics
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.topics import DEAD_LETTERS
 
 pytestmark = pytest.mark.integration
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 async def test_kafka_and_redis_have_their_data_after_kill_9(own_servers: Callable[[], Servers]) -> None:
     servers = own_servers()
-    await topics.create(contract_settings.load({"TRACKER_KAFKA": servers.kafka, "TRACKER_PARTITIONS": "2"}))
+    await topics.create(load({"TRACKER_KAFKA": servers.kafka, "TRACKER_PARTITIONS": "2"}))
     async with AIOKafkaProducer(bootstrap_servers=servers.kafka, acks="all") as producer:
         for i in range(100):
             await producer.send_and_wait(DEAD_LETTERS, b"%d" % i)

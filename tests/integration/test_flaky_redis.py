@@ -24,8 +24,8 @@ from stream.transport import Chunk
 from tests.integration.test_stream_hops import T0, Log, store
 from tests.oracle.state import dump
 from tracker.contract.events import encode_clock
+from tracker.contract.loading import load
 from tracker.contract.producer import ProduceError
-from tracker.contract.settings import load
 from tracker.contract.topics import EVENTS, PROFILE_EVENTS
 
 pytestmark = pytest.mark.integration

@@ -19,7 +19,8 @@ from tracker.contract import keys
 from tracker.contract.codec import new_profile_id
 from tracker.contract.events import EventHead
 from tracker.contract.ids import PRIORITY, Identifier, limits
-from tracker.contract.settings import Settings, load
+from tracker.contract.loading import load
+from tracker.contract.settings import Settings
 
 pytestmark = pytest.mark.integration
 DAY_MS = 86_400_000

@@ -24,9 +24,10 @@ from stream.transport import Chunk
 from tests.harness import Site, Stack, eventually, request
 from tracker.contract import keys
 from tracker.contract.events import encode_clock
+from tracker.contract.loading import load
 from tracker.contract.producer import KafkaOut
 from tracker.contract.scoring import ScoreRules
-from tracker.contract.settings import Settings, load
+from tracker.contract.settings import Settings
 from tracker.contract.topics import PROFILE_EVENTS, TOPICS
 from tracker.contract.triggers import rfc3339
 

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from tests.harness import PARTITIONS, Site, Stack, eventually
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.contract.triggers import rfc3339
 from tracker.contract.windows import WINDOWS, Zone
 from tracker.counters import GROUPS, read_counters

@@ -27,9 +27,9 @@ from tests.unit.conditions import when
 from tracker.cli.segments import members_now
 from tracker.cli.up import ready
 from tracker.contract import keys
+from tracker.contract.loading import load
 from tracker.contract.predicates import Segment
 from tracker.contract.redis_url import admin, reader
-from tracker.contract.settings import load
 from tracker.contract.windows import Zone
 from tracker.counters import read_counters, read_visitors
 from tracker.embedded.process import Child, free_port, wait_until
@@ -347,7 +347,7 @@ import os
 from redis.asyncio.connection import AbstractConnection, Connection
 from redis.exceptions import ConnectionError
 from stream.worker import run
-from tracker.contract.settings import load
+from tracker.contract.loading import (load)
 
 def cut(method):
     async def tried(self, *args, **kwargs):

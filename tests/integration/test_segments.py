@@ -18,7 +18,7 @@ from tests.unit.test_fold import T0, record
 from tracker.cli.segments import segments
 from tracker.contract.codec import partition_of
 from tracker.contract.keys import profile_key, segment_gauge
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 pytestmark = pytest.mark.integration
 

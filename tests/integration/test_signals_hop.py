@@ -22,8 +22,9 @@ from stream.transport import Chunk
 from tests.harness import Site, Stack, eventually
 from tracker.contract.codec import new_profile_id
 from tracker.contract.events import ProfileEvent, encode_clock
+from tracker.contract.loading import load
 from tracker.contract.producer import KafkaOut
-from tracker.contract.settings import Settings, load
+from tracker.contract.settings import Settings
 from tracker.contract.topics import PROFILE_EVENTS, TOPICS
 
 pytestmark = pytest.mark.integration

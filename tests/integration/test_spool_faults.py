@@ -32,8 +32,8 @@ from tracker.cli import dead_letters_log
 from tracker.cli.common import Failure
 from tracker.cli.up import ready
 from tracker.contract.batch import Batch
+from tracker.contract.loading import load
 from tracker.contract.producer import KafkaOut
-from tracker.contract.settings import load
 from tracker.contract.topics import DEAD_LETTERS, EVENTS
 from tracker.durable import Durable, SpoolFull
 from tracker.embedded.process import Child, PartError, free_port, wait_until

@@ -16,7 +16,7 @@ FETCH_FAILS = """
 import time
 from faust.transport.drivers import aiokafka as driver
 from stream.worker import run
-from tracker.contract.settings import load
+from tracker.contract.loading import (load)
 
 fetch, began = driver.AIOKafkaConsumerThread._fetch_records, time.monotonic()
 

@@ -28,9 +28,9 @@ from tracker.contract import codec, keys
 from tracker.contract.durations import HOUR_MS
 from tracker.contract.events import decode_profile_event, encode_clock
 from tracker.contract.ids import Identifier
+from tracker.contract.loading import load
 from tracker.contract.merges import Merge, Unmerge, encode_merge, split_profile_id
 from tracker.contract.producer import KafkaOut
-from tracker.contract.settings import load
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, MERGES, PROFILE_EVENTS
 
 pytestmark = pytest.mark.integration

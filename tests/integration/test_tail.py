@@ -17,8 +17,8 @@ from aiokafka import AIOKafkaProducer
 
 from tests.harness import PARTITIONS, cli_env, eventually, run_async
 from tracker.cli import topics
-from tracker.contract import settings as contract_settings
 from tracker.contract.events import Event
+from tracker.contract.loading import load
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, DeadLetter, Replay
 from tracker.contract.triggers import CART_ABANDONED, HEADERS, CartAbandoned, CartLine, encode_trigger
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def kafka(kafka_bootstrap: str) -> str:
     env = {"TRACKER_KAFKA": kafka_bootstrap, "TRACKER_PARTITIONS": str(PARTITIONS)}
-    run_async(topics.create(contract_settings.load(env)))
+    run_async(topics.create(load(env)))
     return kafka_bootstrap
 
 

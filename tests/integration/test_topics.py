@@ -10,7 +10,7 @@ from aiokafka.admin import NewTopic
 
 from tests.harness import assert_one_line, cli, embedded_kafka, eventually, run_async
 from tracker.cli import topics
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS, TOPICS
 from tracker.contract.triggers import CART_ABANDONED
 from tracker.embedded.process import PartError
@@ -83,7 +83,7 @@ def test_topics_are_created_once_with_partitions_and_retention_and_check_finds_w
     short = {"retention.ms": "60000", "cleanup.policy": "compact,delete", "max.message.bytes": "100000"}
     short |= {"min.insync.replicas": "2", "unclean.leader.election.enable": "true"}
     run_async(make(bare_kafka, NewTopic(DEAD_LETTERS, 1, 1, topic_configs=short), NewTopic(CART_ABANDONED.topic, 3, 1)))
-    problems = run_async(topics.check(contract_settings.load({"TRACKER_KAFKA": bare_kafka, "TRACKER_PARTITIONS": "4"})))
+    problems = run_async(topics.check(load({"TRACKER_KAFKA": bare_kafka, "TRACKER_PARTITIONS": "4"})))
     assert [p.removeprefix(f"{DEAD_LETTERS} has ").partition(":")[0] for p in problems if DEAD_LETTERS in p] == [
         "cleanup.policy=compact,delete", "retention.ms=60000", "max.message.bytes=100000",
         "min.insync.replicas=2 and 1 replicas", "unclean.leader.election.enable=true",

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from tests.harness import Stack, cli, request
 from tests.integration.test_dead_letters import of
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.contract.signature import headers, key_of
 from tracker.contract.triggers import CART_ABANDONED, HEADERS, CartAbandoned, encode_trigger
 from tracker.deliver.service import Endpoint

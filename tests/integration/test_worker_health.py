@@ -31,7 +31,7 @@ WORKER = """
 import asyncio, time
 from stream import signals_hop
 from stream.worker import run
-from tracker.contract.settings import load
+from tracker.contract.loading import (load)
 
 apply = signals_hop.SignalsHop._apply
 

@@ -13,7 +13,8 @@ from stream.records import decode
 from stream.signals import SIGNALS
 from tracker.contract import keys
 from tracker.contract.events import encode_clock
-from tracker.contract.settings import Settings, load
+from tracker.contract.loading import load
+from tracker.contract.settings import Settings
 from tracker.counters import net
 
 T0_MS: Final = 1_795_000_000_000

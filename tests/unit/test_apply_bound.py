@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stream.signals_hop import ApplyBound
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 
 def play(bound: ApplyBound, us_a_record: Callable[[int], float], calls: int) -> list[float]:

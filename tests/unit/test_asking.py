@@ -12,9 +12,10 @@ from stream.signals.surveys import SurveySignal
 from tests.unit.conditions import when
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
+from tracker.contract.loading import SettingsError, load
 from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.predicates import Rule
-from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.settings import Settings
 from tracker.contract.sites import ReviewRules, Site, SurveyRules
 
 DAY = 86_400_000

@@ -13,8 +13,9 @@ from tests.harness import ROOT, assert_one_line, cli
 from tracker.cli import COMMANDS, up
 from tracker.cli.common import printable
 from tracker.cli.tail import trigger_line
-from tracker.contract import settings as contract_settings
 from tracker.contract.examples import TRIGGERS, trigger
+from tracker.contract.loading import load
+from tracker.contract.settings import Settings
 
 
 def test_help_lists_every_command() -> None:
@@ -79,7 +80,7 @@ def test_the_example_of_the_settings_file_is_valid(tmp_path: Path) -> None:
     text = (ROOT / "tracker.example.toml").read_text("utf-8")
     example = tmp_path / "tracker.toml"
     example.write_text(text, "utf-8")
-    settings = contract_settings.load({}, example)
+    settings = load({}, example)
     assert settings.sites["shop"].origins == ("https://shop.example", "https://www.shop.example")
     # The commented lines are valid settings, too.
     plain, _, tables = text.partition("[sites.shop]")
@@ -88,8 +89,8 @@ def test_the_example_of_the_settings_file_is_valid(tmp_path: Path) -> None:
     keys = iter(("another_key_1", "another_key_2"))
     lines = [line.replace('"..."', f'"{next(keys)}"') if '"..."' in line else line for line in lines]
     example.write_text("\n".join(lines).replace("whsec_REPLACE_ME", "whsec_" + "QUFB" * 8), "utf-8")
-    loaded = contract_settings.load({}, example)
-    assert loaded.kafka == contract_settings.Settings().kafka
+    loaded = load({}, example)
+    assert loaded.kafka == Settings().kafka
     assert loaded.cart_idle_s == 3600
     assert loaded.sites["shop"].triggers.kind_caps == {"cart_abandoned": 1}
     assert [hook.name for hook in loaded.webhooks] == ["n8n"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.compat import MAX_DOTS, event_of, router
-from tracker.contract.settings import SettingsError, load
+from tracker.contract.loading import SettingsError, load
 from tracker.intake import Call, take
 from tracker.keys import Keys
 from tracker.limits import Guard

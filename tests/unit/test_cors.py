@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tracker import cors
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.keys import Keys, Owner
 from tracker.rejections import Refusal
 

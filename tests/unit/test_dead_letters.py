@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import UNSET, Raw
 
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.contract.topics import EVENTS, REPLAY_PREFIX, DeadLetter, Replay
 from tracker.dead_letters import MAX_SHARED_BYTES, Redo, letter_of, redo
 from tracker.intake import Call, Policy, take

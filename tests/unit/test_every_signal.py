@@ -27,8 +27,8 @@ from tracker.contract import scoring
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MESSAGES, profile_event
 from tracker.contract.keys import segment_gauge
+from tracker.contract.loading import load
 from tracker.contract.predicates import Rule, Segment
-from tracker.contract.settings import load
 from tracker.contract.sites import Site, SurveyRules
 from tracker.contract.triggers import TRIGGER_KINDS, decode_trigger, encode_trigger
 

@@ -18,8 +18,9 @@ from stream.records import decode
 from stream.signals import SIGNALS
 from tracker.contract.events import REPLAYS, encode_clock
 from tracker.contract.examples import MODEL
+from tracker.contract.loading import load
 from tracker.contract.models import Models, encode_model
-from tracker.contract.settings import Settings, load
+from tracker.contract.settings import Settings
 
 T0 = 1_795_000_000_000
 SETTINGS = load({"TRACKER_DEMO": "1"})

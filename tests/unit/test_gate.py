@@ -18,9 +18,9 @@ from stream.core.gate import Gate, Held, Rules, Stopped, Told
 from stream.effects import Effects
 from tests.harness import ROOT
 from tests.unit.test_fold import T0, Owner, record
-from tracker.contract import settings as contract_settings
 from tracker.contract.events import CONSENT_ACTIONS, encode_clock
-from tracker.contract.settings import Settings, SettingsError
+from tracker.contract.loading import SettingsError, load
+from tracker.contract.settings import Settings
 from tracker.contract.sites import Links, Site, TriggerPolicy, quiet_minutes
 from tracker.contract.triggers import INFORMING, TRIGGER_KINDS, Person, TriggerKind
 from tracker.contract.windows import Zone
@@ -334,7 +334,7 @@ def test_a_policy_that_can_not_be_is_told(line: str, says: str, tmp_path: Any) -
     path = tmp_path / "tracker.toml"
     path.write_text(f'[sites.shop]\nwrite_key = "wk_12345678"\nsecret_key = "sk_12345678"\n{line}\n')
     with pytest.raises(SettingsError, match=says):
-        contract_settings.load({}, path)
+        load({}, path)
 
 
 def test_quiet_minutes() -> None:

@@ -27,6 +27,7 @@ from stream.stored import Newer
 from tracker.contract import keys
 from tracker.contract.codec import partition_of
 from tracker.contract.events import encode_clock
+from tracker.contract.loading import load
 from tracker.contract.merges import (
     HANDOVER_PREFIX,
     MERGE_PREFIX,
@@ -38,7 +39,7 @@ from tracker.contract.merges import (
     merge_id,
 )
 from tracker.contract.scoring import ScoreRules
-from tracker.contract.settings import Settings, load
+from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 
 T0 = 1_795_000_000_000

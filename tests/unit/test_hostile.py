@@ -23,7 +23,8 @@ from tests.hostile import POISON_OF_HOP_1, POISON_OF_HOP_2, SETTINGS, T0, chunks
 from tracker.contract import keys
 from tracker.contract.codec import new_profile_id
 from tracker.contract.events import LEFT, MAX_TIME_MS, encode_clock, profile_prefix, with_profile
-from tracker.contract.settings import MOST, Settings, SettingsError, load
+from tracker.contract.loading import SettingsError, load
+from tracker.contract.settings import MOST, Settings
 from tracker.contract.topics import PROFILE_EVENTS
 
 PID = new_profile_id("demo", "anonymous_id", "a1")

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from tracker import http_in
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.durable import Durable
 from tracker.limits import Guard
 

@@ -15,7 +15,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.http_protocol import Protocol
 from tracker.limits import Guard
 from tracker.post import OK, Body

@@ -11,7 +11,8 @@ from stream.core.identity import identifiers, routes
 from stream.resolve import in_calls
 from tracker.contract.events import decode_event_head
 from tracker.contract.ids import ID_TYPES, OLD_VN_PREFIXES, Identifier, limits, normal, usable
-from tracker.contract.settings import PHONE_COUNTRIES, SettingsError, load
+from tracker.contract.loading import SettingsError, load
+from tracker.contract.settings import PHONE_COUNTRIES
 
 
 def ids_of(**fields: Any) -> tuple[Identifier, ...]:

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.intake import NOW_MS, call, draft_of, inside, refused, taken, track
 from tracker.contract import events
 from tracker.contract.events import Device, profile_prefix, with_profile
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.contract.sites import Site
 from tracker.intake import Policy, device, policy_of, take
 from tracker.intake.context import MAX_CHARS, MAX_KEPT, read_context

@@ -16,7 +16,7 @@ from stream.signals.journey import JourneySignal
 from tests.unit.counting import T0_MS, Counting, page, track
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.contract.triggers import rfc3339
 
 DAY = 86_400_000

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 from tracker.intake.draft import DEFAULT_POLICY
 from tracker.keys import Owner
 from tracker.limits import Connections, Limiter, Limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stream.poison import REASONS, Limits, TooMuchPoison, Verdict
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 BAD, GOOD = "not_an_event", None
 

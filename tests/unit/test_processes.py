@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tracker import processes
-from tracker.contract.settings import SettingsError, load
+from tracker.contract.loading import SettingsError, load
 
 
 @pytest.mark.parametrize(("http", "first"), [(9464, 9464), (9466, 9464), (8080, 65534)])

@@ -12,7 +12,7 @@ from stream.signals import SIGNALS
 from tests.unit.shop_events import T0_MS
 from tracker.contract.events import ProfileEvent
 from tracker.contract.examples import MESSAGES, profile_event
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 
 def profile(id: str, json_bytes: int = 100) -> Profile:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.contract.settings import SettingsError, load, networks
+from tracker.contract.loading import SettingsError, load
+from tracker.contract.settings import networks
 from tracker.proxies import Proxies, client_ip, joined
 
 PROXIES = Proxies(networks("10.0.0.0/8, 2001:db8::/64, 192.0.2.7"))

@@ -13,8 +13,9 @@ import pytest
 from stream import fold
 from stream.signals import SIGNALS
 from stream.signals.score import ScoreSignal
+from tracker.contract.loading import SettingsError, load
 from tracker.contract.reload import LIVE, Watch, keep_reloading, taken_over
-from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.settings import Settings
 from tracker.intake import Policy
 from tracker.keys import Keys
 

@@ -19,8 +19,8 @@ from tests.unit.score_play import SIGNAL, D, at, e_of, order, page, play, settin
 from tests.unit.shop_events import context, event
 from tracker.contract import scoring
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
+from tracker.contract.loading import SettingsError, load
 from tracker.contract.scoring import WEIGHTS, ScoreRules
-from tracker.contract.settings import SettingsError, load
 
 
 def test_other_weights_need_no_event_again() -> None:

@@ -20,11 +20,12 @@ from tests.unit.conditions import ORDERED, WHEN, when
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import encode_clock
 from tracker.contract.examples import MODEL
+from tracker.contract.loading import SettingsError, load
 from tracker.contract.merges import Merge, encode_merge
 from tracker.contract.models import Value, encode_model
 from tracker.contract.predicates import FIELDS, MAX_EVENTS, Condition, Segment, leaves, relaxed
 from tracker.contract.scoring import FitRule, LeadRules
-from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 
 DAY = 86_400_000

@@ -13,8 +13,8 @@ from stream.profile import Profile
 from stream.records import decode
 from stream.signals.base import Context, Result, Signal, Trigger
 from tracker.contract.events import ProfileEvent, encode_clock
+from tracker.contract.loading import load
 from tracker.contract.merges import Merge, encode_merge
-from tracker.contract.settings import load
 from tracker.contract.triggers import CART_ABANDONED, CartAbandonmentRetracted
 
 T0 = 1_795_000_000_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stream.signals import SIGNALS, chosen
-from tracker.contract.settings import Settings, SettingsError
+from tracker.contract.loading import SettingsError
+from tracker.contract.settings import Settings
 
 
 def test_all_signals_are_on_but_those_that_are_named() -> None:

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from tracker.cli.snippet import snippet
-from tracker.contract import settings
 from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 
@@ -50,7 +49,7 @@ def test_a_site_whose_cookie_the_endpoint_sets_has_tags_that_ask_for_it(
     monkeypatch: pytest.MonkeyPatch, domain: str, build: list[str], told: int
 ) -> None:
     site = Site(write_key="k-123456", secret_key="sk-123456", cookie_domain=domain)
-    monkeypatch.setattr(settings, "load", lambda **_: Settings(sites={"shop": site}))
+    monkeypatch.setattr("tracker.cli.snippet.load", lambda **_: Settings(sites={"shop": site}))
     done = CliRunner().invoke(snippet, ["--site", "shop", *build])
     assert done.exit_code == 0, done.output
     assert done.output.count('data-cookie="server"') == told

@@ -16,7 +16,7 @@ from stream.resolve import _heads
 from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal
 from tracker.contract.events import ProfileEvent, encode_clock
-from tracker.contract.settings import load
+from tracker.contract.loading import load
 
 T0 = 1_795_000_000_000
 SETTINGS = load({"TRACKER_DEMO": "1"})

@@ -10,8 +10,8 @@ from stream.fold import Folder
 from stream.profile import Profile
 from stream.records import decode
 from stream.signals import SIGNALS
+from tracker.contract.loading import load
 from tracker.contract.merges import Unmerge, decode_unmerge, encode_unmerge, split_profile_id
-from tracker.contract.settings import load
 
 T0 = 1_795_000_000_000
 SETTINGS = load({"TRACKER_DEMO": "1"})

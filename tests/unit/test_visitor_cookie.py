@@ -9,7 +9,8 @@ from urllib.parse import quote
 import pytest
 from fastapi import FastAPI
 
-from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.loading import SettingsError, load
+from tracker.contract.settings import Settings
 from tracker.keys import Keys
 from tracker.limits import Guard
 from tracker.visitor_cookie import router

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tracker.contract import examples
-from tracker.contract.settings import Settings, SettingsError, load
+from tracker.contract.loading import SettingsError, load
+from tracker.contract.settings import Settings
 from tracker.contract.signature import headers, key_of
 from tracker.contract.sites import Site, Webhook
 from tracker.contract.topics import WEBHOOK_REPLAYS, DeadLetter

@@ -77,7 +77,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def run(args: list[str] | None = None) -> int:
-    from tracker.contract.settings import SettingsError
+    from tracker.contract.loading import SettingsError
 
     try:
         result: Any = cli.main(args, prog_name="tracker", standalone_mode=False)

@@ -21,8 +21,8 @@ from msgspec import UNSET
 
 from tracker.cli.common import Failure, run_until_signal
 from tracker.cli.dead_letters_log import PARTITION, Filter, Found, Reader, Survey, records, site_of
-from tracker.contract import settings as contract_settings
 from tracker.contract.durations import DAY_S, HOUR_S, MINUTE_S
+from tracker.contract.loading import load
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, Replay
 
@@ -62,7 +62,7 @@ def list_command(
     kafka: str | None,
 ) -> int:  # fmt: skip
     """List dead letters, the latest at the end."""
-    settings = contract_settings.load(kafka=kafka)
+    settings = load(kafka=kafka)
     wanted = Filter(site, frozenset(reasons), stage, _since_ms(since))
     return run_until_signal(_list(settings, wanted, limit or 50, raw))
 
@@ -72,7 +72,7 @@ def list_command(
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers.")
 def show_command(position: str, kafka: str | None) -> int:
     """Show all of one letter, and what would become of it now."""
-    return run_until_signal(_show(contract_settings.load(kafka=kafka), _offset(position)))
+    return run_until_signal(_show(load(kafka=kafka), _offset(position)))
 
 
 @dead_letters.command("replay")
@@ -88,7 +88,7 @@ def replay_command(
     topic. What succeeded before is not done again; what is still refused stays where it is."""
     if not (positions or site or reasons or stage or since or limit or everything):
         raise click.UsageError("say which letters: positions, filters or --all")
-    settings = contract_settings.load(kafka=kafka)
+    settings = load(kafka=kafka)
     wanted = Filter(site, frozenset(reasons), stage, _since_ms(since))
     offsets = frozenset(map(_offset, positions))
     from tracker.cli.dead_letters_replay import Replaying

@@ -23,7 +23,7 @@ import click
 import msgspec
 
 from tracker.cli.common import Failure, run_until_signal
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.settings import DEMO_WRITE_KEY
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def demo(url: str | None, rate: float, visitors: int, duration: float, seed: int
     The endpoint must know the write key: `tracker up --demo` does.
     """
     if url is None:
-        settings = contract_settings.load()
+        settings = load()
         url = f"http://{settings.http_host}:{settings.http_port}"
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url: '{url}' is no http:// or https:// address")

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import click
 
 from tracker.cli.common import Failure, version
-from tracker.contract import settings as contract_settings
-from tracker.contract.settings import DEMO_SITE, Settings, SettingsError
+from tracker.contract.loading import SettingsError, load
+from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.topics import TOPICS
 
 MIN_REDIS: Final = (6, 2)
@@ -51,7 +51,7 @@ def doctor(kafka: str | None, redis: str | None) -> int:
 def findings(kafka: str | None, redis: str | None) -> Iterator[Finding]:
     yield from _versions()
     try:
-        settings = contract_settings.load(kafka=kafka, redis=redis)
+        settings = load(kafka=kafka, redis=redis)
     except SettingsError as e:
         yield Finding(False, "settings", str(e))
         return

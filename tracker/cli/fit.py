@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tracker.cli.common import Failure
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.models import SIGNALS
 
 
@@ -27,7 +27,7 @@ def fit(
     Workers do it by themselves each night (setting fit_hour). What is fitted and when a fit is refused:
     docs/signals.md.
     """
-    settings = contract_settings.load(kafka=kafka, redis=redis)
+    settings = load(kafka=kafka, redis=redis)
     if site is not None and site not in settings.sites:
         raise click.UsageError(f"--site: there is no site '{site}'; there are: {', '.join(settings.sites) or 'none'}")
     if not settings.sites:

@@ -13,9 +13,9 @@ import msgspec
 from stream.signals import SIGNALS
 from stream.what_if import Record, play
 from tracker.cli.common import Failure, printable
-from tracker.contract import settings as contract_settings
 from tracker.contract.events import MAX_TIME_MS, profile_prefix, with_profile
 from tracker.contract.ids import usable
+from tracker.contract.loading import load
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.sites import Site
 from tracker.contract.triggers import rfc3339
@@ -56,7 +56,7 @@ def fold(name: str, file: Iterable[bytes], now: str, site: str | None, verbose: 
     line without any id is of the person of the line before it.
     """
     name = ALIASES.get(name, name)
-    settings = contract_settings.load()
+    settings = load()
     site = site or (next(iter(settings.sites)) if len(settings.sites) == 1 else DEMO_SITE)
     try:
         now_ms = time_ms(int(now) if now.lstrip("-").isdigit() else now)

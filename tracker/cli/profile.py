@@ -15,9 +15,9 @@ import click
 from tracker.cli.common import Failure
 from tracker.cli.profile_show import show, why
 from tracker.contract import keys
-from tracker.contract import settings as contract_settings
 from tracker.contract.codec import partition_of
 from tracker.contract.ids import PRIORITY, Identifier, normal
+from tracker.contract.loading import load
 from tracker.contract.merges import Unmerge, encode_unmerge, split_profile_id
 from tracker.contract.settings import Settings
 from tracker.contract.topics import MERGES, PROFILE_EVENTS
@@ -46,7 +46,7 @@ def unmerge_command(site: str, ids: tuple[str, ...], kafka: str | None, redis: s
     What comes with these ids from then on is the new profile's. What came before stays where it is: docs/identity.md.
     Example: tracker profile unmerge shop anonymous_id=7f3a user_id=u-12
     """
-    settings = contract_settings.load(kafka=kafka, redis=redis)
+    settings = load(kafka=kafka, redis=redis)
     if site not in settings.sites:
         raise click.UsageError(f"there is no site '{site}' in the settings")
     wanted = list(dict.fromkeys(_identifier(text, settings) for text in ids))

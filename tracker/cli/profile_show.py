@@ -12,9 +12,9 @@ import click
 import msgspec
 
 from tracker.cli.common import Failure, printable
-from tracker.contract import settings as contract_settings
 from tracker.contract.events import MAX_ID_CHARS
 from tracker.contract.ids import ID_TYPES
+from tracker.contract.loading import load
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.contract.triggers import rfc3339
 
@@ -95,7 +95,7 @@ def why(site: str, id: str, name: str, id_type: str | None, redis: str | None, r
 
 
 def _find(site: str, id: str, id_type: str | None, redis: str | None) -> dict[str, Any]:
-    settings = contract_settings.load(redis=redis)
+    settings = load(redis=redis)
     if site not in settings.sites and site != DEMO_SITE:
         known = ", ".join(settings.sites) or "none"
         raise click.UsageError(f"there is no site '{printable(site, 40)}' in the settings; there are: {known}")

@@ -21,7 +21,7 @@ from stream.signals.base import Context
 from stream.stored import StateError
 from tracker.cli.common import Failure
 from tracker.contract import keys, models, predicates
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.models import Models
 from tracker.contract.predicates import Segment, counted
 from tracker.contract.redis_url import admin, reader
@@ -132,7 +132,7 @@ def _profiles(redis: Any, folder: Folder, site: str) -> Iterator[Profile]:
 
 
 def _site(site: str | None) -> tuple[Settings, str]:
-    settings = contract_settings.load()
+    settings = load()
     return settings, site or (next(iter(settings.sites)) if len(settings.sites) == 1 else DEMO_SITE)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tracker.contract import settings
+from tracker.contract.loading import load
 from tracker.contract.reload import Watch
 
 
@@ -19,7 +19,7 @@ from tracker.contract.reload import Watch
 @click.option("--redis", metavar="URL", help="Redis, for the read API.")
 def serve(**options: Any) -> int:
     """Run the endpoint until Ctrl-C or SIGTERM: events in over HTTP, to Kafka; read API; live page."""
-    chosen = settings.load(**options)  # first: a wrong setting is told at once
+    chosen = load(**options)  # first: a wrong setting is told at once
     from tracker.serve import run
 
-    return run(chosen, Watch(partial(settings.load, **options)))
+    return run(chosen, Watch(partial(load, **options)))

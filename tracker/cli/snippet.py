@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import click
 
 from tracker.cli.common import Failure
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.settings import DEMO_SITE, Settings
 from tracker.snippet import STATIC, build_path
 
@@ -45,7 +45,7 @@ def snippet(
     sri: bool,
 ) -> None:
     """Print the script tags for the head of your pages."""
-    settings = contract_settings.load(demo=True) if site == DEMO_SITE else contract_settings.load()
+    settings = load(demo=True) if site == DEMO_SITE else load()
     if site not in settings.sites:
         raise Failure(f"there is no site {site!r}; configured: {', '.join(settings.sites) or 'none'}")
     base = (url or settings.public_url or f"http://{settings.http_host}:{settings.http_port}").rstrip("/")

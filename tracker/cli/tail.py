@@ -13,8 +13,8 @@ import msgspec
 import msgspec.structs
 
 from tracker.cli.common import Failure, printable, run_until_signal
-from tracker.contract import settings as contract_settings
 from tracker.contract.events import Event
+from tracker.contract.loading import load
 from tracker.contract.settings import Settings
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, REPLAY_PREFIX, DeadLetter, Replay
 from tracker.contract.triggers import TRIGGER_KINDS, Person, decode_trigger
@@ -42,7 +42,7 @@ TOPICS_OF: Final[dict[str, tuple[str, ...]]] = {
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers.")
 def tail(topic: str, from_start: bool, raw: bool, kafka: str | None) -> int:
     """Watch triggers, events or dead letters arrive, until Ctrl-C."""
-    return run_until_signal(_tail(contract_settings.load(kafka=kafka), topic, from_start, raw))
+    return run_until_signal(_tail(load(kafka=kafka), topic, from_start, raw))
 
 
 async def _tail(settings: Settings, what: str, from_start: bool, raw: bool) -> int:

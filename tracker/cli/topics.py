@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from tracker.cli.common import Failure
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.settings import Settings
 from tracker.contract.topics import TOPICS, Topic
 
@@ -41,7 +41,7 @@ def topics() -> None:
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers.")
 def create_command(kafka: str | None) -> int:
     """Create the topics that are missing. Topics that exist are left as they are, and checked."""
-    settings = contract_settings.load(kafka=kafka)
+    settings = load(kafka=kafka)
     for name in asyncio.run(create(settings)):
         click.echo(f"created {name}")
     return _report(settings)
@@ -51,7 +51,7 @@ def create_command(kafka: str | None) -> int:
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka's bootstrap servers.")
 def check_command(kafka: str | None) -> int:
     """Compare the topics with the settings. Exit code 1 when something differs."""
-    return _report(contract_settings.load(kafka=kafka))
+    return _report(load(kafka=kafka))
 
 
 def _report(settings: Settings) -> int:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tracker.cli.common import Failure, printable
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.settings import Settings
 from tracker.embedded import kafka, redis
 from tracker.embedded.process import Child, PartError, free_port, port_problem, rotate, wait_until
@@ -81,7 +81,7 @@ def up(demo: bool, kafka_port: int, redis_port: int, workers: int, **overrides: 
     --kafka / --redis (or TRACKER_KAFKA / TRACKER_REDIS) is used instead.
     """
     env = {**DEMO_ENV, **os.environ} if demo else dict(os.environ)
-    settings = contract_settings.load(env, **overrides)
+    settings = load(env, **overrides)
     return Up(settings, env, kafka_port, redis_port, workers).run()
 
 

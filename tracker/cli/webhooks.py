@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from tracker.cli.common import Failure, run_until_signal
-from tracker.contract import settings as contract_settings
+from tracker.contract.loading import load
 from tracker.contract.reload import Watch
 from tracker.contract.sites import Webhook
 
@@ -31,7 +31,7 @@ def webhooks() -> None:
 @click.option("--webhook-port", type=int, metavar="PORT", help="Port of its /metrics, /livez and /readyz.")
 def deliver(**options: Any) -> int:
     """Deliver until Ctrl-C or SIGTERM. Start it twice, and the two share the work."""
-    settings = contract_settings.load(**options)
+    settings = load(**options)
     if not [hook for hook in settings.webhooks if not hook.paused]:
         raise Failure("no webhook is configured: tracker.toml needs a [[webhooks]] that is not paused")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -39,7 +39,7 @@ def deliver(**options: Any) -> int:
     from tracker.deliver.process import deliver as run
 
     try:
-        return run_until_signal(run(settings, Watch(partial(contract_settings.load, **options))))
+        return run_until_signal(run(settings, Watch(partial(load, **options))))
     except OSError as e:
         raise Failure(f"port {settings.webhook_port} can't be used ({e.strerror or e}): --webhook-port") from None
 
@@ -47,7 +47,7 @@ def deliver(**options: Any) -> int:
 @webhooks.command("list")
 def list_() -> None:
     """The endpoints, and what each gets. Secrets and paths of URLs are not shown."""
-    settings = contract_settings.load()
+    settings = load()
     if not settings.webhooks:
         click.echo("no webhook is configured")
     for hook in settings.webhooks:
@@ -64,7 +64,7 @@ def list_() -> None:
 @click.option("--kind", metavar="KIND", help="Which kind of trigger to send.  [default: its first]")
 def test(name: str, kind: str | None) -> None:
     """Send the endpoint NAME one signed sample of the documentation, with an id of its own, and say how it went."""
-    settings = contract_settings.load()
+    settings = load()
     hook = next((hook for hook in settings.webhooks if hook.name == name), None)
     if hook is None:
         known = ", ".join(hook.name for hook in settings.webhooks) or "none"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tracker.contract import settings
+from tracker.contract.loading import load
 from tracker.contract.reload import Watch
 
 
@@ -18,7 +18,7 @@ from tracker.contract.reload import Watch
 @click.option("--redis", metavar="URL", help="Redis.")
 def worker(**options: Any) -> int:
     """Run a stream worker until Ctrl-C or SIGTERM. Workers share the partitions: start more to scale."""
-    chosen = settings.load(**options)  # first: a wrong setting is told at once
+    chosen = load(**options)  # first: a wrong setting is told at once
     from stream.worker import run
 
-    return run(chosen, Watch(partial(settings.load, **options)))
+    return run(chosen, Watch(partial(load, **options)))

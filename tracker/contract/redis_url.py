@@ -23,7 +23,7 @@ from redis.cluster import ClusterNode as SyncClusterNode
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 
-from tracker.contract.settings import SettingsError
+from tracker.contract.loading import SettingsError
 
 CLUSTER: Final = "+cluster"
 READ_RETRIES: Final = 2

@@ -16,7 +16,8 @@ from typing import Final
 
 from msgspec.structs import fields, replace
 
-from tracker.contract.settings import Settings, SettingsError, config_path
+from tracker.contract.loading import SettingsError, config_path
+from tracker.contract.settings import Settings
 
 log = logging.getLogger(__name__)
 

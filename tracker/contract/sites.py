@@ -211,7 +211,7 @@ def quiet_minutes(text: str) -> tuple[int, int] | None:
 
 
 def check(name: str, site: Site) -> None:
-    """What its types don't say. Raises ValueError with what can't be. (Keys: tracker/contract/settings.py.)"""
+    """What its types don't say. Raises ValueError with what can't be. (Keys: tracker/contract/loading.py.)"""
     if not _NAME(name):
         raise ValueError("a site's name is lower-case letters, digits, - and _, 40 at most")
     try:

@@ -124,7 +124,7 @@ NOBODY: Final = Visitor(NO_CONTEXT)
 
 
 class Policy(Struct, frozen=True):
-    """What a site lets the intake keep: its settings of the same names (tracker.contract.settings.Site)."""
+    """What a site lets the intake keep: its settings of the same names (tracker.contract.sites.Site)."""
 
     ip: str = "truncate"
     bots: str = "flag"
