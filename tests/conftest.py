@@ -21,7 +21,7 @@ import pytest
 
 from tests.harness import Cluster, Servers, Stack, embedded_cluster, embedded_kafka, embedded_redis, in_thread
 from tracker.embedded import kafka, redis
-from tracker.embedded.process import PartError, free_port, wait_until
+from tracker.embedded.process import Child, PartError, free_port, wait_until
 
 hypothesis.settings.register_profile("tests", deadline=None)  # The machine may do something else meanwhile.
 hypothesis.settings.load_profile("tests")
@@ -56,14 +56,8 @@ def kafka_bootstrap(docker_answers: bool, tmp_path_factory: pytest.TempPathFacto
         with kafka_container() as bootstrap:
             yield bootstrap
     else:
-        try:
-            bootstrap, child = embedded_kafka(tmp_path_factory.mktemp("kafka"))
-        except PartError as e:
-            missing(str(e))
-        try:
+        with embedded(embedded_kafka, tmp_path_factory.mktemp("kafka")) as bootstrap:
             yield bootstrap
-        finally:
-            child.stop()
 
 
 @pytest.fixture(scope="session")
@@ -82,14 +76,21 @@ def redis_url(docker_answers: bool, tmp_path_factory: pytest.TempPathFactory) ->
             wait_until(lambda: redis.answers(url), [], 60, "Redis in Docker")
             yield url
     else:
-        try:
-            url, child = embedded_redis(tmp_path_factory.mktemp("redis"))
-        except PartError as e:
-            missing(str(e))
-        try:
+        with embedded(embedded_redis, tmp_path_factory.mktemp("redis")) as url:
             yield url
-        finally:
-            child.stop()
+
+
+@contextmanager
+def embedded(start: Callable[[Path], tuple[str, Child]], folder: Path) -> Iterator[str]:
+    """The address of a server of its own, until the end; without the server's parts the test is skipped."""
+    try:
+        address, child = start(folder)
+    except PartError as e:
+        missing(str(e))
+    try:
+        yield address
+    finally:
+        child.stop()
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from faust.types import TP
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from stream import metrics
 from stream.fold import Folder
 from stream.medians import find_median
 from stream.redis_store import Store
@@ -22,13 +21,14 @@ from stream.signals import SIGNALS
 from stream.signals_hop import RANKED_AT_ONCE, SignalsHop
 from stream.transport import Chunk
 from tests.harness import Site, Stack, eventually, request
+from tests.integration.hops import redis_and_kafka
 from tracker.contract import keys
 from tracker.contract.events import encode_clock
 from tracker.contract.loading import load
 from tracker.contract.producer import KafkaOut
 from tracker.contract.scoring import ScoreRules
 from tracker.contract.settings import Settings
-from tracker.contract.topics import PROFILE_EVENTS, TOPICS
+from tracker.contract.topics import PROFILE_EVENTS
 from tracker.contract.triggers import rfc3339
 
 pytestmark = pytest.mark.integration
@@ -143,16 +143,8 @@ class Partition:
 @pytest.fixture
 async def partition(stack: Stack) -> AsyncIterator[Partition]:
     settings = load(stack.env)
-    store = Store(settings.redis)
-    await store.start()
-    out = KafkaOut(
-        settings.kafka, linger_ms=1, max_pending_bytes=1 << 28, produce_timeout_s=10, client_id="test",
-        observer=metrics.Producing(), ordered=True,
-    )  # fmt: skip
-    await out.start({t.name: None for t in TOPICS})
-    yield Partition(store, out, settings)
-    await out.stop(5)
-    await store.stop()
+    async with redis_and_kafka(settings) as (store, out):
+        yield Partition(store, out, settings)
 
 
 def page(site: str, n: int) -> bytes:

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from stream import metrics
 from stream.fold import Folder
 from stream.redis_store import Lost, Store
 from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal
 from stream.signals_hop import DUE_LIMIT, SignalsHop
 from stream.transport import Chunk
-from tests.harness import Site, Stack, eventually
+from tests.harness import Site, Stack
+from tests.integration.hops import redis_and_kafka
 from tracker.contract.codec import new_profile_id
 from tracker.contract.events import ProfileEvent, encode_clock
 from tracker.contract.loading import load
 from tracker.contract.producer import KafkaOut
 from tracker.contract.settings import Settings
-from tracker.contract.topics import PROFILE_EVENTS, TOPICS
+from tracker.contract.topics import PROFILE_EVENTS
 
 pytestmark = pytest.mark.integration
 CARTS = "tracker.triggers.cart_abandoned.v1"
@@ -54,19 +54,8 @@ class Driver:
 @pytest.fixture
 async def driver(stack: Stack) -> AsyncIterator[Driver]:
     settings = load({"TRACKER_DEMO": "1"}, kafka=stack.settings.kafka, redis=stack.settings.redis)
-    store = Store(settings.redis)
-    await store.start()
-    out = KafkaOut(
-        settings.kafka, linger_ms=1, max_pending_bytes=1 << 28, produce_timeout_s=10, client_id="test",
-        observer=metrics.Producing(), ordered=True,
-    )  # fmt: skip
-    await out.start({t.name: None for t in TOPICS})
-    await eventually(lambda: out.ready)
-    try:
+    async with redis_and_kafka(settings) as (store, out):
         yield Driver(store, out, settings, random.randrange(PARTITION, 1_000_000))
-    finally:
-        await out.stop(5)
-        await store.stop()
 
 
 def profile_of(site: Site, visitor: int) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import NewTopic
 
+from tests.conftest import embedded
 from tests.harness import assert_one_line, cli, embedded_kafka, eventually, run_async
 from tracker.cli import topics
 from tracker.contract.loading import load
 from tracker.contract.topics import DEAD_LETTERS, EVENTS, PROFILE_EVENTS, TOPICS
 from tracker.contract.triggers import CART_ABANDONED
-from tracker.embedded.process import PartError
 
 pytestmark = pytest.mark.integration
 
@@ -21,16 +21,8 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def bare_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A broker without any topic."""
-    from tests.conftest import missing
-
-    try:
-        bootstrap, child = embedded_kafka(tmp_path_factory.mktemp("bare"))
-    except PartError as e:
-        missing(str(e))
-    try:
+    with embedded(embedded_kafka, tmp_path_factory.mktemp("bare")) as bootstrap:
         yield bootstrap
-    finally:
-        child.stop()
 
 
 async def make(bootstrap: str, *made: NewTopic) -> None:

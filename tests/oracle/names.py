@@ -24,10 +24,8 @@ MOST_CHARS = 120
 
 def campaigns(event: Json, is_message: bool) -> list[str]:
     name = shop.campaign(properties(event)) if is_message else None
-    brought_by = event.get("campaign")
-    if name is None and isinstance(brought_by, dict):
-        given = (shop.text(brought_by.get(key), MOST_CHARS) for key in ("name", "id", "source"))
-        name = next((n for n in given if n is not None), None)
+    if name is None:
+        name = shop.brought_by(event, MOST_CHARS)
     return [] if name is None else [f"campaign|{name}"]
 
 

@@ -28,11 +28,9 @@ def entry(event: dict[str, Any]) -> Entry | None:
         "cur": None, "by": None, "cart": None, "checkout": None, "link": None, "since_ms": None, "brought": None,
     }  # fmt: skip
     if do == "visit":
-        of = event.get("campaign")
         if event.get("traffic") not in ("email", "sms", "zalo", "viber", "webpush") or event.get("bot"):
             return None
-        given = (text(of.get(n), 100) for n in ("name", "id", "source")) if isinstance(of, dict) else ()
-        e["by"] = next((n for n in given if n), None)
+        e["by"] = brought_by(event, 100)
         return e if e["by"] else None
     if do == "click":
         e["by"] = campaign(p)
@@ -65,10 +63,7 @@ def entry(event: dict[str, Any]) -> Entry | None:
         e["lines"] = products(p, quantity) or [line(p, number(p.get("quantity"), 1e6) or quantity)]
     else:
         e["lines"] = products(p, 1)
-    brought_by = event.get("campaign")
-    if isinstance(brought_by, dict):
-        given = (text(brought_by.get(key), 120) for key in ("name", "id", "source"))
-        e["brought"] = next((name for name in given if name is not None), None)
+    e["brought"] = brought_by(event, 120)
     if event["event"] in ("Checkout Step Viewed", "Checkout Step Completed"):
         words = [p.get(n) for n in ("step", "step_name", "name")]
         says = any(isinstance(w, str) and "shipping" in w.lower() for w in words)
@@ -87,6 +82,13 @@ def campaign(p: dict[str, Any]) -> str | None:
         of = of.get("id") or of.get("name")
     given = [p.get("campaign_id"), of, p.get("campaign_name"), p.get("template_id")]
     return next((t for g in given if (t := text(g, 100)) is not None), None)
+
+
+def brought_by(event: dict[str, Any], most: int) -> str | None:
+    """What brought the visit that it is of."""
+    of = event.get("campaign")
+    given = (text(of.get(n), most) for n in ("name", "id", "source")) if isinstance(of, dict) else ()
+    return next((t for t in given if t is not None), None)
 
 
 def number(value: Any, most: float) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -11,6 +10,7 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.asgi import answer
 from tracker.compat import MAX_DOTS, event_of, router
 from tracker.contract.loading import SettingsError, load
 from tracker.intake import Call, take
@@ -31,21 +31,8 @@ def get(path: str, tmp_path: Any, peer: str = "10.0.0.9", headers: dict[str, str
     settings = load({}, file, **chosen)
     app = FastAPI()
     app.include_router(router(lambda: settings, Keys(settings), Guard(settings)))
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(part: Any) -> None:
-        sent.append(part)
-
-    lines = [(name.encode(), value.encode()) for name, value in ({"host": "t.example:8080"} | (headers or {})).items()]
-    scope = {
-        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": lines,
-        "client": (peer, 1), "scheme": "http", "server": ("127.0.0.1", 8080), "http_version": "1.1", "root_path": "",
-    }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
-    return json.loads(b"".join(part.get("body", b"") for part in sent))
+    _, _, body = answer(app, "GET", path, {"host": "t.example:8080"} | (headers or {}), peer=peer)
+    return json.loads(body)
 
 
 def told(tmp_path: Any, **more: Any) -> tuple[str, str]:

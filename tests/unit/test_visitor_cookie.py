@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI
 
+from tests.unit.asgi import answer
 from tracker.contract.loading import SettingsError, load
 from tracker.contract.settings import Settings
 from tracker.keys import Keys
@@ -43,22 +43,8 @@ def post(settings: Settings, query: str, origin: str | None, path: str = "/v1/ba
     """(status, Set-Cookie) of the answer."""
     app = FastAPI()
     app.include_router(router(lambda: settings, Keys(settings), Guard(settings)))
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(part: Any) -> None:
-        sent.append(part)
-
-    scope = {
-        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": query.encode(),
-        "headers": [(b"origin", origin.encode())] if origin else [], "client": ("10.0.0.9", 1), "scheme": "http",
-        "server": ("127.0.0.1", 8080), "http_version": "1.1", "root_path": "",
-    }  # fmt: skip
-    asyncio.run(app(scope, receive, send))
-    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return sent[0]["status"], headers.get("set-cookie")
+    status, headers, _ = answer(app, "POST", path, {"origin": origin} if origin else {}, query)
+    return status, headers.get("set-cookie")
 
 
 AGE = "Path=/; Max-Age=31536000; SameSite=Lax"

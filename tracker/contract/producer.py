@@ -211,12 +211,7 @@ class KafkaOut:
             self._flush_now()
         batch.bytes += size
         batch.events += 1
-        self.pending_bytes += size
-        self._open_bytes += size
-        if self._open_bytes >= self._flush_bytes:
-            self._flush_now()
-        elif self._flush_at is None:
-            self._flush_at = self._loop.call_later(self._linger.wait_s(time.monotonic()), self._flush)
+        self._added(size)
         return batch.done
 
     def extend(
@@ -247,13 +242,17 @@ class KafkaOut:
                 self._flush_now()
             batch.events += 1
             batch.bytes += len(value) + RECORD_OVERHEAD
+        self._added(size)
+        return acks
+
+    def _added(self, size: int) -> None:
+        """So many bytes are in open batches: they leave at once when there are enough, else soon."""
         self.pending_bytes += size
         self._open_bytes += size
         if self._open_bytes >= self._flush_bytes:
             self._flush_now()
         elif self._flush_at is None:
             self._flush_at = self._loop.call_later(self._linger.wait_s(time.monotonic()), self._flush)
-        return acks
 
     async def stop(self, timeout_s: float) -> None:
         """Take nothing more, wait for what is under way, at most `timeout_s`; the rest fails."""
