@@ -50,7 +50,6 @@ from tracker.contract.triggers import LEAD_STAGE, LeadStage, rfc3339
 
 TOP: Final = 5
 """Contributions that a trigger names."""
-STAGED: Final = STAGES[1:]
 
 _DEFAULTS: Final = (ScoreRules(), LeadRules())
 

@@ -213,7 +213,7 @@ class Sink:
         await self.gate.wait()
         return web.Response(status=204)
 
-    async def get_worker(self, request: web.Request) -> web.Response:
+    async def get_worker(self, _: web.Request) -> web.Response:
         return web.Response(text=self.worker, content_type="text/javascript")
 
     async def set_cookie(self, request: web.Request) -> web.Response:

@@ -129,7 +129,7 @@ def scrambled(messages: list[traffic.Planned], draw: random.Random) -> list[traf
     return sorted(out, key=lambda m: m.at)
 
 
-def records(seed: int, settings: Settings) -> list[bytes]:
+def records(seed: int) -> list[bytes]:
     """Planned traffic as one partition of profile-events, received in its order; identity is its visitor's name."""
     plan = traffic.plan(seed, 900, 60, 1)
     out: list[bytes] = []
@@ -162,7 +162,7 @@ def record_of(m: traffic.Planned, profile: str, src: tuple[int, int, int], recei
 @pytest.mark.parametrize("seed", range(12))
 def test_the_engines_fold_and_the_naive_one_agree(seed: int) -> None:
     settings = msgspec.convert(traffic.SETTINGS, Settings)
-    log = records(seed, settings)
+    log = records(seed)
     owner = Owner(settings)
     draw = random.Random(seed)
     at = 0

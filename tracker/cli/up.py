@@ -175,13 +175,13 @@ class Up:
             90 if self.own_kafka else 10,
         )
         self._topics()
-        workers = [self._python(name, "worker", i) for i, name in enumerate(self.workers)]
+        workers = [self._python(name, "worker") for name in self.workers]
         self._begin(workers)
-        self._begin([self._python("endpoint", "serve", 0)])
+        self._begin([self._python("endpoint", "serve")])
         at = (self._host(self.settings.http_host), self.ports["endpoint"])
         self._await("endpoint", partial(ready, *at), f"{at[0]}:{at[1]}", 30)
         if self.webhooks:
-            self._begin([self._python("webhooks", "webhooks deliver", 0)])
+            self._begin([self._python("webhooks", "webhooks deliver")])
             hooks_at = (self._host(self.settings.webhook_host), self.ports["webhooks"])
             self._await("webhooks", partial(ready, *hooks_at), f"{hooks_at[0]}:{hooks_at[1]}", 60)
         for name in self.workers:
@@ -193,7 +193,7 @@ class Up:
         for child in group:
             child.start()
 
-    def _python(self, name: str, command: str, index: int) -> Child:
+    def _python(self, name: str, command: str) -> Child:
         """`tracker serve`, `worker`, `webhooks deliver` with what was chosen here; all else they read as this did."""
         env = {
             **self.env,
