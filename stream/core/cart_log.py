@@ -228,14 +228,15 @@ def _tell(
     abandoned: list[tuple[Emission, Told]] = []
     recovered: list[tuple[Emission, Told]] = []
     ids: dict[tuple[int, str, str], tuple[str, int]] = {}
-    for x in emitted:
+    same = _same_of(told, emitted) if told else {}
+    for place, x in enumerate(emitted):
         if x.what == "cart.abandoned":
             order = None
         elif x.what == "cart.recovered" and x.order is not None and x.order.id not in reversed_:
             order = x.order.id
         else:
             continue
-        i = _same(told, x, order)
+        i = same.get(place) if order is None else _recovery(told, x, order)
         if i is not None:
             old = told[i]
             told[i] = Told(old.by, old.n, x.cart.opened_ms, x.at_ms, old.quiet, key=x.cart.key, order=order)
@@ -313,18 +314,43 @@ def difference(before: Sequence[Emission], now: Sequence[Emission]) -> tuple[lis
     return news, gone
 
 
-def _same(told: list[Told], x: Emission, order: str | None) -> int | None:
-    """Index of the told one that this one is: of an overlapping episode of the cart, and heard if this is to be heard;
-    of a recovery by the same order."""
-    found = None
-    for i, t in enumerate(told):
-        if not t.unsure or t.key != x.cart.key or t.order != order:
-            continue
-        if t.opened_ms <= x.at_ms and x.cart.opened_ms <= t.at_ms and (x.quiet or not t.quiet):
-            if t.quiet == x.quiet:
-                return i
-            found = i if found is None else found
+def _same_of(told: Sequence[Told], emitted: Sequence[Emission]) -> dict[int, int]:
+    """Place of an abandonment in `emitted` -> in `told`, of those that were told before: of one episode of a cart.
+
+    What is to be heard looks first, for what was heard: at its very time, else of its episode, so that nobody is told
+    twice of what a late entry has moved or joined. Only then come the quiet ones, which leave what was heard as it is.
+    """
+    unsure = {i: t for i, t in enumerate(told) if t.unsure and t.order is None}
+    places = [n for n, x in enumerate(emitted) if x.what == "cart.abandoned"] if unsure else []
+    ends: dict[tuple[str, str], int] = {}
+    for n in places:
+        episode = emitted[n].cart.key, emitted[n].cart.opened_by
+        ends[episode] = max(emitted[n].at_ms, ends.get(episode, 0))
+    found: dict[int, int] = {}
+    for quiet, was_quiet in ((False, False), (True, True), (True, False)):
+        for exactly in (True, False):
+            for n in places:
+                x = emitted[n]
+                if n in found or x.quiet != quiet:
+                    continue
+                end_ms = ends[x.cart.key, x.cart.opened_by]
+                for i, t in unsure.items():
+                    if t.key != x.cart.key or t.quiet != was_quiet:
+                        continue
+                    if t.at_ms == x.at_ms if exactly else t.opened_ms <= end_ms and x.cart.opened_ms <= t.at_ms:
+                        found[n] = i
+                        del unsure[i]
+                        break
     return found
+
+
+def _recovery(told: Sequence[Told], x: Emission, order: str) -> int | None:
+    """Index of the recovery that was told before: of an overlapping episode of the cart, by the same order."""
+    for i, t in enumerate(told):
+        same_cart = t.unsure and t.key == x.cart.key and t.order == order
+        if same_cart and t.opened_ms <= x.at_ms and x.cart.opened_ms <= t.at_ms:
+            return i
+    return None
 
 
 def _may_come(t: Told, carts: Carts, known_ms: int, rules: Rules) -> bool:

@@ -12,12 +12,14 @@ a copy. Beside the table of 5.3:
   into `base` for good. An entry from before the base: an order counts at the base's time (it closes nothing that was
   opened after it), a cancellation or refund is applied there, anything else is ignored
 - an abandonment and a recovery keep the id that they were told under: (messageId that opened the episode, number),
-  found again by cart and overlapping episodes, of a recovery by its order, too
+  found again by cart and overlapping episodes, of a recovery by its order, too. What is to be heard looks first, for
+  what was heard, at the same time if there is one: nobody hears twice of what a late entry has moved
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tests.oracle.shop import Entry
@@ -415,7 +417,8 @@ def compare(
     sure = {i for i, t in enumerate(told) if not t["unsure"] and in_base(t, state["base"])}
     sure -= {i for i in sure if told[i].get("meets")}  # of a merge: the base that they were told since was older
     sure -= {i for i in sure if told[i]["order"] in given_back}
-    for x in said:
+    again = told_again(told, sure, said, late)
+    for n, x in enumerate(said):
         if x["what"] == "abandoned":
             order, quiet = None, x["quiet"]
         elif x["what"] == "recovered" and x["order"]["id"] not in given_back:
@@ -424,23 +427,26 @@ def compare(
             continue
         c = x["cart"]
         place_ = {"opened_ms": c["opened_ms"], "at_ms": x["at_ms"]}
-        same = [
-            i for i, t in enumerate(told)
-            if i not in found and i not in sure and t["key"] == c["key"] and t["order"] == order
-            and t["opened_ms"] <= x["at_ms"] and c["opened_ms"] <= t["at_ms"] and (quiet or not t["quiet"])
-            and (late or t["unsure"] or (t["opened_ms"], t["at_ms"]) == (c["opened_ms"], x["at_ms"]))
-        ]  # fmt: skip
-        own = [i for i in same if not late and not told[i]["unsure"]]
-        best = next((i for i in own or same if told[i]["quiet"] == quiet), same[0] if same else None)
+        if order is None:
+            best = again.get(n)
+        else:
+            same = [
+                i for i, t in enumerate(told)
+                if i not in found and i not in sure and t["key"] == c["key"] and t["order"] == order
+                and t["opened_ms"] <= x["at_ms"] and c["opened_ms"] <= t["at_ms"]
+                and (late or t["unsure"] or is_at(t, x))
+            ]  # fmt: skip
+            own = [i for i in same if not late and not told[i]["unsure"]]
+            best = next(iter(own or same), None)
         if best is not None:
             found[best] = {**told[best], **place_}
             continue
         by = c["opened_by"]
         mint = by if order is None else f"recovered {by}"
-        n = max(c["seq"] if order is None else 1, state["minted"].get(mint, 0) + 1)
-        state["minted"][mint] = n
-        now.append({"by": by, "n": n, **place_, "quiet": quiet, "unsure": False, "key": c["key"], "order": order})
-        to_tell.append({**x, "by": by, "n": n})
+        k = max(c["seq"] if order is None else 1, state["minted"].get(mint, 0) + 1)
+        state["minted"][mint] = k
+        now.append({"by": by, "n": k, **place_, "quiet": quiet, "unsure": False, "key": c["key"], "order": order})
+        to_tell.append({**x, "by": by, "n": k})
     kept, gone = [], []
     for i, t in enumerate(told):
         if i in found:
@@ -461,6 +467,50 @@ def compare(
         for t in gone if not t["quiet"]
     ]  # fmt: skip
     return backs + to_tell + [{"what": "counted", "counts": counts(said, 1) + counts(before, -1)}]
+
+
+def told_again(told: Sequence[Any], sure: set[int], said: Sequence[Said], late: bool) -> dict[int, int]:
+    """Of each abandonment in `said` (by its place) the one of `told` that it is: those heard first, at the same time
+    before those of the same episode; then quiet ones for quiet ones, then for what was heard."""
+    xs = {n: x for n, x in enumerate(said) if x["what"] == "abandoned"}
+    of_episode = {n: max(y["at_ms"] for y in xs.values() if episode(y) == episode(x)) for n, x in xs.items()}
+    left = {i: t for i, t in enumerate(told) if i not in sure and t["order"] is None}
+    found: dict[int, int] = {}
+
+    def take(n: int, may: Callable[[dict[str, Any]], bool]) -> None:
+        i = next((i for i, t in left.items() if t["key"] == xs[n]["cart"]["key"] and may(t)), None)
+        if n not in found and i is not None:
+            found[n] = i
+            del left[i]
+
+    def is_of(t: dict[str, Any], x: Said, was: bool, end_ms: int | None) -> bool:
+        if t["quiet"] != was or not (late or t["unsure"]):
+            return False
+        if end_ms is None:
+            return bool(t["at_ms"] == x["at_ms"])
+        return bool(t["opened_ms"] <= end_ms and x["cart"]["opened_ms"] <= t["at_ms"])
+
+    if not late:  # nothing has changed about those
+        for n, x in xs.items():
+            take(n, partial(is_sure, x=x))
+    for quiet, was in ((False, False), (True, True), (True, False)):
+        for exactly in (True, False):
+            for n, x in xs.items():
+                if x["quiet"] == quiet:
+                    take(n, partial(is_of, x=x, was=was, end_ms=None if exactly else of_episode[n]))
+    return found
+
+
+def episode(x: Said) -> tuple[str, str]:
+    return x["cart"]["key"], x["cart"]["opened_by"]
+
+
+def is_sure(t: dict[str, Any], x: Said) -> bool:
+    return not t["unsure"] and is_at(t, x)
+
+
+def is_at(t: dict[str, Any], x: Said) -> bool:
+    return (t["opened_ms"], t["at_ms"]) == (x["cart"]["opened_ms"], x["at_ms"])
 
 
 def counts(said: Sequence[Said], sign: int) -> list[tuple[str, int, int]]:

@@ -365,6 +365,46 @@ def test_a_quiet_abandonment_that_turns_out_to_be_the_first_is_told() -> None:
     assert rig.triggers[-1].data.episode == 2
 
 
+def test_a_late_event_that_makes_a_quiet_abandonment_between_two_that_were_told_tells_nobody_again() -> None:
+    rig = Rig()
+    rig.take(add(0))
+    rig.clock(2 * H)
+    rig.take(payment(26 * H))
+    rig.clock(27 * H)
+    told = rig.published()
+    assert len(told) == 2
+    rig.take(view(4 * H, "A", received_s=28 * H))  # abandoned @5 h, too, within a day of the first
+    rig.clock(29 * H)
+    assert rig.published() == told
+    assert [t.suppressed for t in rig.triggers] == [None, None, "repeat"]
+    assert rig.state is not None
+    assert [(t.at_ms - T0_MS) / 1000 for t in rig.state.told if not t.quiet] == [H, 26 * H + 900]
+
+
+def test_a_late_event_that_shows_an_earlier_abandonment_of_the_cart_tells_nobody_again() -> None:
+    rig = Rig()
+    rig.take(payment(2 * H))
+    rig.clock(3 * H)
+    told = rig.published()
+    rig.take(add(0, received_s=3 * H))  # abandoned @1 h, so that the one that was told would have been a repeat
+    rig.clock(4 * H)
+    assert rig.published() == told
+    assert [t.suppressed for t in rig.triggers] == [None, "repeat"]
+
+
+def test_of_two_abandonments_that_were_told_the_one_that_was_none_is_taken_back() -> None:
+    rig = Rig()
+    rig.take(add(0))
+    rig.clock(2 * H)
+    rig.take(payment(25 * H))
+    rig.clock(26 * H)
+    _, second = rig.published()
+    for i in range(1, 50):  # all the time somebody was there
+        rig.take(add(i * H / 2, "B", id=f"late-{i:02}", received_s=26 * H))
+    rig.clock(27 * H)
+    assert rig.published() == [second]
+
+
 def test_a_trigger_carries_what_a_reminder_needs() -> None:
     rig = Rig()
     rig.take(add(0))
