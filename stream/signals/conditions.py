@@ -116,7 +116,7 @@ def _active_days(c: Condition, now_ms: int, ctx: Context) -> Answer:
 def _of_days(days: tuple[tuple[int, int], ...], c: Condition, now_ms: int, ctx: Context) -> Answer:
     """The sum over the last `c.days` local days. It changes at a local midnight, when a day falls out."""
     assert c.days is not None
-    first = (now_ms + ctx.utc_offset_ms) // DAY_MS - c.days + 1
+    first = ctx.zone.date_of(now_ms) - c.days + 1  # `ctx` may be of a late event, which had another offset
     kept = [(day, n) for day, n in days if day >= first]
     total = sum(n for _, n in kept)
     truth = _compared(total, c)

@@ -134,6 +134,20 @@ def test_a_count_of_local_days_changes_at_midnight(zone: str, date: str) -> None
 
 
 @changes
+@pytest.mark.parametrize("clock", ["00:10", "23:50"])
+def test_a_count_of_local_days_is_of_today_also_at_an_event_from_before_the_change(
+    zone: str, date: str, clock: str
+) -> None:
+    """An event of the last day alone, judged two days after the change, as of a late event that was before it."""
+    at_ms, now_ms = ms(zone, date, "12:00", days=-3), ms(zone, date, clock, days=2)
+    condition = Condition(field="count", op=">=", value=1, event="page", days=1)
+    for day, is_today in ((day_of(date, 1), False), (day_of(date, 2), True)):
+        states = {"activity": Activity(at_ms, {"page": Counted(1, now_ms, ((day, 1),))})}
+        truth, _ = holds(condition, now_ms, ctx_at(zone, at_ms, states=states))
+        assert truth is is_today
+
+
+@changes
 def test_sessions_of_days_are_counted_by_the_local_day_on_which_they_began(zone: str, date: str) -> None:
     first, last = ms(zone, date, "23:30", days=-5), ms(zone, date, "23:30", days=4)
     state = Activity(first, sessions=((first, first), (last, last)))
