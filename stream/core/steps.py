@@ -23,6 +23,8 @@ MAX_MOVES: Final = 40
 NOTED_MS: Final = HOUR_MS
 """A step that goes on is noted again after so long: a write an hour, not one an event."""
 ORDER, USED = "order", "use"
+_RANK: Final = {kind: i for i, kind in enumerate(KINDS)}
+"""Of what happens in one millisecond, as a page and the product on it do, the step that comes first goes first."""
 
 Move = tuple[int, str]
 """(ms, kind)."""
@@ -49,8 +51,8 @@ class Steps(Struct, frozen=True, omit_defaults=True):
     """The latest local day with a visit."""
 
     def had_ordered(self, ms: int) -> bool:
-        """Whether there was an order by then."""
-        return self.ordered or any(kind == ORDER and at <= ms for at, kind in self.moves)
+        """Whether there was an order before."""
+        return self.ordered or any(kind == ORDER and at < ms for at, kind in self.moves)
 
 
 def steps_of(state: Steps) -> list[tuple[int, int]]:
@@ -88,7 +90,8 @@ def _count(state: Steps, kind: str) -> int:
 
 def moved(state: Steps, ms: int, *kinds: str) -> tuple[Steps, Difference]:
     """(with something more that was done, the transitions that there are more, or with n < 0 fewer)."""
-    if len(kinds) == 1 and (not state.moves or (state.moves[-1][0] <= ms and state.moves[-1][1] != kinds[0])):
+    last = state.moves[-1] if state.moves else None
+    if len(kinds) == 1 and (last is None or (last[1] != kinds[0] and _place(last) < (ms, _RANK[kinds[0]]))):
         return _appended(state, ms, kinds[0])
     moves = _runs((*state.moves, *((ms, kind) for kind in kinds)), state)
     if moves == state.moves or (state.more and moves[0] != state.moves[0]):
@@ -166,6 +169,11 @@ def _bounded(state: Steps) -> Steps:
     )  # fmt: skip
 
 
+def _place(move: Move) -> tuple[int, int]:
+    ms, kind = move
+    return ms, _RANK[kind]
+
+
 def _runs(moves: Iterable[Move], state: Steps) -> tuple[Move, ...]:
     """Sorted, of each run of one kind the first and the last; of orders and use the second of all, too: it is another
     step than the first."""
@@ -173,7 +181,7 @@ def _runs(moves: Iterable[Move], state: Steps) -> tuple[Move, ...]:
     seen = {ORDER: 2 * state.ordered, USED: 2 * state.used}
     at_will = False
     """Whether the last one goes when another of its kind follows."""
-    for ms, kind in sorted(moves):
+    for ms, kind in sorted(moves, key=_place):
         n = seen.get(kind, 2)
         if not out or out[-1][1] != kind:
             at_will = False

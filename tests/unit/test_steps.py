@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,16 @@ def test_any_order_of_arrival_gives_the_same_way_and_the_same_counts() -> None:
         found = Counting().take(*shuffled)
         assert names(of(found)) == [name for event, name in WAY if event]
         assert matrix(found) == wanted
+
+
+@pytest.mark.parametrize("arrival", list(permutations(range(3))))
+def test_of_one_millisecond_the_page_is_before_its_product_and_both_before_the_order(arrival: tuple[int, ...]) -> None:
+    at = [page(T0_MS), track("Product Viewed", T0_MS), track("Order Completed", T0_MS, order_id="o")]
+    found = Counting().take(*(at[i] for i in arrival))
+    assert names(of(found)) == ["visit", "learn", "buy"]
+    assert matrix(found) == {(None, "visit"): 1, ("visit", "learn"): 1, ("learn", "buy"): 1}
+    alone = StepSignal().merge(of(found), Steps(), T0_MS, context())
+    assert (names(alone.state), alone.counts_at) == (["visit", "learn", "buy"], ())
 
 
 def test_what_shows_the_same_step_again_is_no_move() -> None:
