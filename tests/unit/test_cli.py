@@ -14,7 +14,7 @@ from tracker.cli import COMMANDS, up
 from tracker.cli.common import printable
 from tracker.cli.tail import trigger_line
 from tracker.contract.examples import TRIGGERS, trigger
-from tracker.contract.loading import load
+from tracker.contract.loading import SettingsError, load
 from tracker.contract.settings import Settings
 
 
@@ -62,6 +62,63 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
     assert_one_line(cli("worker", "--kafka", "here:port"), 2, "kafka: 'here:port' is no HOST:PORT")
     assert_one_line(cli("worker", "--redis", "http://x"), 2, "redis: Redis URL must specify one of")
     assert_one_line(cli("worker", "--redis", "redis://127.0.0.1:99999/0"), 2, "redis: ")
+
+
+SITE = '[sites.shop]\nwrite_key = "write-key-1"\nsecret_key = "secret-key-1"\n'
+OTHER = '[sites.other]\nwrite_key = "write-key-2"\nsecret_key = "secret-key-2"\n'
+HOOK = '[[webhooks]]\nname = "n8n"\nurl = "https://n8n.example/x"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cart_idle_s = '1h'", "tracker.toml: cart_idle_s: Expected `float`, got `str`"),
+        ("http_port = 99999", "tracker.toml: http_port: Expected `int` <= 65535"),
+        ("spool_max_bytes = 10000000000000000", "tracker.toml: spool_max_bytes: 10000000000000000 is no number up to"),
+        ("[site.shop]", "tracker.toml: unknown setting 'site'; is 'sites' meant?"),
+        ("colour = 1", "unknown setting 'colour'; docs/reference/settings.md lists them"),
+        (OTHER + SITE + "orgins = []", "tracker.toml: sites.shop: unknown setting 'orgins'; is 'origins' meant?"),
+        (OTHER + "[sites.shop]\nwrite_key = 'write-key-1'", "tracker.toml: sites.shop: 'secret_key' is missing"),
+        (SITE + "ip = 'hash'", "sites.shop.ip: 'hash' is none of drop, keep, truncate"),
+        (SITE + "links = { basket = 'x' }", "sites.shop.links: unknown setting 'basket'; there are site, cart, "),
+        (SITE + "reorder = { products = { a = 3, b = -3 } }", "sites.shop.reorder.products.b: Expected `float` > 0.0"),
+        (SITE + "rules = [{ name = 'a', event = 'X', once = 'week' }]", "sites.shop.rules[0].once: 'week' is none of"),
+        (
+            SITE + "segments = [{ name = 'a', when = { all = [{ not = { fiel = 'score' } }] } }]",
+            "sites.shop.segments[0].when.all[0].not: unknown setting 'fiel'; is 'field' meant?",
+        ),
+        (
+            SITE + "[sites.shop.segments]\nname = 'a'",
+            "sites.shop.segments: Expected `array`, got `object`; a list of tables is written [[sites.shop.segments]]",
+        ),
+        (HOOK, "tracker.toml: webhooks[0]: 'secret' is missing"),
+        (HOOK + "secret = 's'\nkind = []", "tracker.toml: webhooks[0]: unknown setting 'kind'; is 'kinds' meant?"),
+        (SITE + "time_zone = 'Asia/Saigonn'", "site 'shop': time_zone: 'Asia/Saigonn' is no time zone like Asia/"),
+        (SITE + "origins = ['shop.example']", "site 'shop': origins: 'shop.example' is no origin like https://shop"),
+        (SITE + "origins = ['*']", "[] allows pages of any"),
+        (SITE + "origins = ['https://shop.example/vn']", "'https://shop.example/vn' is no origin"),
+    ],
+)
+def test_what_is_wrong_in_the_settings_file_has_its_place_and_a_hint(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "tracker.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as error:
+        load({}, path)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "$" not in str(error.value)
+
+
+def test_origins_of_apps_and_files_will_do(tmp_path: Path) -> None:
+    path = tmp_path / "tracker.toml"
+    path.write_text(SITE + "origins = ['null', 'capacitor://localhost', 'http://[::1]:3000/', 'https://A.vn:80']")
+    assert len(load({}, path).sites["shop"].origins) == 4
+
+
+@pytest.mark.parametrize("command", [("fold", "--signal", "cart", "-", "--now", "1"), ("segments", "list")])
+def test_a_site_that_is_not_in_the_file_is_told(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "tracker.toml").write_text(SITE)
+    assert_one_line(cli(*command, "--site", "shopp", cwd=tmp_path), 2, "no site 'shopp'; there are: shop")
 
 
 def test_a_kafka_that_is_not_there_is_one_line() -> None:

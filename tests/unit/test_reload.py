@@ -109,18 +109,21 @@ async def test_a_running_program_takes_what_can_be_used_and_says_what_can_not(
         await until(lambda: taken)
         config.write("what is this")
         await until(lambda: failed)
+        config.write(f"{SITE}time_zone = 'Asia/Saigonn'")
+        await until(lambda: len(failed) == 2)
         config.write(f"cart_idle_s = 61\nredis = 'redis://elsewhere:1/0'\n{SITE}")
         await until(lambda: len(taken) == 2)
     finally:
         task.cancel()
     assert settings.cart_idle_s == 61
     assert settings.redis == config.settings.redis
-    assert len(failed) == 1
+    assert len(failed) == 2
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "tracker.toml was changed: cart_idle_s"
     assert lines[1] == "These settings need a restart, until then they stay: redis"
     assert lines[2].startswith("tracker.toml was changed and can't be used, the settings before stay: ")
-    assert lines[3:] == ["tracker.toml was changed: cart_idle_s"]
+    assert "Asia/Saigonn" in lines[3]
+    assert lines[4:] == ["tracker.toml was changed: cart_idle_s"]
 
 
 def test_keys_and_policies_of_sites_change_and_keys_taken_away_are_unknown(config: Config) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from tracker.contract.settings import DEMO_SITE, Settings
+
 
 def version() -> str:
     try:
@@ -22,6 +24,19 @@ class Failure(click.ClickException):
     """It did not work: one line that says what and what helps. Exit code 1."""
 
     exit_code = 1
+
+
+def site_of(settings: Settings, name: str | None) -> str:
+    """The site that --site names; without it the only one of tracker.toml, else demo.
+
+    Raises UsageError where tracker.toml has sites and none of them is called so: its settings would not hold.
+    """
+    if name is None:
+        return next(iter(settings.sites)) if len(settings.sites) == 1 else DEMO_SITE
+    if settings.sites and name not in settings.sites and name != DEMO_SITE:
+        known = ", ".join(settings.sites)
+        raise click.BadParameter(f"there is no site '{printable(name, 40)}'; there are: {known}", param_hint="--site")
+    return name
 
 
 def printable(text: str, most: int = 200) -> str:

@@ -12,11 +12,11 @@ import msgspec
 
 from stream.signals import SIGNALS
 from stream.what_if import Record, play
-from tracker.cli.common import Failure, printable
+from tracker.cli.common import Failure, printable, site_of
 from tracker.contract.events import MAX_TIME_MS, profile_prefix, with_profile
 from tracker.contract.ids import usable
 from tracker.contract.loading import load
-from tracker.contract.settings import DEMO_SITE, Settings
+from tracker.contract.settings import Settings
 from tracker.contract.sites import Site
 from tracker.contract.triggers import rfc3339
 from tracker.intake import Call, Draft, Policy, policy_of, take
@@ -57,7 +57,7 @@ def fold(name: str, file: Iterable[bytes], now: str, site: str | None, verbose: 
     """
     name = ALIASES.get(name, name)
     settings = load()
-    site = site or (next(iter(settings.sites)) if len(settings.sites) == 1 else DEMO_SITE)
+    site = site_of(settings, site)
     try:
         now_ms = time_ms(int(now) if now.lstrip("-").isdigit() else now)
     except ValueError as e:

@@ -19,13 +19,13 @@ from stream.profile import Profile
 from stream.signals import SIGNALS, conditions
 from stream.signals.base import Context
 from stream.stored import StateError
-from tracker.cli.common import Failure
+from tracker.cli.common import Failure, site_of
 from tracker.contract import keys, models, predicates
 from tracker.contract.loading import load
 from tracker.contract.models import Models
 from tracker.contract.predicates import Segment, counted
 from tracker.contract.redis_url import admin, reader
-from tracker.contract.settings import DEMO_SITE, Settings
+from tracker.contract.settings import Settings
 from tracker.read_api import read_segments
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ def _profiles(redis: Any, folder: Folder, site: str) -> Iterator[Profile]:
 
 def _site(site: str | None) -> tuple[Settings, str]:
     settings = load()
-    return settings, site or (next(iter(settings.sites)) if len(settings.sites) == 1 else DEMO_SITE)
+    return settings, site_of(settings, site)
 
 
 def _segment(name: str, settings: Settings, site: str) -> Segment:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tracker.contract import sites
+from tracker.contract import places, sites
 from tracker.contract.settings import (
     DEMO_KEYS,
     DEMO_SECRET_KEY,
@@ -61,7 +61,8 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
     known = {f.name: f for f in msgspec.structs.fields(Settings)}
     for name in values:
         if name not in known:
-            raise SettingsError(f"{path}: unknown setting '{name}'; docs/reference/settings.md lists them")
+            hint = places.meant(name, known, "docs/reference/settings.md lists them")
+            raise SettingsError(f"{path}: unknown setting '{name}'; {hint}")
     origin = dict.fromkeys(values, str(path))
     for name in known:
         variable = f"TRACKER_{name.upper()}"
@@ -72,11 +73,13 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
             values[name], origin[name] = value, f"--{name.replace('_', '-')}"
     for name, value in values.items():
         try:
-            values[name] = msgspec.convert(value, known[name].type, strict=False)
-        except msgspec.ValidationError as e:
-            raise SettingsError(f"{origin[name]}: {e}") from None
+            values[name] = places.convert(value, known[name].type)
+        except places.PlaceError as e:
+            told = f"{path}: {e.told(name)}" if origin[name] == str(path) else f"{origin[name]}: {e.why}"
+            raise SettingsError(told) from None
         if isinstance(values[name], int | float) and not -MOST_NUMBER <= values[name] <= MOST_NUMBER:
-            raise SettingsError(f"{origin[name]}: {value} is no number up to 2^53")
+            place = f"{path}: {name}" if origin[name] == str(path) else origin[name]
+            raise SettingsError(f"{place}: {value} is no number up to 2^53")
     settings = Settings(**values)
     if not settings.worker_id:
         settings = msgspec.structs.replace(settings, worker_id=f"{socket.gethostname()}-{settings.worker_port}")

@@ -37,7 +37,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 from typing import Annotated, Final, Literal
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Meta, Struct
 
@@ -57,6 +57,7 @@ DEFAULT_TIME_ZONE: Final = "Asia/Ho_Chi_Minh"
 MAX_GOALS: Final = 20
 
 _QUIET_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])").fullmatch
+_ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://[^/\s*]+/?", re.IGNORECASE).fullmatch
 _DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+", re.IGNORECASE).fullmatch
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
 _LINK = re.compile(r"https?://[^\s]+").fullmatch
@@ -216,8 +217,11 @@ def check(name: str, site: Site) -> None:
         raise ValueError("a site's name is lower-case letters, digits, - and _, 40 at most")
     try:
         ZoneInfo(site.time_zone)
-    except (ValueError, OSError):
-        raise ValueError(f"unknown time zone '{site.time_zone}'") from None
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise ValueError(f"time_zone: '{site.time_zone}' is no time zone like Asia/Ho_Chi_Minh or UTC") from None
+    for origin in site.origins:
+        if not _ORIGIN(origin):
+            raise ValueError(f"origins: '{origin}' is no origin like https://shop.example; [] allows pages of any")
     if site.cookie_domain and not _DOMAIN(site.cookie_domain):
         raise ValueError(f"cookie_domain: '{site.cookie_domain}' is no domain like shop.example")
     _check_triggers(site)
