@@ -158,6 +158,7 @@ def test_a_part_that_dies_ends_it_with_the_reason(tmp_path: Path, part: str) -> 
         assert up.process is not None
         assert up.process.wait(60) == 1
         assert f"tracker: error: {part} was ended by SIGKILL" in up.text().splitlines()[-1]
+        assert "did not stop" not in up.text()  # it was not us that killed it
         assert alive(list(pids.values())) == []
 
 

@@ -74,6 +74,17 @@ def test_a_child_that_was_killed_says_by_which_signal(tmp_path: Path) -> None:
     assert "part was ended by SIGKILL: up" in child.reason()
 
 
+def test_the_reason_of_a_death_is_none_of_a_run_before(tmp_path: Path) -> None:
+    child = python(tmp_path, "raise SystemExit('tracker: error: an old one')").start()
+    assert child.process is not None
+    child.process.wait()
+    assert "an old one" in child.reason()
+    again = python(tmp_path, "raise SystemExit(3)").start()
+    assert again.process is not None
+    again.process.wait()
+    assert again.reason().startswith("part ended with code 3: it wrote nothing")
+
+
 def test_what_never_answers_is_an_error_after_the_deadline(tmp_path: Path) -> None:
     child = python(tmp_path, "import time; print('still loading'); time.sleep(60)").start()
     try:

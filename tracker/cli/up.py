@@ -274,12 +274,13 @@ class Up:
     def _stop(self) -> None:
         """The endpoint first (no more events), the workers, Kafka, Redis. A second Ctrl-C kills what is left."""
         for group in reversed(self.groups):
+            ran = [child.running for child in group]
             for child in group:
                 child.terminate()
-            for child in group:
+            for child, was_running in zip(group, ran, strict=True):
                 if child.process is not None:
                     code = child.stop()
-                    if code == -signal.SIGKILL and self.signals < 2:
+                    if code == -signal.SIGKILL and was_running and self.signals < 2:
                         self._say(
                             f"[yellow]{child.name} did not stop in {child.grace_s:.0f} s: killed[/] ({child.log})"
                         )

@@ -65,12 +65,12 @@ class Child:
         """Seconds between SIGTERM and SIGKILL."""
         self.problem = problem
         self.process: subprocess.Popen[bytes] | None = None
-        self._seen = 0
+        self._seen = self._began = 0
 
     def start(self) -> Child:
         rotate(self.log, 4 << 20)
         with self.log.open("ab") as out:
-            self._seen = out.tell()
+            self._seen = self._began = out.tell()
             self.process = subprocess.Popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
@@ -132,9 +132,12 @@ class Child:
         return data[:end].decode("utf-8", "replace").splitlines()
 
     def last_lines(self, count: int = 12) -> list[str]:
+        """Of this run: what one before has said explains nothing now."""
         try:
             with self.log.open("rb") as f:
-                f.seek(max(0, f.seek(0, os.SEEK_END) - 16384))
+                end = f.seek(0, os.SEEK_END)
+                began = self._began if self._began <= end else 0  # rotated
+                f.seek(max(began, end - 16384))
                 return f.read().decode("utf-8", "replace").splitlines()[-count:]
         except OSError:
             return []
