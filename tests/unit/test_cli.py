@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import ROOT, assert_one_line, cli
-from tracker.cli import COMMANDS, up
+from tracker.cli import COMMANDS, profile_show, up
 from tracker.cli.common import printable
 from tracker.cli.tail import trigger_line
 from tracker.contract.examples import TRIGGERS, trigger
@@ -121,6 +121,34 @@ def test_a_site_that_is_not_in_the_file_is_told(tmp_path: Path, command: tuple[s
     assert_one_line(cli(*command, "--site", "shopp", cwd=tmp_path), 2, "no site 'shopp'; there are: shop")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("when = { feld = 'orders' }", "s.toml: when: unknown setting 'feld'; is 'field' meant?"),
+        ("name = 'x'", "s.toml: 'when' is missing"),
+        ("[[sites.shop.segments]]\nname = 'x'", "s.toml: unknown setting 'sites'; there are name, when, stay, leave"),
+        ("when = { field = 'ordrs' }", "when: unknown field 'ordrs'"),
+    ],
+)
+def test_what_is_wrong_in_a_segments_file_has_its_place(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "s.toml").write_text(text)
+    assert_one_line(cli("segments", "preview", "s.toml", cwd=tmp_path), 1, told)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1_234_567.0, "1234567"),
+        (1_234_567.89, "1234567.89"),
+        (12.5, "12.5"),
+        (0.123456789, "0.123457"),
+        (1e300, "1e+300"),
+    ],
+)
+def test_amounts_of_a_profile_keep_their_digits(value: float, shown: str) -> None:
+    assert profile_show._value(value) == shown
+
+
 def test_a_kafka_that_is_not_there_is_one_line() -> None:
     for command in (("topics", "check"), ("topics", "create"), ("tail",)):
         assert_one_line(cli(*command, kafka="127.0.0.1:1"), 1, "no Kafka answers at 127.0.0.1:1", "tracker up")
@@ -190,5 +218,6 @@ def test_tail_shows_what_a_trigger_of_each_kind_is_about() -> None:
     assert "takes back" in lines["cart_recovered", "CartRecoveryRetracted"]
     assert "cart 290,000 VND: 2 x Cà phê Robusta" in lines["cart_abandoned", "CartAbandoned"]
     assert "stage mql, previous lead, points 54, " in lines["lead_stage", "LeadStage"]
+    assert "demo 2 reached -> 3 onboard  customer-1042" in lines["journey_stage", "JourneyStage"]
     for kind, id, _, data in TRIGGERS:
         assert id in lines[kind.name, type(data).__name__]

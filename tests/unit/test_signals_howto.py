@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -12,21 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.fold import Folder
-from stream.profile import Profile, ProfileCodec
+from stream.profile import ProfileCodec
 from stream.signals import SIGNALS
 from stream.signals.base import Context, Result, Signal
 from stream.stored import StateError
 from tests.harness import ROOT
-from tests.unit.shop_events import event
+from tests.unit.shop_events import context, event
 from tests.unit.test_every_signal import play
 from tracker.contract.events import ProfileEvent
-
-
-def stored(folder: Folder, profile: Profile) -> dict[str, str]:
-    """What `profile` writes into its hash."""
-    _, fields = folder.codec.write(profile)
-    return {name: bytes(value)[5:].decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
+from tracker.contract.triggers import rfc3339
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +28,6 @@ def page() -> Iterator[dict[str, Any]]:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/signals-howto.md").read_text("utf-8"), re.M | re.S)
     assert len(blocks) == 4
     module = ModuleType("howto")
-    module.__dict__.update(json=json, stored=stored)
     sys.modules["howto"] = module
     try:
         for block in blocks:
@@ -54,6 +46,8 @@ def test_the_page_runs_and_its_signal_folds_on_from_json(page: dict[str, Any]) -
     assert (state, results) == play(signal, stream, stored=False)
     assert state.products == ("b",)
     assert [len(r.counts) for r in results] == [1, 1, 0, 0, 0]
+    assert signal.explain(state, 0, context()) == {"products": ["b"], "since": rfc3339(state.since_ms)}
+    assert page["SIGNALS"][-1].name == "gate"
 
 
 class Two(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -218,8 +218,8 @@ def _value(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
+    if isinstance(value, float):  # amounts of money keep all their digits
+        return f"{value:.2f}".removesuffix(".00") if 1e5 <= abs(value) < 1e15 else f"{value:.6g}"
     return printable(str(value), 200)
 
 

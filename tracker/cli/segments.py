@@ -20,7 +20,7 @@ from stream.signals import SIGNALS, conditions
 from stream.signals.base import Context
 from stream.stored import StateError
 from tracker.cli.common import Failure, site_of
-from tracker.contract import keys, models, predicates
+from tracker.contract import keys, models, places, predicates
 from tracker.contract.loading import load
 from tracker.contract.models import Models
 from tracker.contract.predicates import Segment, counted
@@ -138,15 +138,17 @@ def _site(site: str | None) -> tuple[Settings, str]:
 
 def _segment(name: str, settings: Settings, site: str) -> Segment:
     known = settings.sites.get(site)
-    for segment in known.segments if known is not None else ():
-        if segment.name == name:
-            return segment
+    for known_one in known.segments if known is not None else ():
+        if known_one.name == name:
+            return known_one
     if not name.endswith(".toml"):
         raise Failure(f"site '{site}' has no segment '{name}' in tracker.toml; a file's name ends with .toml")
     try:
         said = tomllib.loads(Path(name).read_text("utf-8"))
-        segment = msgspec.convert({"name": "preview", **said}, Segment)
+        segment: Segment = places.convert({"name": "preview", **said}, Segment)
         predicates.check((segment,), ())
+    except places.PlaceError as e:
+        raise Failure(f"{name}: {e.place}{': ' if e.place else ''}{e.why}") from None
     except (OSError, UnicodeDecodeError, ValueError) as e:
         raise Failure(f"{name}: {e}") from None
     return segment

@@ -125,6 +125,8 @@ def trigger_line(value: bytes) -> Text:
     elif "items" in data and "stage" in data:
         items = ", ".join(f"{i.get('quantity', 1):g} x {i.get('name') or i.get('productId')}" for i in data["items"])
         about = f"{data.get('stage', '')} {data.get('value', 0):,.0f} {data.get('currency', '')}: {items}"
+    elif isinstance(data.get("from"), dict):
+        about = " -> ".join(f"{stage['number']} {stage['en']}" for stage in (data["from"], data["to"]))
     else:
         about = ", ".join(_fields(data))
     who = data.get("userId") or data.get("anonymousId") or ""
