@@ -85,7 +85,7 @@ def test_sizes_are_read_and_a_preview_counts_who_is_there(profiles: int, tmp_pat
     [
         ("when = {", "new.toml"),
         ('when = { field = "age", op = ">", value = 0 }', "segment 'preview': when: unknown field 'age'"),
-        ("", "required field `when`"),
+        ("", "'when' is missing"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line(profiles: int, tmp_path: Path, text: str, words: str) -> None:
