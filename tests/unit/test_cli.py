@@ -155,6 +155,25 @@ def test_a_kafka_that_is_not_there_is_one_line() -> None:
     assert_one_line(cli("tail", kafka="nonsense::"), 2, "nonsense")
 
 
+def test_a_deliverer_without_kafka_says_so_at_its_end(tmp_path: Path) -> None:
+    (tmp_path / "tracker.toml").write_text(f"{HOOK}secret = 'whsec_{'QUFB' * 8}'\n")
+    done = cli("webhooks", "deliver", cwd=tmp_path, kafka="127.0.0.1:1", webhook_port=0)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "tracker: error: no Kafka answers at 127.0.0.1:1: start it (`tracker up`"
+    )
+    assert_one_line(
+        cli("webhooks", "test", "n8n", "--kind", "x", cwd=tmp_path), 1, "no kind 'x'; there are: cart_aband"
+    )
+
+
+def test_a_redis_that_is_no_address_is_one_line() -> None:
+    for command in (("profile", "show", "demo", "x"), ("profile", "unmerge", "demo", "email=a@b.vn"), ("worker",)):
+        done = cli(*command, redis="localhost:6379", demo=1)
+        assert_one_line(done, 2, "error: redis: Redis URL must specify one of the following schemes")
+
+
 def test_an_endpoint_that_is_not_there_is_one_line() -> None:
     assert_one_line(
         cli("demo", "--url", "http://127.0.0.1:1", "--duration", "0.2"), 1, "no answer", "tracker up --demo"

@@ -470,7 +470,9 @@ def test_segments_stand_in_tracker_toml(tmp_path: Path) -> None:
     assert segment.when.any_ is not None
     assert segment.when.any_[0].value == ("gold", "silver")
     file.write_text(text.replace("days = 7", "day = 7"))
-    with pytest.raises(SettingsError, match=r"shop\.segments\[0\]\.when\.any\[1\]: unknown setting 'day'; is 'days' meant"):
+    with pytest.raises(
+        SettingsError, match=r"shop\.segments\[0\]\.when\.any\[1\]: unknown setting 'day'; is 'days' meant"
+    ):
         load({}, file)
 
 

@@ -26,6 +26,12 @@ class Failure(click.ClickException):
     exit_code = 1
 
 
+def no_kafka(bootstrap: str) -> Failure:
+    return Failure(
+        f"no Kafka answers at {bootstrap}: start it (`tracker up` brings one), or set TRACKER_KAFKA to another"
+    )
+
+
 def site_of(settings: Settings, name: str | None) -> str:
     """The site that --site names; without it the only one of tracker.toml, else demo.
 

@@ -87,8 +87,6 @@ def _profile_of(site: str, wanted: list[Identifier], settings: Settings) -> str:
             have: list[str] = list(client.hkeys(keys.identifiers_of_key(site, found)))  # type: ignore[arg-type]
         finally:
             client.close()
-    except ValueError as e:
-        raise Failure(f"redis: {e}") from None
     except (RedisError, OSError) as e:
         where = shown(settings.redis)
         raise Failure(f"Redis does not answer at {where} ({type(e).__name__}): run `tracker doctor`") from None

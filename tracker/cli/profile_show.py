@@ -114,10 +114,7 @@ async def _read(settings: Settings, site: str, id: str, id_type: str | None) -> 
     from tracker.contract.redis_url import reader, shown
     from tracker.profiles import read_profile
 
-    try:
-        client = reader(settings.redis)
-    except ValueError as e:
-        raise Failure(f"redis: {e}") from None
+    client = reader(settings.redis)
     try:
         for kind in ID_KINDS if id_type is None else (id_type,):
             now_ms = time.time_ns() // 1_000_000

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tracker.cli.common import Failure
+from tracker.cli.common import Failure, no_kafka
 from tracker.contract.loading import load
 from tracker.contract.settings import Settings
 from tracker.contract.topics import TOPICS, Topic
@@ -78,9 +78,7 @@ async def admin(bootstrap: str, timeout_s: float = 10.0) -> AsyncIterator[AIOKaf
         except ValueError as e:
             raise Failure(f"kafka: '{bootstrap}' is no HOST:PORT ({e})") from None
         except (KafkaError, OSError, TimeoutError):
-            raise Failure(
-                f"no Kafka answers at {bootstrap}: start it (`tracker up` brings one), or set TRACKER_KAFKA to another"
-            ) from None
+            raise no_kafka(bootstrap) from None
         try:
             yield client
         except (KafkaError, TimeoutError) as e:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from tracker.cli.common import Failure, run_until_signal
+from tracker.cli.common import Failure, no_kafka, printable, run_until_signal
 from tracker.contract.loading import load
 from tracker.contract.reload import Watch
 from tracker.contract.sites import Webhook
@@ -36,10 +36,14 @@ def deliver(**options: Any) -> int:
         raise Failure("no webhook is configured: tracker.toml needs a [[webhooks]] that is not paused")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    from aiokafka.errors import KafkaConnectionError
+
     from tracker.deliver.process import deliver as run
 
     try:
         return run_until_signal(run(settings, Watch(partial(load, **options))))
+    except KafkaConnectionError:
+        raise no_kafka(settings.kafka) from None
     except OSError as e:
         raise Failure(f"port {settings.webhook_port} can't be used ({e.strerror or e}): --webhook-port") from None
 
@@ -82,7 +86,8 @@ async def _send_sample(hook: Webhook, kind: str | None) -> Any:
     wanted = [kind] if kind else list(hook.kinds) or [TRIGGERS[0][0].name]
     example = next((t for t in TRIGGERS if t[0].name == wanted[0]), None)
     if example is None:
-        raise Failure(f"there is no kind '{wanted[0]}'")
+        kinds = ", ".join(dict.fromkeys(t[0].name for t in TRIGGERS))
+        raise Failure(f"there is no kind '{printable(wanted[0], 40)}'; there are: {kinds}")
     sample, _, _, data = example
     now_s = time.time()
     id = f"{SAMPLE_PREFIX}{time.time_ns():x}"
