@@ -69,7 +69,8 @@ NOT_FOUND: Final = Rejection(
     "not_found",
     404,
     "There is nothing at this address.",
-    "Events go to /v1/track, /v1/page, /v1/screen, /v1/identify, /v1/group, /v1/alias or /v1/batch.",
+    "Events go to /v1/track, /v1/page, /v1/screen, /v1/identify, /v1/group, /v1/alias or /v1/batch; "
+    "what can be read stands in /openapi.json.",
 )
 METHOD_NOT_ALLOWED: Final = Rejection(
     "method_not_allowed",
