@@ -43,12 +43,23 @@ def line(e: ProfileEvent) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fold(lines: list[dict[str, Any]], now: object, capsys: pytest.CaptureFixture[str], signal: str = "cart") -> Any:
+def fold(
+    lines: list[dict[str, Any]],
+    now: object,
+    capsys: pytest.CaptureFixture[str],
+    signal: str = "cart",
+    start: bytes = b"",
+) -> Any:
     text = "\n".join(json.dumps(x) for x in lines)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(start + text.encode())))
         assert run(["fold", "--signal", signal, "-", "--now", str(now)]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+def test_a_file_of_a_windows_editor_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line(add(0))]
+    assert fold(lines, 60, capsys, start=b"\xef\xbb\xbf") == fold(lines, 60, capsys)
 
 
 def said(emissions: list[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -68,6 +69,8 @@ def fold(name: str, file: Iterable[bytes], now: str, site: str | None, verbose: 
         settings = msgspec.structs.replace(settings, sites={**settings.sites, site: asked})
     lines = _Lines(settings, site, now_ms)
     for n, text in enumerate(file, 1):
+        if n == 1:
+            text = text.removeprefix(BOM_UTF8)  # Windows's editors put it there.
         if text.strip():
             lines.take(n, text)
     people = lines.people() or [("person-1", iter(()))]
