@@ -139,9 +139,7 @@ async def test_drips_do_not_move_the_deadline(port: int) -> None:
 async def test_a_head_that_does_not_end_is_answered_in_time(port: int, head: bytes) -> None:
     started_s = asyncio.get_running_loop().time()
     assert refusal(await talk(port, head)) == (408, "head_timeout")
-    assert (
-        asyncio.get_running_loop().time() - started_s < 2.0
-    )  # a busy machine may be late; which of the deadlines it was, the code says
+    assert asyncio.get_running_loop().time() - started_s < 0.3
 
 
 async def test_a_connection_on_which_nothing_is_asked_is_closed_without_an_answer(port: int) -> None:
