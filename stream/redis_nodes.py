@@ -129,8 +129,8 @@ class Node:
                 future.set_result(answer)
 
     async def _answers(self, commands: Sequence[Command]) -> list[Any]:
-        """Of a pipeline; errors of single commands are values. redis-py's own takes two to three times the CPU. Raises
-        RedisError, OSError."""
+        """Of a pipeline; errors of single commands are values. redis-py's own takes 1.6 times the CPU for 8 commands,
+        1.9 for 32. Raises RedisError, OSError."""
         try:
             async with asyncio.timeout(self._nodes.timeout_s):
                 return await self._asked(commands)

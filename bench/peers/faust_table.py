@@ -13,7 +13,6 @@ import faust
 import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
 
 from bench.peers.job import TIERS, Key, decode, say, task, write
 
@@ -30,17 +29,9 @@ async def changelogs(bootstrap: str, app: str, partitions: int) -> None:
         await admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
     finally:
         await admin.close()
-    async with asyncio.timeout(TOPICS_S):
-        while True:
-            consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap)
-            await consumer.start()
-            try:
-                await consumer.end_offsets([TopicPartition(topic, p) for topic in topics for p in range(partitions)])
-                return
-            except KafkaError:
-                await asyncio.sleep(0.2)
-            finally:
-                await consumer.stop()
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap) as consumer, asyncio.timeout(TOPICS_S):
+        # It asks again until all have a leader.
+        await consumer.end_offsets([TopicPartition(topic, p) for topic in topics for p in range(partitions)])
 
 
 async def main(folder: str) -> None:

@@ -333,11 +333,10 @@ def _same_of(told: Sequence[Told], emitted: Sequence[Emission]) -> dict[int, int
                 x = emitted[n]
                 if n in found or x.quiet != quiet:
                     continue
-                end_ms = ends[x.cart.key, x.cart.opened_by]
+                from_ms, to_ms = x.cart.opened_ms, ends[x.cart.key, x.cart.opened_by]
                 for i, t in unsure.items():
-                    if t.key != x.cart.key or t.quiet != was_quiet:
-                        continue
-                    if t.at_ms == x.at_ms if exactly else t.opened_ms <= end_ms and x.cart.opened_ms <= t.at_ms:
+                    of_it = t.at_ms == x.at_ms if exactly else t.opened_ms <= to_ms and from_ms <= t.at_ms
+                    if of_it and t.key == x.cart.key and t.quiet == was_quiet:
                         found[n] = i
                         del unsure[i]
                         break

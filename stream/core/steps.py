@@ -91,7 +91,7 @@ def _count(state: Steps, kind: str) -> int:
 def moved(state: Steps, ms: int, *kinds: str) -> tuple[Steps, Difference]:
     """(with something more that was done, the transitions that there are more, or with n < 0 fewer)."""
     last = state.moves[-1] if state.moves else None
-    if len(kinds) == 1 and (last is None or (last[1] != kinds[0] and _place(last) < (ms, _RANK[kinds[0]]))):
+    if len(kinds) == 1 and (last is None or (last[1] != kinds[0] and _place(last) < _place((ms, kinds[0])))):
         return _appended(state, ms, kinds[0])
     moves = _runs((*state.moves, *((ms, kind) for kind in kinds)), state)
     if moves == state.moves or (state.more and moves[0] != state.moves[0]):

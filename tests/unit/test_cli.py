@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import ROOT, assert_one_line, cli
+from tests.unit.shop_toml import SHOP
 from tracker.cli import COMMANDS, profile_show, up
 from tracker.cli.common import printable
 from tracker.cli.tail import trigger_line
@@ -64,7 +65,6 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path) -> None:
     assert_one_line(cli("worker", "--redis", "redis://127.0.0.1:99999/0"), 2, "redis: ")
 
 
-SITE = '[sites.shop]\nwrite_key = "write-key-1"\nsecret_key = "secret-key-1"\n'
 OTHER = '[sites.other]\nwrite_key = "write-key-2"\nsecret_key = "secret-key-2"\n'
 HOOK = '[[webhooks]]\nname = "n8n"\nurl = "https://n8n.example/x"\n'
 
@@ -77,26 +77,26 @@ HOOK = '[[webhooks]]\nname = "n8n"\nurl = "https://n8n.example/x"\n'
         ("spool_max_bytes = 10000000000000000", "tracker.toml: spool_max_bytes: 10000000000000000 is no number up to"),
         ("[site.shop]", "tracker.toml: unknown setting 'site'; is 'sites' meant?"),
         ("colour = 1", "unknown setting 'colour'; docs/reference/settings.md lists them"),
-        (OTHER + SITE + "orgins = []", "tracker.toml: sites.shop: unknown setting 'orgins'; is 'origins' meant?"),
+        (OTHER + SHOP + "orgins = []", "tracker.toml: sites.shop: unknown setting 'orgins'; is 'origins' meant?"),
         (OTHER + "[sites.shop]\nwrite_key = 'write-key-1'", "tracker.toml: sites.shop: 'secret_key' is missing"),
-        (SITE + "ip = 'hash'", "sites.shop.ip: 'hash' is none of drop, keep, truncate"),
-        (SITE + "links = { basket = 'x' }", "sites.shop.links: unknown setting 'basket'; there are site, cart, "),
-        (SITE + "reorder = { products = { a = 3, b = -3 } }", "sites.shop.reorder.products.b: Expected `float` > 0.0"),
-        (SITE + "rules = [{ name = 'a', event = 'X', once = 'week' }]", "sites.shop.rules[0].once: 'week' is none of"),
+        (SHOP + "ip = 'hash'", "sites.shop.ip: 'hash' is none of drop, keep, truncate"),
+        (SHOP + "links = { basket = 'x' }", "sites.shop.links: unknown setting 'basket'; there are site, cart, "),
+        (SHOP + "reorder = { products = { a = 3, b = -3 } }", "sites.shop.reorder.products.b: Expected `float` > 0.0"),
+        (SHOP + "rules = [{ name = 'a', event = 'X', once = 'week' }]", "sites.shop.rules[0].once: 'week' is none of"),
         (
-            SITE + "segments = [{ name = 'a', when = { all = [{ not = { fiel = 'score' } }] } }]",
+            SHOP + "segments = [{ name = 'a', when = { all = [{ not = { fiel = 'score' } }] } }]",
             "sites.shop.segments[0].when.all[0].not: unknown setting 'fiel'; is 'field' meant?",
         ),
         (
-            SITE + "[sites.shop.segments]\nname = 'a'",
+            SHOP + "[sites.shop.segments]\nname = 'a'",
             "sites.shop.segments: Expected `array`, got `object`; a list of tables is written [[sites.shop.segments]]",
         ),
         (HOOK, "tracker.toml: webhooks[0]: 'secret' is missing"),
         (HOOK + "secret = 's'\nkind = []", "tracker.toml: webhooks[0]: unknown setting 'kind'; is 'kinds' meant?"),
-        (SITE + "time_zone = 'Asia/Saigonn'", "site 'shop': time_zone: 'Asia/Saigonn' is no time zone like Asia/"),
-        (SITE + "origins = ['shop.example']", "site 'shop': origins: 'shop.example' is no origin like https://shop"),
-        (SITE + "origins = ['*']", "[] allows pages of any"),
-        (SITE + "origins = ['https://shop.example/vn']", "'https://shop.example/vn' is no origin"),
+        (SHOP + "time_zone = 'Asia/Saigonn'", "site 'shop': time_zone: 'Asia/Saigonn' is no time zone like Asia/"),
+        (SHOP + "origins = ['shop.example']", "site 'shop': origins: 'shop.example' is no origin like https://shop"),
+        (SHOP + "origins = ['*']", "[] allows pages of any"),
+        (SHOP + "origins = ['https://shop.example/vn']", "'https://shop.example/vn' is no origin"),
     ],
 )
 def test_what_is_wrong_in_the_settings_file_has_its_place_and_a_hint(tmp_path: Path, text: str, told: str) -> None:
@@ -111,13 +111,13 @@ def test_what_is_wrong_in_the_settings_file_has_its_place_and_a_hint(tmp_path: P
 
 def test_origins_of_apps_and_files_will_do(tmp_path: Path) -> None:
     path = tmp_path / "tracker.toml"
-    path.write_text(SITE + "origins = ['null', 'capacitor://localhost', 'http://[::1]:3000/', 'https://A.vn:80']")
+    path.write_text(SHOP + "origins = ['null', 'capacitor://localhost', 'http://[::1]:3000/', 'https://A.vn:80']")
     assert len(load({}, path).sites["shop"].origins) == 4
 
 
 @pytest.mark.parametrize("command", [("fold", "--signal", "cart", "-", "--now", "1"), ("segments", "list")])
 def test_a_site_that_is_not_in_the_file_is_told(tmp_path: Path, command: tuple[str, ...]) -> None:
-    (tmp_path / "tracker.toml").write_text(SITE)
+    (tmp_path / "tracker.toml").write_text(SHOP)
     assert_one_line(cli(*command, "--site", "shopp", cwd=tmp_path), 2, "no site 'shopp'; there are: shop")
 
 

@@ -17,6 +17,7 @@ from stream.core import gate
 from stream.core.gate import Gate, Held, Rules, Stopped, Told
 from stream.effects import Effects
 from tests.harness import ROOT
+from tests.unit.shop_toml import SHOP
 from tests.unit.test_fold import T0, Owner, record
 from tracker.contract.events import CONSENT_ACTIONS, encode_clock
 from tracker.contract.loading import SettingsError, load
@@ -332,7 +333,7 @@ def test_merged_it_remembers_what_either_was_told_and_sends_nothing_twice(one: G
 )
 def test_a_policy_that_can_not_be_is_told(line: str, says: str, tmp_path: Any) -> None:
     path = tmp_path / "tracker.toml"
-    path.write_text(f'[sites.shop]\nwrite_key = "wk_12345678"\nsecret_key = "sk_12345678"\n{line}\n')
+    path.write_text(f"{SHOP}{line}\n")
     with pytest.raises(SettingsError, match=says):
         load({}, path)
 

@@ -13,13 +13,12 @@ import pytest
 from stream import fold
 from stream.signals import SIGNALS
 from stream.signals.score import ScoreSignal
+from tests.unit.shop_toml import SHOP
 from tracker.contract.loading import SettingsError, load
 from tracker.contract.reload import LIVE, Watch, keep_reloading, taken_over
 from tracker.contract.settings import Settings
 from tracker.intake import Policy
 from tracker.keys import Keys
-
-SITE = '[sites.shop]\nwrite_key = "write-key-1"\nsecret_key = "secret-key-1"\n'
 
 
 class Config:
@@ -28,7 +27,7 @@ class Config:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "tracker.toml"
         self._n = 0
-        self.write(SITE)
+        self.write(SHOP)
         self.settings = load({}, self.path)
         self.watch = Watch(lambda: load({}, self.path), self.path)
 
@@ -45,12 +44,12 @@ def config(tmp_path: Path) -> Config:
 
 def test_a_file_that_stays_as_it_is_is_not_read_again(config: Config) -> None:
     assert config.watch.poll() is None
-    config.write(SITE)  # touched only
+    config.write(SHOP)  # touched only
     assert config.watch.poll() is None
 
 
 def test_a_change_is_told_once_with_the_settings_anew(config: Config) -> None:
-    config.write(f"cart_idle_s = 60\n{SITE}")
+    config.write(f"cart_idle_s = 60\n{SHOP}")
     new = config.watch.poll()
     assert new is not None
     assert new.cart_idle_s == 60
@@ -58,7 +57,7 @@ def test_a_change_is_told_once_with_the_settings_anew(config: Config) -> None:
 
 
 def test_a_file_that_can_not_be_used_is_told_once_and_mended_it_is_taken(config: Config) -> None:
-    for broken in ("cart_idle_s = ", f"cart_idle_s = -1\n{SITE}", f"{SITE}[sites.shop.score]\nweights = {{ x = 1 }}\n"):
+    for broken in ("cart_idle_s = ", f"cart_idle_s = -1\n{SHOP}", f"{SHOP}[sites.shop.score]\nweights = {{ x = 1 }}\n"):
         config.write(broken)
         with pytest.raises(SettingsError):
             config.watch.poll()
@@ -67,13 +66,13 @@ def test_a_file_that_can_not_be_used_is_told_once_and_mended_it_is_taken(config:
     with pytest.raises(SettingsError, match="the file is gone"):
         config.watch.poll()
     assert config.watch.poll() is None
-    config.write(f"stale_s = 5\n{SITE}")
+    config.write(f"stale_s = 5\n{SHOP}")
     assert (new := config.watch.poll()) is not None
     assert new.stale_s == 5
 
 
 def test_only_what_has_an_effect_while_it_runs_is_taken_over(config: Config) -> None:
-    config.write(f"cart_idle_s = 60\nhttp_port = 1\nworker_id = 'w'\n{SITE}origins = ['https://a.vn']\n")
+    config.write(f"cart_idle_s = 60\nhttp_port = 1\nworker_id = 'w'\n{SHOP}origins = ['https://a.vn']\n")
     new = config.watch.poll()
     assert new is not None
     settings, live, rest = taken_over(config.settings, new)
@@ -105,13 +104,13 @@ async def test_a_running_program_takes_what_can_be_used_and_says_what_can_not(
     caplog.set_level(logging.INFO)
     task = asyncio.create_task(keep_reloading(config.watch, lambda: settings, take, lambda: failed.append(1), 0.005))
     try:
-        config.write(f"cart_idle_s = 60\nredis = 'redis://elsewhere:1/0'\n{SITE}")
+        config.write(f"cart_idle_s = 60\nredis = 'redis://elsewhere:1/0'\n{SHOP}")
         await until(lambda: taken)
         config.write("what is this")
         await until(lambda: failed)
-        config.write(f"{SITE}time_zone = 'Asia/Saigonn'")
+        config.write(f"{SHOP}time_zone = 'Asia/Saigonn'")
         await until(lambda: len(failed) == 2)
-        config.write(f"cart_idle_s = 61\nredis = 'redis://elsewhere:1/0'\n{SITE}")
+        config.write(f"cart_idle_s = 61\nredis = 'redis://elsewhere:1/0'\n{SHOP}")
         await until(lambda: len(taken) == 2)
     finally:
         task.cancel()
@@ -145,7 +144,7 @@ def test_a_folder_counts_by_the_new_settings_from_the_next_event_on(config: Conf
     signal = next(s for s in SIGNALS if isinstance(s, ScoreSignal))
     before = dict(folder.rank_rules)
     assert signal.rules(folder.settings, "shop")[0].weights["page"] == 1
-    config.write(f"{SITE}time_zone = 'UTC'\n[sites.shop.score]\nweights = {{ page = 3 }}\n")
+    config.write(f"{SHOP}time_zone = 'UTC'\n[sites.shop.score]\nweights = {{ page = 3 }}\n")
     new = config.watch.poll()
     assert new is not None
     folder.reconfigure(new)

@@ -17,6 +17,7 @@ from stream.signals.base import Result
 from stream.signals.score import Score
 from tests.unit.score_play import SIGNAL, D, at, e_of, order, page, play, settings, site_total
 from tests.unit.shop_events import context, event
+from tests.unit.shop_toml import SHOP
 from tracker.contract import scoring
 from tracker.contract.events import ORDER_COMPLETED, ProfileEvent
 from tracker.contract.loading import SettingsError, load
@@ -59,7 +60,7 @@ def test_a_changed_half_life_holds_from_the_next_event_or_revision_on() -> None:
 )
 def test_settings_that_can_not_be_used_are_told_in_one_line(tmp_path: Any, table: str, told: str) -> None:
     path = tmp_path / "tracker.toml"
-    path.write_text(f'[sites.shop]\nwrite_key = "write-key-1"\nsecret_key = "secret-key-1"\n{table}\n')
+    path.write_text(f"{SHOP}{table}\n")
     with pytest.raises(SettingsError) as error:
         load({}, path)
     assert told in str(error.value)

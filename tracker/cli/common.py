@@ -32,6 +32,10 @@ def no_kafka(bootstrap: str) -> Failure:
     )
 
 
+def no_site(settings: Settings, name: str) -> str:
+    return f"there is no site '{printable(name, 40)}'; there are: {', '.join(settings.sites) or 'none'}"
+
+
 def site_of(settings: Settings, name: str | None) -> str:
     """The site that --site names; without it the only one of tracker.toml, else demo.
 
@@ -40,8 +44,7 @@ def site_of(settings: Settings, name: str | None) -> str:
     if name is None:
         return next(iter(settings.sites)) if len(settings.sites) == 1 else DEMO_SITE
     if settings.sites and name not in settings.sites and name != DEMO_SITE:
-        known = ", ".join(settings.sites)
-        raise click.BadParameter(f"there is no site '{printable(name, 40)}'; there are: {known}", param_hint="--site")
+        raise click.BadParameter(no_site(settings, name), param_hint="--site")
     return name
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from tracker.cli.common import Failure
+from tracker.cli.common import Failure, no_site
 from tracker.contract.loading import load
 from tracker.contract.models import SIGNALS
 
@@ -29,7 +29,7 @@ def fit(
     """
     settings = load(kafka=kafka, redis=redis)
     if site is not None and site not in settings.sites:
-        raise click.UsageError(f"--site: there is no site '{site}'; there are: {', '.join(settings.sites) or 'none'}")
+        raise click.UsageError(f"--site: {no_site(settings, site)}")
     if not settings.sites:
         raise Failure("there are no sites: [sites.NAME] in tracker.toml makes one")
     from redis.exceptions import RedisError

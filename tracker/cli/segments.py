@@ -138,20 +138,20 @@ def _site(site: str | None) -> tuple[Settings, str]:
 
 def _segment(name: str, settings: Settings, site: str) -> Segment:
     known = settings.sites.get(site)
-    for known_one in known.segments if known is not None else ():
-        if known_one.name == name:
-            return known_one
+    for segment in known.segments if known is not None else ():
+        if segment.name == name:
+            return segment
     if not name.endswith(".toml"):
         raise Failure(f"site '{site}' has no segment '{name}' in tracker.toml; a file's name ends with .toml")
     try:
         said = tomllib.loads(Path(name).read_text("utf-8"))
-        segment: Segment = places.convert({"name": "preview", **said}, Segment)
-        predicates.check((segment,), ())
+        found: Segment = places.convert({"name": "preview", **said}, Segment)
+        predicates.check((found,), ())
     except places.PlaceError as e:
         raise Failure(f"{name}: {e.place}{': ' if e.place else ''}{e.why}") from None
     except (OSError, UnicodeDecodeError, ValueError) as e:
         raise Failure(f"{name}: {e}") from None
-    return segment
+    return found
 
 
 def _shown(found: Any) -> str:

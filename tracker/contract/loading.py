@@ -72,13 +72,14 @@ def load(env: Mapping[str, str] | None = None, toml: Path | None = None, **overr
         if value is not None:
             values[name], origin[name] = value, f"--{name.replace('_', '-')}"
     for name, value in values.items():
+        in_file = origin[name] == str(path)
         try:
             values[name] = places.convert(value, known[name].type)
         except places.PlaceError as e:
-            told = f"{path}: {e.told(name)}" if origin[name] == str(path) else f"{origin[name]}: {e.why}"
+            told = f"{path}: {e.told(name)}" if in_file else f"{origin[name]}: {e.why}"
             raise SettingsError(told) from None
         if isinstance(values[name], int | float) and not -MOST_NUMBER <= values[name] <= MOST_NUMBER:
-            place = f"{path}: {name}" if origin[name] == str(path) else origin[name]
+            place = f"{path}: {name}" if in_file else origin[name]
             raise SettingsError(f"{place}: {value} is no number up to 2^53")
     settings = Settings(**values)
     if not settings.worker_id:
